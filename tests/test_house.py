@@ -1,0 +1,58 @@
+"The house is in order: every notebook runs, the library is what the notebooks export, nothing is committed that a run made."
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+import pytest
+
+root = Path(__file__).parents[1]
+notebooks = sorted((root/'nbs').glob('*.ipynb'))
+bin_dir = Path(sys.executable).parent
+
+def run(*args, cwd, timeout=900, **env):
+    return subprocess.run([str(a) for a in args], cwd=cwd, timeout=timeout, capture_output=True, text=True, env={**os.environ, 'PATH': f'{bin_dir}{os.pathsep}{os.environ["PATH"]}', **env})
+
+@pytest.mark.parametrize('notebook', notebooks, ids=lambda o: o.stem)
+def test_notebook_runs(notebook, tmp_path):
+    out = run(bin_dir/'nbdev-test', notebook, '--n-workers', 0, cwd=root, MPLBACKEND='agg', LANDSLIDE_NB_CACHE=str(tmp_path))
+    assert out.returncode == 0 and 'Success' in out.stderr+out.stdout, (out.stdout+out.stderr)[-4000:]
+
+def copy_of_project(to):
+    keep = ('nbs', 'landslide_nb', 'settings.ini', 'setup.py', 'pyproject.toml', 'README.md')
+    for name in keep:
+        if (root/name).is_dir(): shutil.copytree(root/name, to/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+        else: shutil.copy(root/name, to/name)
+    return {p.relative_to(to): p.read_bytes() for p in to.rglob('*') if p.is_file()}
+
+def test_export_and_clean_change_nothing(tmp_path):
+    before = copy_of_project(tmp_path)
+    for tool in ('nbdev-export', 'nbdev-clean'):
+        out = run(bin_dir/tool, cwd=tmp_path)
+        assert out.returncode == 0, out.stderr[-2000:]
+    after = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+    assert {str(k) for k in before.keys() ^ after.keys()} == set()
+    assert [str(k) for k in before if before[k] != after[k]] == []
+
+def test_every_module_has_its_notebook():
+    def exports(nb): return [line.split()[-1] for cell in json.loads(nb.read_text())['cells'] for line in ''.join(cell['source']).splitlines() if line.startswith('#| default_exp')]
+    made = {m for nb in notebooks for m in exports(nb)}
+    assert made == {p.stem for p in (root/'landslide_nb').glob('*.py')} - {'__init__', '_modidx', 'app'}
+
+def test_every_notebook_opens_with_a_title_and_a_summary():
+    for nb in notebooks:
+        first = ''.join(json.loads(nb.read_text())['cells'][0]['source'])
+        assert first.startswith('# ') and '\n> ' in first, nb.name
+
+def test_public_functions_are_documented():
+    import ast
+    bare = [f'{path.name}:{node.name}' for path in sorted((root/'landslide_nb').glob('[a-z]*.py')) for node in ast.parse(path.read_text()).body
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_') and not ast.get_docstring(node)]
+    assert bare == []
+
+def test_version_is_said_once():
+    import configparser, landslide_nb
+    cfg = configparser.ConfigParser(delimiters=['=']); cfg.read(root/'settings.ini')
+    assert landslide_nb.__version__ == cfg['DEFAULT']['version']
+
+def test_readme_is_rendered_from_the_index():
+    out = run(sys.executable, '-m', 'nbconvert', '--to', 'markdown', '--stdout', root/'nbs'/'index.ipynb', cwd=root)
+    squeeze = lambda s: ' '.join(s.replace('](images/', '](nbs/images/').split())
+    assert squeeze(out.stdout) == squeeze((root/'README.md').read_text())
