@@ -176,7 +176,7 @@ def canonical(
     if any(o in ds for o in LABELS): out['landslides'] = _label(ds)
     if name := next((o for o in COHERENCE if o in ds and 'pair' in ds[o].dims), None): out['coherence'] = ds[name].transpose('pair', 'y', 'x').astype('float32')
     coords = [o for o in ('time', 'y', 'x', 'orbit', 'spatial_ref') if o in ds.variables]
-    out = xr.Dataset({k: v.reset_coords(drop=True).drop_attrs() for k, v in out.items()}).assign_coords({o: ds[o] for o in coords}).assign_attrs(ds.attrs)
+    out = xr.Dataset({k: v.reset_coords(drop=True).drop_attrs() for k, v in out.items()}).assign_coords({o: ds[o].variable for o in coords}).assign_attrs(ds.attrs)
     if 'coherence' in out: out = out.assign_coords({k: ('pair', v) for k, v in zip(('pair_start', 'pair_end'), _pair_dates(ds))})
     return _turn(out).assign_attrs(source=str(source or ds.attrs.get('source', 'memory')))
 
@@ -224,7 +224,7 @@ def _open_zarr(path):
         store, group = zarr.storage.ZipStore(path, mode='r'), roots[0] or None
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Failed to open Zarr store with consolidated')
-        return lazy(xr.open_dataset(store, engine='zarr', group=group, chunks=None, cache=False), path)
+        return lazy(xr.open_dataset(store, engine='zarr', group=group, consolidated=False if group else None, chunks=None, cache=False), path)
 
 # %% ../nbs/01_cube.ipynb #4eb6ccd7
 OPERA = re.compile(r'OPERA_L2_RTC-S1_(?P<burst>T\d+-\d+-IW\d)_(?P<time>\d{8}T\d{6})Z_(?P<made>\d{8}T\d{6})Z_S1\w_\d+_v[\d.]+_(?P<pol>VV|VH).*\.tiff?$')
@@ -334,7 +334,7 @@ def save_cube(
     except OSError as e: raise OutputError(f"Cannot write {path}: {e.strerror or e}; choose a folder you may write to.") from e
     return path
 
-# %% ../nbs/01_cube.ipynb #986b5401
+# %% ../nbs/01_cube.ipynb #94db9bd7
 def _windows(ds, size=64):
     "Five windows (the centre and the four quarter points) side by side, dims (time, window pixels)"
     h, w = ds.sizes['y'], ds.sizes['x']
@@ -342,7 +342,7 @@ def _windows(ds, size=64):
         ((h//2, w//2), (h//4, w//4), (h//4, 3*w//4), (3*h//4, w//4), (3*h//4, 3*w//4))]
     return xr.concat([o.drop_vars(['y', 'x']).stack(n=('y', 'x'), create_index=False) for o in cut], 'n')
 
-# %% ../nbs/01_cube.ipynb #8b6984af
+# %% ../nbs/01_cube.ipynb #5d9eebfc
 def _sample(cube):
     "VV and VH values from up to three passes of the cube, or from everywhere (thinned) if the windows hold too few"
     few = cube[['vv', 'vh']].isel(time=sorted({0, cube.sizes['time']//2, cube.sizes['time'] - 1}))
@@ -351,7 +351,7 @@ def _sample(cube):
     step = max(1, int((cube.sizes['y']*cube.sizes['x']/1e5)**.5))
     return cube[['vv', 'vh']].isel(y=slice(None, None, step), x=slice(None, None, step)).compute()
 
-# %% ../nbs/01_cube.ipynb #19b9c5af
+# %% ../nbs/01_cube.ipynb #e883a244
 def check_power(
     vv:np.ndarray, # sample, any shape; NaN = no data
     vh:np.ndarray, # sample
@@ -366,7 +366,7 @@ def check_power(
     vv, vh = float(np.nanmedian(vv)), float(np.nanmedian(vh))
     if vh > .1 and vv < 2.6*vh: raise CubeError(f"vv and vh look like amplitude (medians {vv:.2f} and {vh:.2f}); square them to get linear power.")
 
-# %% ../nbs/01_cube.ipynb #2401896a
+# %% ../nbs/01_cube.ipynb #2713d785
 def validate_cube(
     cube:xr.Dataset, # canonical cube
 ) -> xr.Dataset:     # the same
@@ -388,7 +388,7 @@ def validate_cube(
     check_power(sample.vv.values, sample.vh.values)
     return cube
 
-# %% ../nbs/01_cube.ipynb #9badefc8
+# %% ../nbs/01_cube.ipynb #b8b78fe0
 def cube_event(
     cube:xr.Dataset, # canonical cube
 ) -> Event:
@@ -407,7 +407,7 @@ def cube_event(
         return Event('event', *(str((day + pd.Timedelta(days=o)).date()) for o in (-1, 1)))
     raise EventError(f"{a.get('source', 'The cube')} says nothing of its event and no registered one lies there; give its two dates: start (last day before) and end (first day after).")
 
-# %% ../nbs/01_cube.ipynb #3faaa663
+# %% ../nbs/01_cube.ipynb #7ee483d2
 def usable_passes(
     cube:xr.Dataset, # canonical cube
 ) -> np.ndarray:     # bool per pass
@@ -419,7 +419,7 @@ def usable_passes(
         ok[rest] = (full.vv & full.vh).values
     return ok
 
-# %% ../nbs/01_cube.ipynb #2713d785
+# %% ../nbs/01_cube.ipynb #0ee6576e
 def choose_passes(
     cube:xr.Dataset,        # canonical cube
     event:Event,
@@ -429,17 +429,17 @@ def choose_passes(
     "The usable passes of one orbit direction nearest the event on each side"
     ok, orbits, name = usable_passes(cube), cube.orbit.values, cube.attrs.get('source', 'The cube')
     pre, post = event.is_pre(cube.time.values) & ok, event.is_post(cube.time.values) & ok
-    sides = {o: (np.flatnonzero(pre & (orbits == o)), np.flatnonzero(post & (orbits == o))) for o in sorted(set(orbits))}
+    sides = {str(o): (np.flatnonzero(pre & (orbits == o)), np.flatnonzero(post & (orbits == o))) for o in sorted(set(orbits))}
     if orbit is not None and read_orbits(orbit)[0] not in sides:
         raise CubeError(f"{name} has no {read_orbits(orbit)[0]} pass; it has {', '.join(f'{len(a)} {o} before and {len(b)} after the event' for o, (a, b) in sides.items())}.")
-    orbit = read_orbits(orbit)[0] if orbit is not None else max(sides, key=lambda o: (min(map(len, sides[o])), sum(map(len, sides[o]))))
+    orbit = str(read_orbits(orbit)[0]) if orbit is not None else max(sides, key=lambda o: (min(map(len, sides[o])), sum(map(len, sides[o]))))
     a, b = sides[orbit]
     if not (len(a) and len(b)):
         days = pd.DatetimeIndex(cube.time.values[ok]).strftime('%Y-%m-%d')
-        raise CubeError(f"{name} has no usable {orbit} pass {'before' if not len(a) else 'after'} event {event.name} ({event.start} to {event.end}); its usable passes run from {days.min()} to {days.max()}.")
+        raise CubeError(f"{name} has no usable {orbit} pass {'before' if not len(a) else 'after'} the event ({event.start} to {event.end}); its usable passes run from {days.min()} to {days.max()}.")
     return orbit, a[-(passes or len(a)):].tolist(), b[:passes or None].tolist()
 
-# %% ../nbs/01_cube.ipynb #b8b78fe0
+# %% ../nbs/01_cube.ipynb #576529f5
 def average_db(
     power:xr.DataArray, # (time, y, x) linear power
     how:str='mean',     # mean | median
@@ -450,7 +450,7 @@ def average_db(
         warnings.simplefilter('ignore', RuntimeWarning) # all-NaN pixels are expected
         return to_db(getattr(power, how)('time', skipna=True)).astype('float32')
 
-# %% ../nbs/01_cube.ipynb #7ee483d2
+# %% ../nbs/01_cube.ipynb #59dae2a9
 def event_coherence(
     cube:xr.Dataset, # with coherence (pair, y, x)
     event:Event,
@@ -463,7 +463,7 @@ def event_coherence(
     if not (len(before) and len(across)): raise CubeError(f"{cube.attrs.get('source', 'The cube')} has no coherence pair {'before' if not len(before) else 'across'} event {event.name}; leave coherence out.")
     return cube.coherence.isel(pair=before).mean('pair', skipna=True), cube.coherence.isel(pair=across[np.argmin((end - start)[across])])
 
-# %% ../nbs/01_cube.ipynb #5aa9e83a
+# %% ../nbs/01_cube.ipynb #5c109f9a
 def _extra(cube, name, event, orbit):
     "A further channel by name as (moment, y, x)"
     if name not in cube or name not in ('coherence', 'dem', 'slope'):
@@ -472,7 +472,7 @@ def _extra(cube, name, event, orbit):
     a, b = event_coherence(cube, event, days) if name == 'coherence' else (cube[name], cube[name])
     return xr.concat([a.reset_coords(drop=True), b.reset_coords(drop=True)], 'moment').astype('float32')
 
-# %% ../nbs/01_cube.ipynb #0ee6576e
+# %% ../nbs/01_cube.ipynb #1ee67b0f
 def scene_change(
     pre:xr.DataArray,  # (y, x) dB
     post:xr.DataArray, # (y, x) dB
@@ -484,7 +484,7 @@ def scene_change(
     if not np.isfinite(change).any(): raise CubeError("The passes before and after the event have no valid pixel in common.")
     return round(float(np.nanmedian(change)), 4)
 
-# %% ../nbs/01_cube.ipynb #7048447c
+# %% ../nbs/01_cube.ipynb #ce2c9181
 def make_pair(
     cube:xr.Dataset,      # canonical cube, linear power
     event=None,           # name, `Event` or (start, end); None = `cube_event`
@@ -509,7 +509,7 @@ def make_pair(
     return xr.Dataset(out).assign_coords(moment=['pre', 'post'], spatial_ref=cube.spatial_ref).assign_attrs(source=cube.attrs.get('source', 'memory'), event_name=event.name,
         event_start=event.start, event_end=event.end, orbit=orbit, passes_pre=dates[0], passes_post=dates[1], how=how, balance_db=[shift['vv'], shift['vh']])
 
-# %% ../nbs/01_cube.ipynb #5c109f9a
+# %% ../nbs/01_cube.ipynb #86ee8fdd
 def box_mean(
     a:np.ndarray, # (y, x), NaN = no data
     size:int,     # odd, pixels
@@ -520,7 +520,7 @@ def box_mean(
     total, share = (uniform_filter(o.astype('float64'), size, mode='constant') for o in (np.where(ok, a, 0), ok))
     return np.where(ok, total/np.maximum(share, 1e-9), np.nan).astype(a.dtype)
 
-# %% ../nbs/01_cube.ipynb #1ee67b0f
+# %% ../nbs/01_cube.ipynb #1d94ab68
 def log_ratio(
     pair:xr.Dataset, # dims (moment, y, x), vv and vh in dB
     size:int=1,      # side of the averaging box, odd, pixels
@@ -534,7 +534,7 @@ def log_ratio(
     dvv, dvh = change('vv'), change('vh')
     return xr.Dataset(dict(dvv=dvv, dvh=dvh, score=dvv - dvh)).assign_attrs(pair.attrs)
 
-# %% ../nbs/01_cube.ipynb #2fbba8b1
+# %% ../nbs/01_cube.ipynb #0d5bb459
 def read_polygons(
     source, # path, GeoDataFrame, or a list of them
     crs,    # to bring them to
@@ -552,7 +552,7 @@ def read_polygons(
     if len(points := shapes[shapes.geom_type.str.contains('Point')]) and len(points) == len(shapes): raise CubeError(f"{name} holds points; landslides are mapped as polygons.")
     return [o for o in shapes.make_valid() if o.area > 0]
 
-# %% ../nbs/01_cube.ipynb #97e23d96
+# %% ../nbs/01_cube.ipynb #be1eec49
 def rasterize_label(
     like:xr.Dataset,  # cube or pair that gives the grid
     landslides,       # polygons: path, GeoDataFrame or a list of them, any CRS

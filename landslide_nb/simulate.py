@@ -59,9 +59,9 @@ class Region:
     crop_db:float=.8            # spread of each field's change from pass to pass, dB
     # landslides
     share:float=.02             # share of landslide pixels in the scene
-    extent:float=.38            # share of the scene where they happen at all
-    cluster_px:float=120.       # size of clusters, px
-    cluster:float=1.7           # strength of clustering: spread of the log intensity
+    extent:float=.16            # share of the scene where they happen at all
+    cluster_px:float=180.       # size of clusters, px
+    cluster:float=1.9           # strength of clustering: spread of the log intensity
     steep:float=20.             # slopes from about here fail, degrees
     size_law:tuple=(1.40, 1.28e-3, -1.32e-4) # inverse-gamma law of areas: rho, a (km2), s (km2); Malamud et al. 2004
     max_km2:float=.12           # largest landslide, km2
@@ -90,7 +90,7 @@ REGIONS = {r.name: r for r in (
     Region('demo_b', event='demo_b', epsg=32759, origin=(620000., 5330000.), valley_px=170., mean_slope=21., floor=.1,
            incidence=(41., 34.), heading=(348., 192.), days_after=(1, 6), mean_db=(-9.86, -16.05),
            cover_vv=(0., -1.8, -2.2, -2.6, -8., 5.), cover_vh=(0., -2.4, -3., -3.6, -9., 3.), forest=.5, facing_db=3.5,
-           texture_db=.8, enl=6.5, steep=25., size_law=(1.40, 1.6e-3, -1.32e-4), cluster_px=150., elongation=2.8,
+           texture_db=.8, enl=6.5, steep=25., size_law=(1.40, 1.6e-3, -1.32e-4), elongation=2.8,
            gain_vv=(1.2, 1., .5, .2, 0., 0.), loss_vh=(3., .8, .4, .2, 0., 0.), clearcut=.02, harvest=.2, river=.02),
 )}
 
@@ -235,7 +235,8 @@ def landslides(
     "Clustered landslides on steep slopes until the region's share is reached"
     shape, rng = slope.shape, stream(seed, region.name, 'slides')
     shaking = noise(stream(seed, region.name, 'shaking'), shape, min(region.cluster_px, min(shape)/4), 3.)
-    chance = np.exp(np.float32(region.cluster)*shaking)/(1 + np.exp((np.float32(region.steep) - slope)/2))
+    weak = noise(stream(seed, region.name, 'weak'), shape, min(region.cluster_px, min(shape)/4)/2, 3.)
+    chance = np.exp(np.float32(region.cluster)*weak)/(1 + np.exp((np.float32(region.steep) - slope)/2))
     chance[shaking < quantile(shaking, 1 - region.extent)] = 0
     ragged = noise(stream(seed, region.name, 'ragged'), shape, 3, 3.)
     truth, strength = np.zeros(shape, 'u1'), np.zeros(shape, 'f4')
