@@ -59,10 +59,11 @@ def _unstretch(
 
 # %% ../nbs/06_metrics.ipynb #5569f183
 _CHUNK = 1 << 21 # pixels a step: bounds the memory to some 60 MB
+_EXACT = 1 << 20 # pixels kept as they are
 
 class StreamingAP:
     "Average precision, precision-recall curve and best threshold of any number of pixels, fed in pieces"
-    def __init__(self, bins:int=1<<18): self.counts = np.zeros((2, bins), np.int64) # not landslide, landslide
+    def __init__(self, bins:int=1<<18): self.bins, self.pieces, self.counts = bins, [], None # counts (2, bins): not landslide, landslide
 
     def update(self,
         prob,  # probabilities in [0, 1], NaN = none, any shape; array or tensor
@@ -76,7 +77,7 @@ class StreamingAP:
         truth, # same shape: 1 landslide, 0 not, 255 not mapped
     ):
         "Add pixels given as logits or scores"
-        return self._add(score, truth, None)
+        return self._add(score, truth, torch.clone)
 
     def _add(self, values, truth, to_logit):
         values, truth = (a if isinstance(a, torch.Tensor) else np.asarray(a) for a in (values, truth))
@@ -84,47 +85,64 @@ class StreamingAP:
         values, truth = values.reshape(-1), truth.reshape(-1)
         for i in range(0, len(values), _CHUNK):
             v, t = _tensor(values[i:i+_CHUNK]).float(), _tensor(truth[i:i+_CHUNK])
-            low, high = v.aminmax()
+            low, high = v.aminmax() # NaN if any is NaN
             if low.isnan(): v, t = v[~v.isnan()], t[~v.isnan()]
-            if to_logit:
-                if len(v) and (v.min() < 0 or v.max() > 1): raise ModelError("Probabilities lie between 0 and 1; give logits or other scores to update_scores.")
-                v = to_logit(v)
-            self._count(v, t)
+            if to_logit is torch.logit and len(v) and (v.min() < 0 or v.max() > 1): raise ModelError("Probabilities lie between 0 and 1; give logits or other scores to update_scores.")
+            self._keep(to_logit(v), t.to(torch.uint8, copy=True))
         return self
 
+    def _keep(self, logits, truth):
+        if self.counts is None and sum(len(t) for _,t in self.pieces) + len(truth) <= _EXACT: self.pieces.append((logits.cpu(), truth.cpu()))
+        else: self._count(logits, truth)
+
     def _count(self, logits, truth): # every truth but 0 and 1 falls into a third row that is not kept
-        bins = self.counts.shape[1]
-        k = _stretch(logits, bins).add_(truth.to(torch.uint8).clamp(max=2).to(torch.int32).mul_(bins))
-        self.counts += torch.bincount(k, minlength=3*bins)[:2*bins].view(2, bins).cpu().numpy()
+        if self.counts is None: self.counts = np.zeros((2, self.bins), np.int64)
+        k = _stretch(logits, self.bins).add_(truth.clamp(max=2).to(torch.int32).mul_(self.bins))
+        self.counts += torch.bincount(k, minlength=3*self.bins)[:2*self.bins].view(2, -1).cpu().numpy()
+        pieces, self.pieces = self.pieces, []
+        for piece in pieces: self._count(*piece)
 
     def __add__(self, other): # of other tiles or processes
-        both = StreamingAP(self.counts.shape[1])
-        both.counts = self.counts + other.counts
+        if self.bins != other.bins: raise ModelError(f"Streams of {self.bins} and {other.bins} bins cannot be added.")
+        both = StreamingAP(self.bins)
+        for s in (self, other):
+            if s.counts is not None: both.counts = s.counts + (0 if both.counts is None else both.counts)
+            for piece in s.pieces: both._keep(*piece)
         return both
 
-    @property
-    def n(self): return int(self.counts.sum())
+    def table(self):
+        "(logit, lower, counts): distinct logits from the highest down, where each begins, and (2, k) pixels: not landslide, landslide"
+        if self.counts is not None:
+            k = np.nonzero(self.counts.any(0))[0][::-1]
+            return _unstretch(k+.5, self.bins), _unstretch(k, self.bins), self.counts[:, k]
+        if not self.pieces: return np.zeros(0), np.zeros(0), np.zeros((2, 0), int)
+        v, t = (torch.cat(a).numpy() for a in zip(*self.pieces))
+        x, k = np.unique(v[t < 2].astype(float), return_inverse=True)
+        gap = np.diff(x.clip(-1e30, 1e30), prepend=-2e30)
+        return x[::-1], (x - np.minimum(gap/2, .5))[::-1], np.stack([np.bincount(k, t[t < 2] == c, minlength=len(x)) for c in (0, 1)]).astype(int)[:, ::-1]
 
     @property
-    def positives(self): return int(self.counts[1].sum())
+    def n(self): return int(self.table()[2].sum())
+
+    @property
+    def positives(self): return int(self.table()[2][1].sum())
 
     def curve(self):
-        "(precision, recall, threshold), from the highest occupied bin down; predicted is what has a probability >= threshold"
-        k = np.nonzero(self.counts.any(0))[0][::-1]
-        fp, tp = np.cumsum(self.counts[:, k], axis=1)
-        return tp/(tp+fp), tp/max(self.positives, 1), _expit(_unstretch(k, self.counts.shape[1]))
+        "(precision, recall, threshold), from the highest logit down; predicted is what has a probability >= threshold"
+        _, lower, counts = self.table()
+        fp, tp = np.cumsum(counts, axis=1)
+        return tp/(tp+fp), tp/max(tp[-1:].sum(), 1), _expit(lower)
 
     @property
     def value(self):
         "Average precision; NaN where there is no landslide pixel, for then it is not defined"
-        if not self.positives: return math.nan
         precision, recall, _ = self.curve()
-        return float((np.diff(recall, prepend=0)*precision).sum())
+        return float((np.diff(recall, prepend=0)*precision).sum()) if recall.any() else math.nan
 
     def best_threshold(self):
         "The probability from which on calling a pixel landslide gives the highest F1, and that F1; NaN without landslides"
-        if not self.positives: return math.nan, math.nan
         precision, recall, threshold = self.curve()
+        if not recall.any(): return math.nan, math.nan
         f1 = 2*precision*recall/np.maximum(precision+recall, 1e-12)
         return float(threshold[f1.argmax()]), float(f1.max())
 
@@ -145,7 +163,7 @@ def average_precision(
     ap = StreamingAP()
     return (ap.update_scores if scores else ap.update)(prob, truth).value
 
-# %% ../nbs/06_metrics.ipynb #20d86edc
+# %% ../nbs/06_metrics.ipynb #c306c619
 def f1_iou(
     prob,               # probabilities, NaN = none
     truth,              # same shape: 1 landslide, 0 not, 255 not mapped
@@ -159,7 +177,7 @@ def _at_threshold(tp, fp, fn):
     ratio = lambda a, b: a/b if b else math.nan
     return dict(f1=ratio(2*tp, 2*tp+fp+fn), iou=ratio(tp, tp+fp+fn), precision=ratio(tp, tp+fp), recall=ratio(tp, tp+fn))
 
-# %% ../nbs/06_metrics.ipynb #b457d2be
+# %% ../nbs/06_metrics.ipynb #86463799
 class _PixelLoss(nn.Module): # what fastai asks a loss for: how logits become predictions
     def activation(self, logits): return torch.sigmoid(logits)
     def decodes(self, logits): return (logits > 0).long()
@@ -181,7 +199,7 @@ class BCELoss(_PixelLoss):
         x, y = self._mapped(logits, truth)
         return F.binary_cross_entropy_with_logits(x, y, pos_weight=x.new_tensor(self.pos_weight), reduction='sum')/max(len(x), 1)
 
-# %% ../nbs/06_metrics.ipynb #f34fbce7
+# %% ../nbs/06_metrics.ipynb #8bb9a3ed
 class DiceLoss(_PixelLoss):
     "Soft Dice over the mapped pixels of the batch, from logits"
     def __init__(self, smooth:float=1.): # pixels
@@ -192,7 +210,7 @@ class DiceLoss(_PixelLoss):
         p = x.sigmoid()
         return 1 - (2*(p*y).sum() + self.smooth)/(p.sum() + y.sum() + self.smooth)
 
-# %% ../nbs/06_metrics.ipynb #a13e0da0
+# %% ../nbs/06_metrics.ipynb #a942dd88
 class BCEDice(_PixelLoss):
     "Binary cross-entropy plus `weight` times Dice"
     def __init__(self, weight:float=.5, pos_weight:float=1., smooth:float=1.):
@@ -200,7 +218,7 @@ class BCEDice(_PixelLoss):
         self.bce, self.dice, self.weight = BCELoss(pos_weight), DiceLoss(smooth), weight
     def forward(self, logits, truth): return self.bce(logits, truth) + self.weight*self.dice(logits, truth)
 
-# %% ../nbs/06_metrics.ipynb #9aae5750
+# %% ../nbs/06_metrics.ipynb #cac75adf
 class PublishedPretrainLoss(_PixelLoss):
     "Published stage 1: softmax cross-entropy across the batch instead of a loss per chip"
     def forward(self, logits, label): # (B,), (B,) 0/1 -> scalar
@@ -213,7 +231,7 @@ class PublishedDiceLoss(_PixelLoss):
         p = x.sigmoid()
         return (1 - 2*(p*y).sum()/(p.sum() + y.sum()).clamp(min=1e-7))*(y.sum() > 0)
 
-# %% ../nbs/06_metrics.ipynb #10fb698c
+# %% ../nbs/06_metrics.ipynb #b0dd3a59
 class AUPRC(Metric):
     "Average precision over the mapped pixels of the validation set"
     name = 'auprc'
@@ -259,7 +277,7 @@ class CountError(Metric):
     @property
     def name(self): return self._name
 
-# %% ../nbs/06_metrics.ipynb #f557b51d
+# %% ../nbs/06_metrics.ipynb #9b05d8a2
 def chip_counts(
     prob,  # (n, H, W) probabilities, NaN = none
     truth, # (n, H, W) 1 landslide, 0 not, 255 not mapped
@@ -269,7 +287,7 @@ def chip_counts(
     c = pd.DataFrame(rows, columns=['predicted', 'true', 'pixels'])
     return c.assign(kind=np.where(c.pixels == 0, 'not mapped', np.where(c.true > 0, 'landslide', 'landslide-free')))
 
-# %% ../nbs/06_metrics.ipynb #b263664a
+# %% ../nbs/06_metrics.ipynb #bbb5852a
 def count_errors(
     counts, # a table of `chip_counts`, or {name: table} for several predictors of the same chips
 ) -> pd.DataFrame: # a row a predictor, the all-zero one last
@@ -284,7 +302,7 @@ def count_errors(
                       'landslide chips': int((c.true > 0).sum()), 'landslide-free chips': int((c.true == 0).sum())}
     return pd.DataFrame.from_dict(rows, orient='index')
 
-# %% ../nbs/06_metrics.ipynb #6230150b
+# %% ../nbs/06_metrics.ipynb #f318d21f
 MIN_POSITIVES = 50 # landslide pixels below which a scale is not fitted
 IDENTITY = dict(scale=1., bias=0.)
 
@@ -295,13 +313,13 @@ def fit_calibration(
     "Scale and bias of the logit that make the probabilities true"
     from sklearn.linear_model import LogisticRegression
     ap = logits if isinstance(logits, StreamingAP) else StreamingAP().update_scores(logits, truth)
-    at = np.nonzero(ap.counts.any(0))[0]
-    n, x = ap.counts[:, at], _unstretch(at+.5, ap.counts.shape[1]).clip(-60, 60)
-    result = lambda method, reason, scale, bias: dict(scale=float(scale), bias=float(bias), method=method, reason=reason, pixels=ap.n, positives=ap.positives)
-    if ap.positives in (0, ap.n): return result('identity', f'{ap.positives} landslide pixels among {ap.n} mapped ones: nothing to fit', 1, 0)
-    if min(ap.positives, ap.n-ap.positives) < MIN_POSITIVES: return result('bias', f'only {ap.positives} landslide pixels among {ap.n} mapped ones: no scale fitted', 1, _bias(n, x))
+    x, _, n = ap.table()
+    x, pixels, positives = x.clip(-60, 60), int(n.sum()), int(n[1].sum())
+    result = lambda method, reason, scale, bias: dict(scale=float(scale), bias=float(bias), method=method, reason=reason, pixels=pixels, positives=positives)
+    if positives in (0, pixels): return result('identity', f'{positives} landslide pixels among {pixels} mapped ones: nothing to fit', 1, 0)
+    if min(positives, pixels-positives) < MIN_POSITIVES: return result('bias', f'only {positives} landslide pixels among {pixels} mapped ones: no scale fitted', 1, _bias(n, x))
     kind, k = np.nonzero(n)
-    fit = LogisticRegression(C=np.inf, max_iter=1000, tol=1e-8).fit(x[k, None], kind, sample_weight=n[kind, k]/ap.n)
+    fit = LogisticRegression(C=np.inf, max_iter=1000, tol=1e-8).fit(x[k, None], kind, sample_weight=n[kind, k]/pixels)
     scale = fit.coef_[0, 0]
     if scale <= 0: return result('bias', 'the logits rank landslides below other pixels: no scale fitted', 1, _bias(n, x))
     return result('scale and bias', '', scale, fit.intercept_[0])
@@ -310,7 +328,7 @@ def _bias(n, x): # bias at which the mean probability equals the share of landsl
     from scipy.optimize import brentq
     return brentq(lambda b: (n.sum(0)*_expit(x+b)).sum() - n[1].sum(), -200, 200)
 
-# %% ../nbs/06_metrics.ipynb #57e74ebc
+# %% ../nbs/06_metrics.ipynb #c7568d0c
 def calibrate(
     logits,           # array or tensor, any shape, NaN = no data
     calibration:dict, # scale and bias of `fit_calibration`; {} or None leaves the probabilities as they are
@@ -320,7 +338,7 @@ def calibrate(
     if isinstance(logits, torch.Tensor): return torch.sigmoid(logits.float()*c['scale'] + c['bias'])
     return _expit(np.asarray(logits, np.float32)*np.float32(c['scale']) + np.float32(c['bias']))
 
-# %% ../nbs/06_metrics.ipynb #d6ef0340
+# %% ../nbs/06_metrics.ipynb #fff8ad01
 RARE_BINS = (0, 1e-4, 3e-4, 1e-3, 3e-3, .01, .03, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1)
 
 def reliability(

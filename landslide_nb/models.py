@@ -23,7 +23,7 @@ def stack_moments(
     x, # (B, M, C, H, W)
 ):     # (B, M*C, H, W): pre vv, pre vh, post vv, ...
     "Moments and channels as one channel axis, laid out for fast convolutions"
-    return x.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+    return x.as_subclass(torch.Tensor).flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/05_models.ipynb #c052ba1c
 def conv_block(
@@ -113,9 +113,9 @@ def fit_embedding(
     if embedding is None: raise ModelError(f"This stage-2 network expects {n} stage-1 features a pixel beside the pair; wrap it with `frozen_model(stage1, stage2)`.")
     expected, found = (like.shape[0], n, *like.shape[2:]), tuple(embedding.shape)
     if found != expected: raise ModelError(f"The stage-1 embedding has shape {found}, expected {expected} (chips, features, height, width).")
-    return embedding.to(like.dtype)
+    return embedding.as_subclass(torch.Tensor).to(like.dtype)
 
-# %% ../nbs/05_models.ipynb #a0659544
+# %% ../nbs/05_models.ipynb #5f4e6b1d
 class ShallowUNet(nn.Module):
     "The U-Net of the published stage 1: ResNet-34 encoder of depth 1, decoder [32], 32 output features, for one pass"
     def __init__(self, channels:int=2, n_features:int=32):
@@ -130,7 +130,7 @@ class ShallowUNet(nn.Module):
         if h % 2 or w % 2: x = F.pad(x, (0, w % 2, 0, h % 2), mode='replicate')
         return self.out(self.decoder(F.interpolate(self.stem(x), scale_factor=2., mode='nearest')))[..., :h, :w]
 
-# %% ../nbs/05_models.ipynb #9f08d07c
+# %% ../nbs/05_models.ipynb #32a7ec90
 class PublishedSiamese(nn.Module):
     "Stage 1 as published: shared features per pass, one 8x8 convolution, mean over space"
     def __init__(self, channels:int=2, moments:int=2):
@@ -139,7 +139,7 @@ class PublishedSiamese(nn.Module):
         self.cnn = nn.Sequential(nn.Conv2d(self.n_features, 1, 8), nn.BatchNorm2d(1), nn.LeakyReLU())
 
     def features(self, x): # (B, M, C, H, W) -> (B, 32*M, H, W)
-        return torch.cat([self.net(p) for p in x.unbind(1)], 1)
+        return torch.cat([self.net(p) for p in x.as_subclass(torch.Tensor).unbind(1)], 1)
 
     def evidence(self, x): # (B, M, C, H, W) -> (B, H, W); the published map is its part not touched by padding
         return self.cnn(F.pad(self.features(x), (3, 4, 3, 4)))[:, 0]
@@ -147,17 +147,17 @@ class PublishedSiamese(nn.Module):
     def forward(self, x): # (B, M, C, H, W) -> (B,) chip logits
         return self.cnn(self.features(x))[:, 0].mean((1, 2))
 
-# %% ../nbs/05_models.ipynb #77d57d15
+# %% ../nbs/05_models.ipynb #ba91cd9e
 def conv8(
     c_in:int,  # input features
     c_out:int, # output features
     act=True,  # followed by batch norm and leaky ReLU?
 ) -> nn.Module:
     "8x8 convolution that keeps the size, as in the published stage 2"
-    conv = nn.Conv2d(c_in, c_out, 8, padding='same')
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.LeakyReLU()) if act else conv
+    conv = [nn.ZeroPad2d((3, 4, 3, 4)), nn.Conv2d(c_in, c_out, 8)] # padding='same', without its warning
+    return nn.Sequential(*conv, *([nn.BatchNorm2d(c_out), nn.LeakyReLU()] if act else []))
 
-# %% ../nbs/05_models.ipynb #ea8ea148
+# %% ../nbs/05_models.ipynb #21fac286
 class PublishedSegment(nn.Module):
     "Stage 2 as published: 8x8 convolutions on the stacked passes, optionally beside frozen stage-1 features"
     def __init__(self, channels:int=2, moments:int=2, embedding:int=0):
@@ -172,7 +172,7 @@ class PublishedSegment(nn.Module):
         if self.embedding: f = torch.cat([f, fit_embedding(embedding, self.embedding, f)], 1)
         return self.cnn(f)[:, 0]
 
-# %% ../nbs/05_models.ipynb #21fac286
+# %% ../nbs/05_models.ipynb #81480991
 class FrozenNet(nn.Module):
     "A stage-2 network and the frozen stage-1 network whose features it reads"
     def __init__(self,
@@ -195,7 +195,7 @@ class FrozenNet(nn.Module):
     def forward(self, x, embedding=None): # (B, M, C, H, W), optionally (B, n_features, H, W) -> (B, H, W) logits
         return self.stage2(x, self.embed(x) if embedding is None else embedding)
 
-# %% ../nbs/05_models.ipynb #bb050752
+# %% ../nbs/05_models.ipynb #15cf1781
 ARCHITECTURES = {('unet',1): EvidenceNet, ('unet',2): SegmentNet, ('published',1): PublishedSiamese, ('published',2): PublishedSegment}
 
 def build_model(
@@ -212,13 +212,15 @@ def build_model(
     if (arch, stage) not in ARCHITECTURES:
         raise ModelError(f"Unknown architecture {arch!r} for stage {stage!r}; known are {', '.join(sorted({a for a,_ in ARCHITECTURES}))} with stage 1 or 2.")
     own = dict(channels=channels, moments=moments, **size, **(dict(embedding=embedding) if stage == 2 else {}))
-    if any(type(v) is not int or v < (k != 'embedding') for k,v in own.items()): raise ModelError(f"Sizes of a network are positive integers, got {own}.")
+    if any(type(v) is not int or not (k != 'embedding') <= v <= (10 if k == 'levels' else 10**6) for k,v in own.items()):
+        raise ModelError(f"Sizes of a network are positive integers, levels at most 10, got {own}.")
+    if stage1 is not None and stage == 1: raise ModelError("Only a stage-2 network can have a frozen stage-1 network built in.")
     if unknown := set(size) - ({'width', 'levels'} if arch == 'unet' else set()): raise ModelError(f"Architecture {arch!r} has no option {', '.join(sorted(unknown))}.")
     model = ARCHITECTURES[arch, stage](**own)
     model.config = dict(arch=arch, stage=stage, **own)
     return model if stage1 is None else frozen_model(build_model(**stage1), model, update_bn)
 
-# %% ../nbs/05_models.ipynb #cf8ef175
+# %% ../nbs/05_models.ipynb #c650a0aa
 def frozen_model(
     stage1:nn.Module,     # trained stage-1 network
     stage2:nn.Module,     # stage-2 network built with `embedding=stage1.n_features`
@@ -234,7 +236,7 @@ def frozen_model(
     model.config = dict(c2, stage1=c1, update_bn=update_bn)
     return model
 
-# %% ../nbs/05_models.ipynb #15cf1781
+# %% ../nbs/05_models.ipynb #40d2ff02
 def transfer(
     stage1:nn.Module, # trained default stage-1 network
     stage2:nn.Module, # default stage-2 network of the same width, levels, channels and moments; changed in place
@@ -249,7 +251,7 @@ def transfer(
     if head: stage2.head.load_state_dict(stage1.head.state_dict())
     return stage2
 
-# %% ../nbs/05_models.ipynb #fd171c00
+# %% ../nbs/05_models.ipynb #4fba29a1
 def trunk_and_head(
     model:nn.Module, # any network of this notebook
 ) -> list:           # [trunk parameters, head parameters]; frozen ones are in neither
@@ -259,7 +261,7 @@ def trunk_and_head(
     own = {id(p) for p in trunk.parameters()}
     return [list(trunk.parameters()), [p for p in net.parameters() if id(p) not in own]]
 
-# %% ../nbs/05_models.ipynb #40d2ff02
+# %% ../nbs/05_models.ipynb #70fa9351
 def _probe(model): # a copy in which influence cannot vanish
     net, g = copy.deepcopy(model).cpu().double().eval(), torch.Generator().manual_seed(0)
     for m in net.modules():
@@ -275,7 +277,7 @@ def _respond(net, lines, at, n, axis): # lines (L,) lit from position `at` of an
     y = (net.evidence if hasattr(net, 'evidence') else net)(x if axis == 0 else x.transpose(-1, -2))[0]
     return y[:, 0] if axis == 0 else y[0]
 
-# %% ../nbs/05_models.ipynb #3bd69e1a
+# %% ../nbs/05_models.ipynb #f6244aeb
 @torch.no_grad()
 def _geometry(model): # -> (radius, stride), the larger of both axes
     net, n = _probe(model), 128
@@ -289,7 +291,7 @@ def _geometry(model): # -> (radius, stride), the larger of both axes
     reach = [(p, _respond(net, one, n//2+p, n, a).nonzero().flatten()-n//2) for p in range(stride) for a in (0,1)]
     return max(int(max(r.max()-p, p-r.min())) for p,r in reach), stride
 
-# %% ../nbs/05_models.ipynb #3e149d0c
+# %% ../nbs/05_models.ipynb #e05f7056
 def receptive_field(
     model:nn.Module, # any network of this notebook
 ) -> int:            # radius, pixels: an output pixel depends on no input farther than this along an axis
@@ -302,14 +304,14 @@ def model_stride(
     "The grid on which tiles must start for the network to treat them like the whole, measured on the network"
     return _geometry(model)[1]
 
-# %% ../nbs/05_models.ipynb #58098f16
+# %% ../nbs/05_models.ipynb #90ed6e0a
 FORMAT, FORMAT_VERSION = 'landslide_nb.model', 1
 PARTS = ('input', 'training', 'metrics', 'calibration')
 
 def _plain(o): # numpy and torch numbers and arrays, paths
     return o.tolist() if hasattr(o, 'tolist') else str(o)
 
-# %% ../nbs/05_models.ipynb #20ef6d3a
+# %% ../nbs/05_models.ipynb #6b778e5e
 def save_model(
     model:nn.Module, # made by `build_model` or `frozen_model`
     path:str|Path,   # ends in .safetensors
@@ -329,14 +331,14 @@ def save_model(
     except OSError as e: raise OutputError(f"Cannot write {path}: {e.strerror or e}.") from e
     return path
 
-# %% ../nbs/05_models.ipynb #aad29caa
+# %% ../nbs/05_models.ipynb #41fcac63
 def _fits_input(path, config, spec): # the header's input must be what the network was built for
-    if not isinstance(spec, dict) or not spec.get('channels'): raise ModelError(f"{path}: the model's input is not described; meta['input'] must name its channels.")
+    if not isinstance(spec, dict) or not isinstance(spec.get('channels'), (list, tuple)) or not spec['channels']: raise ModelError(f"{path}: the model's input is not described; meta['input'] must name its channels.")
     moments = 3 if spec.get('change', True) else 2
     if (len(spec['channels']), moments) != (config['channels'], config['moments']):
         raise ModelError(f"{path}: the input ({', '.join(spec['channels'])}; {moments} moments) does not fit the network, built for {config['channels']} channels and {config['moments']} moments.")
 
-# %% ../nbs/05_models.ipynb #ef162490
+# %% ../nbs/05_models.ipynb #1d0f0055
 def read_header(
     path:str|Path, # model file
 ) -> dict:         # format, version, arch, stage, config, input, training, metrics, calibration
@@ -351,12 +353,12 @@ def read_header(
     except SafetensorError as e: raise ModelError(f"{path} is cut short or not a safetensors file ({e}).") from e
     if FORMAT not in metadata: raise ModelError(f"{path} is a safetensors file, but not one written by landslide_nb's save_model.")
     try: header = json.loads(metadata[FORMAT])
-    except ValueError as e: raise ModelError(f"{path}: its header is not JSON ({e}).") from e
+    except (ValueError, RecursionError) as e: raise ModelError(f"{path}: its header is not JSON ({e}).") from e
     if not isinstance(header, dict) or not isinstance(header.get('version'), int) or not isinstance(header.get('config'), dict): raise ModelError(f"{path}: its header is incomplete.")
     if header['version'] > FORMAT_VERSION: raise ModelError(f"{path} has format version {header['version']}, this landslide_nb reads up to {FORMAT_VERSION}; upgrade landslide_nb.")
     return header
 
-# %% ../nbs/05_models.ipynb #a773fcfa
+# %% ../nbs/05_models.ipynb #ba290888
 def load_model(
     path:str|Path, # model file
 ) -> tuple:        # (network in eval mode on the CPU, header)
@@ -375,7 +377,7 @@ def load_model(
     model.load_state_dict(state)
     return model.eval(), header
 
-# %% ../nbs/05_models.ipynb #411034b8
+# %% ../nbs/05_models.ipynb #ae494675
 def check_input(
     meta:dict, # header of a model
     channels,  # names of the channels at hand

@@ -116,6 +116,13 @@ def test_a_complete_or_too_long_part(tmp_path, left):
         check(fetch_event('hokkaido', tmp_path, site.url), tmp_path)
         assert site.sent == (0 if left == len(GOOD) else len(GOOD))
 
+def test_a_complete_part_of_unknown_size_is_asked_for_again(tmp_path):
+    (tmp_path/f'{NAME}.zip.part').write_bytes(GOOD)
+    with serve() as site:
+        site.entry['size'] = None
+        check(fetch_event('hokkaido', tmp_path, site.url), tmp_path)
+        assert downloads(site) == [f'bytes={len(GOOD)}-', None]   # 416, then everything
+
 def test_a_part_of_something_else_is_found_out(tmp_path):
     (tmp_path/f'{NAME}.zip.part').write_bytes(b'x'*1000)
     with serve() as site:

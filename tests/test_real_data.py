@@ -1,0 +1,208 @@
+"Real input, as people have it on their disks: a despeckled netCDF cube, OPERA RTC-S1 folders, mapped polygons, published patch statistics."
+import geopandas as gpd, numpy as np, pandas as pd, pytest, rasterio, rioxarray, xarray as xr
+from sklearn.metrics import average_precision_score
+
+from landslide_nb.core import CubeError, to_db
+from landslide_nb.cube import cube_event, guess_orbits, log_ratio, make_pair, open_cube, rasterize_label, usable_passes, validate_cube
+
+BURSTS = ['T137-292318-IW1', 'T137-292319-IW2', 'T137-292320-IW2', 'T137-292321-IW2', 'T137-292322-IW2']
+ZONES = { # landslides, mapped extent, cloud gaps
+    'suzu-wajimaEAST': ('20240106_suzu-wajimaEAST', '20240106_suzu-wajimaEAST', '20240106_suzu-wajimaEAST-Re'),
+    'wajimaWEST': ('20240112_wajimaWEST', '20240112_wajimaWEST', '20240112_wajimaWEST'),
+    'nanao': ('20240118_nanao', '20240109_nanao', None), # drawn in EPSG:6668
+}
+
+
+# The Mulitaka landslide
+
+@pytest.fixture(scope='module')
+def png(shared): return open_cube(shared/'png_2024'/'png_landslide_2024_track9.nc')
+
+
+def test_png_opens_canonical(png, shared):
+    assert dict(png.sizes) == dict(time=13, y=50, x=50) and set(png.data_vars) == {'vv', 'vh', 'landslides'} and set(png.coords) == {'time', 'orbit', 'y', 'x', 'spatial_ref'}
+    assert set(png.orbit.values) == {'ascending'} and png.rio.crs.to_epsg() == 32654
+    assert png.vv.chunks and png.vv.dtype == np.float32 and int((png.landslides == 1).sum()) == 96
+    with xr.open_dataset(shared/'png_2024'/'png_landslide_2024_track9.nc') as raw:
+        np.testing.assert_array_equal(png.vh.values, raw.vh.values)
+        left, top = float(raw.x[0]) - 15, float(raw.y[0]) + 15
+    assert png.rio.transform() == rasterio.Affine(30, 0, left, 0, -30, top)
+    assert validate_cube(png) is png
+
+
+def test_png_finds_its_event_and_both_sides(png):
+    assert cube_event(png).name == 'mulitaka'
+    pair = make_pair(png, passes=None)
+    assert len(pair.attrs['passes_pre']) == 8 and len(pair.attrs['passes_post']) == 5
+    assert pair.attrs['passes_pre'][-1] == '2024-05-22' and pair.attrs['passes_post'][0] == '2024-06-03' # the passes next to 2024-05-24
+    assert make_pair(png).attrs['passes_pre'] == ['2024-04-16', '2024-04-28', '2024-05-22']
+
+
+def test_png_baseline_reproduces_the_published_score(png):
+    truth, ratio = png.landslides.values.ravel(), log_ratio(make_pair(png, passes=None))
+    ap = lambda score: average_precision_score(truth, score.values.ravel())
+    assert abs(ap(ratio.score) - .884) < .01
+    assert abs(ap(-ratio.dvh) - .764) < .01 < ap(ratio.score) - ap(-ratio.dvh)
+
+
+def test_png_in_other_units_is_refused(png):
+    with pytest.raises(CubeError, match='looks like dB'): make_pair(png.assign(vv=to_db(png.vv), vh=to_db(png.vh)))
+    with pytest.raises(CubeError, match='look like amplitude'): make_pair(png.assign(vv=png.vv**.5, vh=png.vh**.5))
+
+
+# OPERA RTC-S1
+
+@pytest.mark.parametrize('burst', BURSTS)
+def test_opera_burst(shared, burst):
+    cube = open_cube(shared/'opera_rtc_s1'/burst)
+    assert dict(cube.sizes) == dict(time=21, y=100, x=100) and cube.rio.crs.to_epsg() == 32611
+    assert np.all(np.diff(cube.time.values) > np.timedelta64(0)) and set(cube.orbit.values) == {'ascending'}
+    assert validate_cube(cube) is cube and usable_passes(cube).all()
+    one = sorted((shared/'opera_rtc_s1'/burst).glob('*20220*_VV.tif') or (shared/'opera_rtc_s1'/burst).glob('*_VV.tif'))
+    first = sorted((shared/'opera_rtc_s1'/burst).glob('*_VV.tif'))[0]
+    with rasterio.open(first) as tif:
+        np.testing.assert_array_equal(cube.vv[0].values, tif.read(1))
+        assert cube.rio.transform() == tif.transform
+    pair = make_pair(cube, ('2022-12-10', '2022-12-12'))
+    assert pair.attrs['passes_pre'][-1] == '2022-12-08' and pair.attrs['passes_post'][0] == '2022-12-20'
+    assert not pair.vv.isnull().any() and abs(float(log_ratio(pair).score.median())) < .5
+
+
+def test_exact_zeros_over_sea_are_measurements(shared):
+    cube = open_cube(shared/'opera_rtc_s1'/BURSTS[0])
+    zeros = (cube.vh == 0).compute()
+    assert int(zeros.sum()) == 19 and int(cube.vh.isnull().sum()) == 0
+    t, y, x = (int(o[0]) for o in np.nonzero(zeros.values))
+    alone = make_pair(cube.isel(time=[t, (t + 1) % 21]).sortby('time').assign_coords(time=pd.to_datetime(['2022-01-01', '2022-02-01'])), ('2022-01-10', '2022-01-12'), balance=False)
+    assert np.isclose(alone.vh[:, y, x].min(), -40) and not alone.vh.isnull().any() # the floor, not no-data
+
+
+def test_a_folder_of_several_bursts_is_refused(shared, tmp_path):
+    for burst in BURSTS[:2]:
+        for tif in sorted((shared/'opera_rtc_s1'/burst).glob('*.tif'))[:2]: (tmp_path/tif.name).symlink_to(tif)
+    with pytest.raises(CubeError, match='2 bursts'): open_cube(tmp_path)
+
+
+def test_a_truncated_geotiff_names_itself(shared, tmp_path):
+    files = sorted((shared/'opera_rtc_s1'/BURSTS[1]).glob('*.tif'))[:4]
+    for tif in files: (tmp_path/tif.name).write_bytes(tif.read_bytes())
+    bad = tmp_path/files[1].name; bad.write_bytes(bad.read_bytes()[:20_000])
+    with pytest.raises(CubeError, match=bad.name): open_cube(tmp_path).compute()
+
+
+def test_pre_event_folder(shared):
+    cube = open_cube(shared/'png_2024'/'opera_rtc_pre_event')
+    assert dict(cube.sizes) == dict(time=10, y=100, x=150) and validate_cube(cube) is cube
+    with pytest.raises(CubeError, match='no usable ascending pass after the event .* run from 2024-01-23 to 2024-05-22'): make_pair(cube, 'mulitaka')
+
+
+def test_raw_folder_with_one_polarisation_opens(shared):
+    cube = open_cube(shared/'png_2024'/'opera_rtc_raw_vh')
+    assert dict(cube.sizes) == dict(time=3, y=250, x=350) and list(cube.data_vars) == ['vh']
+    assert abs(float(cube.vh.isnull().mean()) - .65) < .01
+    with pytest.raises(CubeError, match=r'has no vv \(found vh\)'): validate_cube(cube)
+    twice = cube.assign(vv=cube.vh*4) # the burst edge stays no-data through a pair
+    pair = make_pair(twice, ('2024-01-30', '2024-01-31'))
+    assert abs(float(pair.vv.isnull().mean()) - .65) < .01
+
+
+def test_orbit_guess_agrees_with_the_file_that_says(png):
+    assert (guess_orbits(png.time.values + np.timedelta64(8*60 + 47, 'm'), 143.4) == png.orbit.values).all() # track 9 passes at 08:47 UTC
+
+
+# Polygons
+
+def grid(polygons, res=10, crs='EPSG:32653', margin=200):
+    "An empty 10 m grid around polygons"
+    west, south, east, north = polygons.to_crs(crs).total_bounds
+    x, y = np.arange(west - margin, east + margin, res), np.arange(north + margin, south - margin, -res)
+    return xr.Dataset(coords={'y': y, 'x': x}).rio.write_crs(crs).rio.write_transform()
+
+
+@pytest.mark.parametrize('zone', ZONES)
+def test_noto_polygons(shared, zone):
+    folder = shared/'inventories'; slides, extent, cloud = ZONES[zone]
+    slides, extent = folder/f'hokai_all_{slides}.fgb', folder/f'IdentifyArea_{extent}.fgb'
+    cloud = cloud and folder/f'cloud_poly_{cloud}.fgb'
+    like = grid(gpd.read_file(extent))
+    label = rasterize_label(like, slides, extent, cloud)
+    assert label.dtype == np.uint8 and label.rio.transform() == like.rio.transform() and set(np.unique(label)) == {0, 1, 255}
+    area = lambda path: gpd.read_file(path).to_crs(32653).make_valid().union_all()
+    drawn, mapped = area(slides), area(extent) - (area(cloud) if cloud else area(slides).buffer(-1e9))
+    assert abs(int((label == 1).sum())*1e-4/(drawn.area*1e-6) - 1) < .01      # km2
+    assert abs(int((label == 0).sum())*1e-4/((mapped - drawn).area*1e-6) - 1) < .01
+    at = lambda p: int(label.sel(x=p.x, y=p.y, method='nearest'))
+    assert label[0, 0] == 255 and at(max(drawn.geoms, key=lambda o: o.area).representative_point()) == 1
+    if cloud: assert at(max((area(cloud) - drawn).geoms, key=lambda o: o.area).representative_point()) == 255
+
+
+def test_invalid_polygons_are_mended(shared):
+    path = shared/'inventories'/'cipongkor_landslides_2024.geojson'
+    drawn = gpd.read_file(path)
+    assert not drawn.is_valid.all()
+    like = grid(drawn, res=3, crs='EPSG:32748')
+    count = int((rasterize_label(like, path) == 1).sum())
+    assert abs(count*9/drawn.to_crs(32748).make_valid().union_all().area - 1) < .02
+
+
+def test_points_are_no_outlines(shared):
+    kmz = shared/'inventories'/'Landslides_Kaikoura_2016.kmz'
+    with pytest.raises(CubeError, match='holds points'): rasterize_label(grid(gpd.read_file(kmz), res=500, crs='EPSG:32759'), kmz)
+
+
+def test_png_outline_agrees_with_its_label(png, shared):
+    label = rasterize_label(png, shared/'png_2024'/'papau_new_guinea_landslide_2024.geojson')
+    both = int(((label == 1) & (png.landslides == 1)).sum())/int(((label == 1) | (png.landslides == 1)).sum())
+    assert both > .5
+
+
+# Sen12Landslides: no imagery here, so patches are made from its published statistics
+
+def patch(stats, seed, corner=(580_000., 4_730_000.), size=128, times=15):
+    "A patch in the raw schema whose VV and VH have the given mean and standard deviation"
+    rng = np.random.default_rng(seed)
+    def band(name):
+        m, s = stats.loc[name, 'mean'], stats.loc[name, 'std']
+        return ('time', 'y', 'x'), rng.gamma((m/s)**2, s**2/m, (times, size, size)).clip(0, 1).astype('float32')
+    mask = np.zeros((times, size, size), 'uint8'); mask[:, 20:40, 60:70] = 1
+    ds = xr.Dataset({'VV': band('VV'), 'VH': band('VH'), 'DEM': (('time', 'y', 'x'), np.full(mask.shape, stats.loc['DEM', 'mean'], 'int16')), 'MASK': (('time', 'y', 'x'), mask)},
+        {'time': pd.date_range('2018-07-20', periods=times, freq='6D').to_numpy().astype('datetime64[ns]'), 'y': corner[1] - 10*np.arange(size), 'x': corner[0] + 10*np.arange(size)},
+        {'event_date': '2018-09-06', 'satellite': 's1-dsc'})
+    return ds.rio.write_crs('EPSG:32654').rio.write_transform(rasterio.Affine(10, 0, corner[0], 0, -10, corner[1]))
+
+
+@pytest.fixture(scope='module')
+def stats(shared):
+    table = pd.read_csv(shared/'sen12landslides_meta'/'s1dsc_raw_patch_stats_hokkaido_newzealand.csv')
+    return table[table.variable.isin(['VV', 'VH', 'DEM'])].set_index(['file', 'variable'])
+
+
+def test_patches_with_published_statistics_pass_as_power_and_nothing_else_does(stats):
+    from landslide_nb.cube import check_power
+    names = stats.index.get_level_values('file').unique()
+    for k, name in enumerate(names[::max(1, len(names)//60)]):
+        ds = patch(stats.loc[name], k, size=32, times=3)
+        vv, vh = ds.VV.values, ds.VH.values
+        check_power(vv, vh)
+        with pytest.raises(CubeError, match='dB'): check_power(to_db(vv), to_db(vh))
+
+
+def test_folder_of_patches(stats, tmp_path):
+    name = stats.index.get_level_values('file').unique()[0]
+    for k, col in enumerate((0, 1, 3)): patch(stats.loc[name], k, (580_000. + 1280*col, 4_730_000.)).to_netcdf(tmp_path/f'hokkaido_s1dsc_{k}.nc')
+    cube = validate_cube(open_cube(tmp_path))
+    assert cube.vv.shape == (15, 128, 512) and cube.vv.chunks and set(cube.orbit.values) == {'descending'}
+    assert cube.rio.transform() == rasterio.Affine(10, 0, 580_000, 0, -10, 4_730_000)
+    assert int((cube.landslides == 1).sum()) == 600 and bool((cube.landslides[:, 256:384] == 255).all())
+    pair = make_pair(cube, extra='dem')
+    assert pair.attrs['event_name'] == 'hokkaido' and abs(float(pair.vv.isnull().mean()) - .25) < 1e-6
+    mean = float(open_cube(tmp_path/'hokkaido_s1dsc_0.nc').vv.mean())
+    assert abs(mean/stats.loc[(name, 'VV'), 'mean'] - 1) < .02
+
+
+def test_harmonised_patch_becomes_power(stats, tmp_path):
+    raw = patch(stats.loc[stats.index.get_level_values('file').unique()[0]], 0)
+    raw.to_netcdf(tmp_path/'hokkaido_s1dsc_1.nc')
+    raw.assign({o: (10*np.log10(raw[o].clip(1e-9))).clip(-50, 10) for o in ('VV', 'VH')}).to_netcdf(tmp_path/'hokkaido_s1dsc_2.nc')
+    a, b = (open_cube(tmp_path/f'hokkaido_s1dsc_{k}.nc') for k in (1, 2))
+    np.testing.assert_allclose(a.vv, b.vv, rtol=1e-4, atol=2e-5)
