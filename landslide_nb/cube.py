@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIMS', 'ORBITS', 'LABELS', 'YX', 'COHERENCE', 'SLOPES', 'OPERA', 'mock_cube', 'read_dates', 'read_date_pairs',
-           'read_orbits', 'guess_orbits', 'find_crs', 'clean_label', 'canonical', 'DiskArray', 'disk_chunks', 'lazy',
+           'read_orbits', 'guess_orbits', 'find_crs', 'clean_label', 'canonical', 'DiskArray', 'disk_chunks', 'as_dask',
            'opera_files', 'lay_tiles', 'open_cube', 'save_cube', 'check_power', 'validate_cube', 'cube_event',
            'usable_passes', 'choose_passes', 'average_power', 'average_db', 'event_coherence', 'scene_change',
            'make_pair', 'box_mean', 'log_ratio', 'read_polygons', 'rasterize_label']
@@ -91,7 +91,8 @@ def find_crs(
     "The CRS of a dataset, wherever it is written"
     from rasterio.crs import CRS
     if ds.rio.crs is not None: return ds.rio.crs
-    said = [ds.attrs.get(o) for o in ('crs', 'epsg', 'proj:epsg')] + [ds[o].item() for o in ('proj:epsg', 'epsg') if o in ds.coords and ds[o].ndim == 0]
+    said = [v.attrs.get('crs_wkt') or v.attrs.get('spatial_ref') for v in ds.variables.values() if v.ndim == 0] # CF grid mappings, whatever their name
+    said += [ds.attrs.get(o) for o in ('crs', 'epsg', 'proj:epsg')] + [ds[o].item() for o in ('proj:epsg', 'epsg') if o in ds.coords and ds[o].ndim == 0]
     for o in said:
         if o is not None: return CRS.from_user_input(int(o) if str(o).isdigit() else o)
     return CRS.from_epsg(4326) if {'lat', 'lon'} <= set(ds.dims) or {'latitude', 'longitude'} <= set(ds.dims) else None
@@ -106,19 +107,17 @@ def _centre(ds):
     if abs(float(ds.y[0]) - f) < abs(e)*.01: ds = ds.assign_coords(y=ds.y + e/2)
     return ds
 
-# %% ../nbs/01_cube.ipynb #7fc04492
-def _turn(ds):
+def _turn(ds, crs):
     "North up, west left, passes in order of time, and the transform written anew"
-    crs = find_crs(ds)
     ds = _centre(ds)
     ds = ds.drop_vars([o for o in ('spatial_ref', 'crs') if o in ds.variables])
     if ds.sizes['x'] > 1 and ds.x[0] > ds.x[-1]: ds = ds.isel(x=slice(None, None, -1))
     if ds.sizes['y'] > 1 and ds.y[0] < ds.y[-1]: ds = ds.isel(y=slice(None, None, -1))
     if (np.diff(ds.time.values.astype('int64')) < 0).any(): ds = ds.isel(time=np.argsort(ds.time.values, kind='stable'))
-    for o in ds.variables.values(): o.attrs.pop('grid_mapping', None); o.encoding.pop('grid_mapping', None)
+    ds = ds.drop_encoding() # whatever the file said of chunks, packing and its own CRS variable
     return ds if crs is None else ds.rio.write_crs(crs).rio.write_transform(ds.rio.transform(recalc=True))
 
-# %% ../nbs/01_cube.ipynb #d7e6d009
+# %% ../nbs/01_cube.ipynb #1488d68f
 def clean_label(
     label:xr.DataArray, # (y, x) or (time, y, x): > 0 where landslide; integers may use 255 = not mapped
 ) -> xr.DataArray:      # (y, x) uint8: 1 landslide, 0 not, 255 not mapped
@@ -131,22 +130,21 @@ def clean_label(
     unmapped = 255 if bool((label == 0).any()) else 0
     return xr.where(label.isnull(), unmapped, xr.where(label == 255, 255, label > 0)).astype('uint8')
 
-# %% ../nbs/01_cube.ipynb #b12082ed
+# %% ../nbs/01_cube.ipynb #615f1f65
 DIMS = {'timestep': 'time', 'timepair': 'pair', 'lat': 'y', 'latitude': 'y', 'lon': 'x', 'longitude': 'x'}
 ORBITS = ('orbit', 'sat:orbit_state', 'sat_orbit_state', 'orbit_state', 'orbit_direction')
-LABELS = ('landslides', 'landslide', 'mask') # `mask` is Sen12Landslides'
+LABELS = ('landslides', 'landslide')
 YX = ('y', 'x', 'lat', 'lon', 'latitude', 'longitude')
 COHERENCE = ('coherence', 'topophase.cor_1', 'topophase.cor', 'phsig.cor_1', 'phsig.cor') # ISCE's names; band 0 of topophase.cor is an amplitude
 SLOPES = {'slope': lambda o: o, 'dem_slope_radians': np.rad2deg, 'dem_slope_riserun': lambda o: np.rad2deg(np.arctan(o))}
 
-# %% ../nbs/01_cube.ipynb #2b9a1206
+# %% ../nbs/01_cube.ipynb #b12082ed
 def _orbits(ds):
     "Orbit direction per pass, from a coordinate or the dataset's attributes"
     name = next((o for o in ORBITS if o in ds.variables), None)
     said = ds[name].values if name else str(ds.attrs.get('satellite', '')).lower().removeprefix('s1').strip('-_')
     return np.broadcast_to(read_orbits(said), ds.sizes['time'])
 
-# %% ../nbs/01_cube.ipynb #c0a48d7a
 def _label(ds):
     "The cleaned label; outside `extraction_mask` it is unmapped, if that mask indeed contains every landslide"
     label = clean_label(ds[next(o for o in LABELS if o in ds)])
@@ -154,44 +152,46 @@ def _label(ds):
     seen = ds.extraction_mask > 0
     return label.where(seen | (label != 0), 255).astype('uint8') if not bool(((label == 1) & ~seen).any()) else label
 
-# %% ../nbs/01_cube.ipynb #c23dd6f7
 def _pair_dates(ds):
     "The two dates of each time pair"
     return (ds.pair_start.values, ds.pair_end.values) if 'pair_start' in ds.variables else read_date_pairs(ds.pair.values)
 
-# %% ../nbs/01_cube.ipynb #82be4a60
+# %% ../nbs/01_cube.ipynb #2b9a1206
 def canonical(
     ds:xr.Dataset, # any supported dialect
     source='',     # where it came from, for messages
 ) -> xr.Dataset:   # the canonical cube
     "Rename, reorder, recode: one form for every dialect, without reading the passes"
+    crs = find_crs(ds)
     ds = ds.rename({k: v for k, v in DIMS.items() if k in ds.dims or k in ds.coords})
+    if {'VV', 'VH', 'MASK'} <= set(ds.data_vars): ds = ds.rename(MASK='landslides') # Sen12Landslides; elsewhere a mask may be anything
     ds = ds.rename({o: o.lower() for o in ds.data_vars if o != o.lower() and o.lower() not in ds.variables})
     if missing := [o for o in ('time', 'y', 'x') if o not in ds.dims or o not in ds.coords]:
         raise CubeError(f"{source or 'The dataset'} has no coordinate {missing[0]} (found {', '.join(map(str, ds.sizes))}); a cube needs time, y and x.")
     ds = ds.assign_coords(time=('time', read_dates(ds.time.values)), orbit=('time', _orbits(ds)))
     first = lambda o: ds[o].isel({d: 0 for d in ds[o].dims if d not in ('y', 'x')}, drop=True).transpose('y', 'x')
-    out = {o: ds[o].transpose('time', 'y', 'x').astype('float32') for o in ('vv', 'vh') if o in ds and 'time' in ds[o].dims}
+    out = {o: ds[o].transpose('time', 'y', 'x').astype('float32', copy=False) for o in ('vv', 'vh') if o in ds and 'time' in ds[o].dims}
     if 'dem' in ds: out['dem'] = first('dem').astype('float32')
     if slope := next((o for o in SLOPES if o in ds), None): out['slope'] = SLOPES[slope](first(slope)).astype('float32')
     if any(o in ds for o in LABELS): out['landslides'] = _label(ds)
-    if name := next((o for o in COHERENCE if o in ds and 'pair' in ds[o].dims), None): out['coherence'] = ds[name].transpose('pair', 'y', 'x').astype('float32')
+    if name := next((o for o in COHERENCE if o in ds and 'pair' in ds[o].dims), None): out['coherence'] = ds[name].transpose('pair', 'y', 'x').astype('float32', copy=False)
     coords = [o for o in ('time', 'y', 'x', 'orbit', 'spatial_ref') if o in ds.variables]
     out = xr.Dataset({k: v.reset_coords(drop=True).drop_attrs() for k, v in out.items()}).assign_coords({o: ds[o].variable for o in coords}).assign_attrs(ds.attrs)
     if 'coherence' in out: out = out.assign_coords({k: ('pair', v) for k, v in zip(('pair_start', 'pair_end'), _pair_dates(ds))})
-    return _turn(out).assign_attrs(source=str(source or ds.attrs.get('source', 'memory')))
+    return _turn(out, crs).assign_attrs(source=str(source or ds.attrs.get('source', 'memory')))
 
-# %% ../nbs/01_cube.ipynb #372694e3
+# %% ../nbs/01_cube.ipynb #1da445ba
 class DiskArray:
     "A variable on disk as dask reads it; a failed read names the file and the variable"
     def __init__(self, var, where): self.var, self.where, self.shape, self.dtype, self.ndim = var, where, var.shape, var.dtype, var.ndim
 
     def __getitem__(self, key):
         try: return np.asarray(self.var[key])
-        except Exception as e:
+        except MemoryError: raise
+        except Exception as e: # whatever codec or driver stumbled
             raise CubeError(f"Cannot read {self.where}: {' '.join(str(e).split())[:120] or type(e).__name__}; the file is damaged or incomplete, copy or download it again.") from e
 
-# %% ../nbs/01_cube.ipynb #a04757a2
+# %% ../nbs/01_cube.ipynb #124e5c73
 def disk_chunks(
     var:xr.Variable,   # with `encoding` from disk
     target:int=2**20,  # most values a block should hold
@@ -202,8 +202,8 @@ def disk_chunks(
     grow = max(1, int((target/max(1, np.prod(list(out.values()))))**.5))
     return {d: min(var.sizes[d], c*grow) if d in YX else c for d, c in out.items()}
 
-# %% ../nbs/01_cube.ipynb #d15262d5
-def lazy(
+# %% ../nbs/01_cube.ipynb #372694e3
+def as_dask(
     ds:xr.Dataset, # opened without dask (`chunks=None, cache=False`)
     source,        # path, for messages
 ) -> xr.Dataset:   # the variables with two dims or more as dask arrays
@@ -214,7 +214,7 @@ def lazy(
         return xr.Variable(v.dims, array, v.attrs)
     return ds.assign({k: wrap(k, v.variable) for k, v in ds.data_vars.items() if v.ndim > 1})
 
-# %% ../nbs/01_cube.ipynb #30e179ab
+# %% ../nbs/01_cube.ipynb #09d5eff2
 def _open_zarr(path):
     "A Zarr folder, or a zip that holds one"
     import zarr
@@ -225,12 +225,11 @@ def _open_zarr(path):
         store, group = zarr.storage.ZipStore(path, mode='r'), roots[0] or None
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Failed to open Zarr store with consolidated')
-        return lazy(xr.open_dataset(store, engine='zarr', group=group, consolidated=False if group else None, chunks=None, cache=False), path)
+        return as_dask(xr.open_dataset(store, engine='zarr', group=group, consolidated=False if group else None, chunks=None, cache=False), path)
 
-# %% ../nbs/01_cube.ipynb #4eb6ccd7
+# %% ../nbs/01_cube.ipynb #b2a55427
 OPERA = re.compile(r'OPERA_L2_RTC-S1_(?P<burst>T\d+-\d+-IW\d)_(?P<time>\d{8}T\d{6})Z_(?P<made>\d{8}T\d{6})Z_S1\w_\d+_v[\d.]+_(?P<pol>VV|VH).*\.tiff?$')
 
-# %% ../nbs/01_cube.ipynb #dfa807bf
 def opera_files(
     folder:Path,    # holds RTC-S1 GeoTIFFs
 ) -> pd.DataFrame:  # one row a pass, columns of paths: VV, VH (those that exist)
@@ -243,7 +242,7 @@ def opera_files(
         warnings.warn(f"{folder}: left out {len(bad)} of {len(table)} passes that miss VV or VH: {', '.join(bad[:5])}.", stacklevel=3)
     return table.dropna()
 
-# %% ../nbs/01_cube.ipynb #b3eb9001
+# %% ../nbs/01_cube.ipynb #6c575791
 def _open_opera(folder):
     "Every pass of a folder of RTC-S1 GeoTIFFs, one dask block or more a file"
     from rasterio.warp import transform
@@ -256,22 +255,23 @@ def _open_opera(folder):
             first = tif if first is None else first
             if tif.shape != first.shape or tif.rio.transform() != first.rio.transform() or tif.rio.crs != first.rio.crs:
                 raise CubeError(f"{path} is on another grid than the folder's first file; crop or warp all files to one grid.")
-            passes.append(lazy(tif.isel(band=0, drop=True).to_dataset(name=pol.lower()), path)[pol.lower()])
+            passes.append(as_dask(tif.isel(band=0, drop=True).to_dataset(name=pol.lower()), path)[pol.lower()])
         out[pol.lower()] = xr.concat(passes, 'time', coords='minimal', compat='override')
     (lon,), _ = transform(first.rio.crs, 4326, [float(first.x.mean())], [float(first.y.mean())])
     time = read_dates(files.index)
     return xr.Dataset(out).assign_coords(time=time, orbit=('time', guess_orbits(time, lon)))
 
-# %% ../nbs/01_cube.ipynb #d824730c
+# %% ../nbs/01_cube.ipynb #dfa807bf
 def _open_netcdf(path):
     "A netCDF cube or patch, in linear power"
-    ds = lazy(xr.open_dataset(path, chunks=None, cache=False), path)
-    if not {'VV', 'VH', 'MASK'} <= set(ds.data_vars): return ds
-    if m := re.search(r'_s1(asc|dsc)_', path.name): ds = ds.assign_attrs(satellite=f's1-{m[1]}')
-    if float((ds.VV < 0).mean()) > .05: ds = ds.assign(VV=to_power(ds.VV), VH=to_power(ds.VH))
+    ds = as_dask(xr.open_dataset(path, chunks=None, cache=False), path)
+    m = re.search(r'_s1(asc|dsc)_', path.name)
+    if not {'VV', 'VH'} <= set(ds.data_vars) or not (m or 'MASK' in ds): return ds # no patch
+    if m: ds = ds.assign_attrs(satellite=f's1-{m[1]}')
+    if float((ds.VV.isel(time=0) < 0).mean()) > .05: ds = ds.assign(VV=to_power(ds.VV), VH=to_power(ds.VH))
     return ds.drop_duplicates('time')
 
-# %% ../nbs/01_cube.ipynb #853837a7
+# %% ../nbs/01_cube.ipynb #42e580a1
 def lay_tiles(
     tiles:list, # canonical cubes of one size, one CRS and one spacing, their corners whole tiles apart
 ) -> xr.Dataset: # one lazy cube; NaN (label 255) where a tile or a pass is missing
@@ -296,7 +296,6 @@ def lay_tiles(
     out = xr.Dataset({k: lay(k) for k in a.data_vars}, {'time': times, 'orbit': ('time', [orbit[o] for o in times]), 'y': y0 + dy*np.arange(rows*ny), 'x': x0 + dx*np.arange(cols*nx)})
     return out.rio.write_crs(a.rio.crs).rio.write_transform()
 
-# %% ../nbs/01_cube.ipynb #c429431f
 def _open_folder(path, source):
     "A Zarr, the one Zarr inside, OPERA GeoTIFFs or Sen12Landslides patches"
     if any((path/o).exists() for o in ('.zgroup', '.zmetadata', 'zarr.json')): return canonical(_open_zarr(path), source)
@@ -307,7 +306,7 @@ def _open_folder(path, source):
         return lay_tiles(tiles).assign_attrs({k: v for k, v in tiles[0].attrs.items() if k == 'event_date'}, source=str(source)) if len(tiles) > 1 else tiles[0]
     raise CubeError(f"{path} holds nothing to open as a cube; expected a Zarr, netCDF patches (*.nc) or OPERA RTC-S1 GeoTIFFs.")
 
-# %% ../nbs/01_cube.ipynb #3d8ffd96
+# %% ../nbs/01_cube.ipynb #b3eb9001
 def open_cube(
     source:str|Path|xr.Dataset, # Zarr (folder or zip), netCDF, folder of OPERA RTC-S1 GeoTIFFs or of Sen12Landslides patches, or a dataset in memory
 ) -> xr.Dataset:                # canonical cube, lazy if it came from disk
@@ -318,10 +317,10 @@ def open_cube(
     try:
         if path.is_dir(): return _open_folder(path, path)
         return canonical(_open_zarr(path) if path.suffix == '.zip' else _open_netcdf(path), path)
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
+    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as e:
         raise CubeError(f"Cannot open {path} as a cube: {' '.join(str(e).split())[:160]}; give a Zarr, a netCDF file or a folder of OPERA RTC-S1 GeoTIFFs.") from e
 
-# %% ../nbs/01_cube.ipynb #dd0ab0b9
+# %% ../nbs/01_cube.ipynb #efef8a0f
 def save_cube(
     cube:xr.Dataset, # canonical
     path:str|Path,   # new `.zarr`
@@ -329,13 +328,14 @@ def save_cube(
     "Write a cube as Zarr, whole or not at all"
     path = Path(path)
     if path.exists(): raise OutputError(f"{path} exists already; choose a new name or remove it first.")
-    cube = cube.drop_encoding().chunk({d: n for d, n in dict(time=1, pair=1, y=1024, x=1024).items() if d in cube.dims})
+    if cube.rio.crs is not None: cube = cube.drop_encoding().rio.write_crs(cube.rio.crs) # so that GDAL finds it too
+    cube = cube.chunk({d: n for d, n in dict(time=1, pair=1, y=1024, x=1024).items() if d in cube.dims})
     try:
         with atomic(path) as tmp: cube.to_zarr(tmp, zarr_format=2, consolidated=True)
     except OSError as e: raise OutputError(f"Cannot write {path}: {e.strerror or e}; choose a folder you may write to.") from e
     return path
 
-# %% ../nbs/01_cube.ipynb #94db9bd7
+# %% ../nbs/01_cube.ipynb #bee85ba5
 def _windows(ds, size=64):
     "Five windows (the centre and the four quarter points) side by side, dims (time, window pixels), read one by one"
     h, w = ds.sizes['y'], ds.sizes['x']
@@ -343,7 +343,6 @@ def _windows(ds, size=64):
         ((h//2, w//2), (h//4, w//4), (h//4, 3*w//4), (3*h//4, w//4), (3*h//4, 3*w//4))]
     return xr.concat([o.compute().drop_vars(['y', 'x']).stack(n=('y', 'x'), create_index=False) for o in cut], 'n')
 
-# %% ../nbs/01_cube.ipynb #5d9eebfc
 def _sample(cube):
     "VV and VH values from up to three passes of the cube, or from everywhere (thinned) if the windows hold too few"
     few = cube[['vv', 'vh']].isel(time=sorted({0, cube.sizes['time']//2, cube.sizes['time'] - 1}))
@@ -352,7 +351,7 @@ def _sample(cube):
     step = max(1, int((cube.sizes['y']*cube.sizes['x']/1e5)**.5))
     return cube[['vv', 'vh']].isel(y=slice(None, None, step), x=slice(None, None, step)).compute()
 
-# %% ../nbs/01_cube.ipynb #e883a244
+# %% ../nbs/01_cube.ipynb #d3f0461a
 def check_power(
     vv:np.ndarray, # sample, any shape; NaN = no data
     vh:np.ndarray, # sample
@@ -367,7 +366,7 @@ def check_power(
     vv, vh = float(np.nanmedian(vv)), float(np.nanmedian(vh))
     if vh > .1 and vv < 2.6*vh: raise CubeError(f"vv and vh look like amplitude (medians {vv:.2f} and {vh:.2f}); square them to get linear power.")
 
-# %% ../nbs/01_cube.ipynb #2713d785
+# %% ../nbs/01_cube.ipynb #9badefc8
 def validate_cube(
     cube:xr.Dataset, # canonical cube
 ) -> xr.Dataset:     # the same
@@ -389,7 +388,7 @@ def validate_cube(
     check_power(sample.vv.values, sample.vh.values)
     return cube
 
-# %% ../nbs/01_cube.ipynb #b8b78fe0
+# %% ../nbs/01_cube.ipynb #3faaa663
 def cube_event(
     cube:xr.Dataset, # canonical cube
 ) -> Event:
@@ -408,7 +407,7 @@ def cube_event(
         return Event('event', *(str((day + pd.Timedelta(days=o)).date()) for o in (-1, 1)))
     raise EventError(f"{a.get('source', 'The cube')} says nothing of its event and no registered one lies there; give its two dates: start (last day before) and end (first day after).")
 
-# %% ../nbs/01_cube.ipynb #7ee483d2
+# %% ../nbs/01_cube.ipynb #2713d785
 def usable_passes(
     cube:xr.Dataset, # canonical cube
 ) -> np.ndarray:     # bool per pass
@@ -420,7 +419,7 @@ def usable_passes(
         ok[rest] = (full.vv & full.vh).values
     return ok
 
-# %% ../nbs/01_cube.ipynb #0ee6576e
+# %% ../nbs/01_cube.ipynb #b8b78fe0
 def choose_passes(
     cube:xr.Dataset,        # canonical cube
     event:Event,
@@ -428,6 +427,7 @@ def choose_passes(
     orbit:str|None=None,    # ascending | descending | unknown, or None to choose
 ) -> tuple[str, list, list]: # orbit, positions of the pre passes, of the post passes, both in order of time
     "The usable passes of one orbit direction nearest the event on each side"
+    if passes is not None and passes < 1: raise CubeError(f"passes={passes} a side leaves nothing to compare; give 1 or more, or None for all.")
     ok, orbits, name = usable_passes(cube), cube.orbit.values, cube.attrs.get('source', 'The cube')
     pre, post = event.is_pre(cube.time.values) & ok, event.is_post(cube.time.values) & ok
     sides = {str(o): (np.flatnonzero(pre & (orbits == o)), np.flatnonzero(post & (orbits == o))) for o in sorted(set(orbits))}
@@ -440,7 +440,7 @@ def choose_passes(
         raise CubeError(f"{name} has no usable {orbit} pass {'before' if not len(a) else 'after'} the event ({event.start} to {event.end}); its usable passes run from {days.min()} to {days.max()}.")
     return orbit, a[-(passes or len(a)):].tolist(), b[:passes or None].tolist()
 
-# %% ../nbs/01_cube.ipynb #576529f5
+# %% ../nbs/01_cube.ipynb #7ee483d2
 def average_power(
     stack:np.ndarray, # (time, y, x) linear power
     how:str='mean',   # mean | median
@@ -454,7 +454,7 @@ def average_power(
     ranked, at = np.sort(stack, axis=0), lambda k: np.take_along_axis(ranked, np.maximum(k, 0)[None], 0)[0] # NaN ranks last
     return np.where(n > 0, (at((n - 1)//2) + at(n//2))/2, np.nan).astype(stack.dtype)
 
-# %% ../nbs/01_cube.ipynb #8e0ae6bd
+# %% ../nbs/01_cube.ipynb #5aa9e83a
 def average_db(
     power:xr.DataArray, # (time, y, x) linear power
     how:str='mean',     # mean | median
@@ -465,7 +465,7 @@ def average_db(
     data = power.data.rechunk({0: -1}).map_blocks(block, drop_axis=0, dtype='float32') if power.chunks else block(power.values)
     return xr.DataArray(data, {'y': power.y, 'x': power.x}, ('y', 'x'))
 
-# %% ../nbs/01_cube.ipynb #5c109f9a
+# %% ../nbs/01_cube.ipynb #7048447c
 def event_coherence(
     cube:xr.Dataset, # with coherence (pair, y, x)
     event:Event,
@@ -478,7 +478,6 @@ def event_coherence(
     if not (len(before) and len(across)): raise CubeError(f"{cube.attrs.get('source', 'The cube')} has no coherence pair {'before' if not len(before) else 'across'} event {event.name}; leave coherence out.")
     return cube.coherence.isel(pair=before).mean('pair', skipna=True), cube.coherence.isel(pair=across[np.argmin((end - start)[across])])
 
-# %% ../nbs/01_cube.ipynb #7d6c081c
 def _extra(cube, name, event, orbit):
     "A further channel by name as (moment, y, x)"
     if name not in cube or name not in ('coherence', 'dem', 'slope'):
@@ -487,7 +486,7 @@ def _extra(cube, name, event, orbit):
     a, b = event_coherence(cube, event, days) if name == 'coherence' else (cube[name], cube[name])
     return xr.concat([a.reset_coords(drop=True), b.reset_coords(drop=True)], 'moment').astype('float32')
 
-# %% ../nbs/01_cube.ipynb #ce2c9181
+# %% ../nbs/01_cube.ipynb #576529f5
 def scene_change(
     pre:xr.DataArray,  # (time, y, x) linear power
     post:xr.DataArray, # (time, y, x) linear power
@@ -500,7 +499,7 @@ def scene_change(
         if np.isfinite(change := change.values).any(): return round(float(np.nanmedian(change)), 4)
     raise CubeError("The passes before and after the event have no valid pixel in common.")
 
-# %% ../nbs/01_cube.ipynb #65b14f0d
+# %% ../nbs/01_cube.ipynb #8e0ae6bd
 def make_pair(
     cube:xr.Dataset,      # canonical cube, linear power
     event=None,           # name, `Event` or (start, end); None = `cube_event`
@@ -525,7 +524,7 @@ def make_pair(
     return xr.Dataset(out).assign_coords(moment=['pre', 'post'], spatial_ref=cube.spatial_ref).assign_attrs(source=cube.attrs.get('source', 'memory'), event_name=event.name,
         event_start=event.start, event_end=event.end, orbit=orbit, passes_pre=dates[0], passes_post=dates[1], how=how, balance_db=[shift['vv'], shift['vh']])
 
-# %% ../nbs/01_cube.ipynb #02bc42ff
+# %% ../nbs/01_cube.ipynb #ce2c9181
 def box_mean(
     a:np.ndarray, # (y, x), NaN = no data
     size:int,     # odd, pixels
@@ -536,7 +535,7 @@ def box_mean(
     total, share = (uniform_filter(o.astype('float64'), size, mode='constant') for o in (np.where(ok, a, 0), ok))
     return np.where(ok, total/np.maximum(share, 1e-9), np.nan).astype(a.dtype)
 
-# %% ../nbs/01_cube.ipynb #930b440c
+# %% ../nbs/01_cube.ipynb #b972516e
 def log_ratio(
     pair:xr.Dataset, # dims (moment, y, x), vv and vh in dB
     size:int=1,      # side of the averaging box, odd, pixels
@@ -550,7 +549,7 @@ def log_ratio(
     dvv, dvh = change('vv'), change('vh')
     return xr.Dataset(dict(dvv=dvv, dvh=dvh, score=dvv - dvh)).assign_attrs(pair.attrs)
 
-# %% ../nbs/01_cube.ipynb #be1eec49
+# %% ../nbs/01_cube.ipynb #86ee8fdd
 def read_polygons(
     source, # path, GeoDataFrame, or a list of them
     crs,    # to bring them to
@@ -568,7 +567,7 @@ def read_polygons(
     if len(points := shapes[shapes.geom_type.str.contains('Point')]) and len(points) == len(shapes): raise CubeError(f"{name} holds points; landslides are mapped as polygons.")
     return [o for o in shapes.make_valid() if o.area > 0]
 
-# %% ../nbs/01_cube.ipynb #4d4b6a13
+# %% ../nbs/01_cube.ipynb #02bc42ff
 def rasterize_label(
     like:xr.Dataset,  # cube or pair that gives the grid
     landslides,       # polygons: path, GeoDataFrame or a list of them, any CRS

@@ -46,7 +46,7 @@ class Region:
     forest:float=.88            # share of forest on slopes
     parcel_db:float=.5          # spread between parcels of fields, dB
     texture_db:float=.5         # spread of fixed small-scale texture, dB
-    facing_db:float=2.5         # what terrain correction leaves: extra dB per unit of `facing` (slope towards the sensor)
+    facing_db:float=5.          # what terrain correction leaves: extra dB per unit of `facing` (slope towards the sensor)
     psf_px:float=.7             # point spread of the focused image, sigma, px
     enl:float=9.                # equivalent number of looks of the speckle
     speckle_tap:float=.15       # weight of either neighbour in the speckle's 3-tap correlation; 0 = white
@@ -67,17 +67,17 @@ class Region:
     size_law:tuple=(1.40, 1.28e-3, -1.32e-4) # inverse-gamma law of areas: rho, a (km2), s (km2); Malamud et al. 2004
     max_km2:float=.12           # largest landslide, km2
     elongation:float=2.4        # length over width, median
-    contrast:float=.7           # share of the full physical change that shows, median
+    contrast:float=1.1          # share of the full physical change that shows, median
     contrast_spread:float=.45   # spread of the log contrast between landslides
     invisible:float=.25         # share of landslides without any visible change
-    gain_vv:tuple=(.9, .9, .5, .3, 0., 0.)    # VV gained by rough debris in each of COVERS, dB
-    loss_vh:tuple=(3.2, .9, .5, .3, 0., 0.)   # VH lost with the vegetation in each of COVERS, dB
-    aspect_vv:float=5.          # further VV change per unit of `facing`, dB
-    aspect_vh:float=2.          # further VH change per unit of `facing`, dB
+    gain_vv:tuple=(.6, .7, .5, .3, 0., 0.)    # VV gained by rough debris in each of COVERS, dB
+    loss_vh:tuple=(2.4, .7, .4, .3, 0., 0.)   # VH lost with the vegetation in each of COVERS, dB
+    aspect_vv:float=8.          # further VV change per unit of `facing`, dB
+    aspect_vh:float=4.          # further VH change per unit of `facing`, dB
     debris_db:float=1.2         # spread of change inside landslides, dB
     # other change
-    clearcut:float=.04          # share of forest parcels cut between the passes
-    clearcut_db:tuple=(-.5, -2.5) # their change (VV, VH), dB
+    clearcut:float=.06          # share of forest parcels cut between the passes
+    clearcut_db:tuple=(-.3, -3.) # their change (VV, VH), dB
     harvest:float=.3            # share of fields harvested
     harvest_db:tuple=(.8, -2.5) # their change, dB
     river:float=.012            # share of the scene that is river bed
@@ -90,9 +90,9 @@ REGIONS = {r.name: r for r in (
     Region('demo_a'),
     Region('demo_b', event='demo_b', epsg=32759, origin=(620000., 5330000.), valley_px=170., mean_slope=21., floor=.1,
            incidence=(41., 34.), heading=(348., 192.), days_after=(1, 6), mean_db=(-9.86, -16.05),
-           cover_vv=(0., -1.8, -2.2, -2.6, -8., 5.), cover_vh=(0., -2.4, -3., -3.6, -9., 3.), forest=.5, facing_db=3.5,
+           cover_vv=(0., -1.8, -2.2, -2.6, -8., 5.), cover_vh=(0., -2.4, -3., -3.6, -9., 3.), forest=.5, facing_db=5.,
            texture_db=.8, enl=6.5, steep=25., size_law=(1.40, 1.6e-3, -1.32e-4), elongation=2.8,
-           gain_vv=(1.2, 1., .5, .2, 0., 0.), loss_vh=(3., .8, .4, .2, 0., 0.), clearcut=.02, harvest=.2, river=.02),
+           gain_vv=(.8, .9, .5, .2, 0., 0.), loss_vh=(2.6, .8, .4, .2, 0., 0.), clearcut=.03, harvest=.2, river=.02),
 )}
 
 # %% ../nbs/02_simulate.ipynb #937c149a
@@ -140,7 +140,7 @@ def terrain(
     shape:tuple, # (y, x), px
 ):               # (y, x) float32, m above sea
     "A fractal DEM with valleys on several scales"
-    valley = lambda k, w: np.sqrt(noise(stream(seed, region.name, 'valley', k), shape, region.valley_px/2**k, 3. if k < 2 else 2.5)**2 + np.float32(w*w)) - np.float32(w)
+    valley = lambda k, w: np.sqrt(noise(stream(seed, region.name, 'valley', k), shape, region.valley_px/2**k, 2.7)**2 + np.float32(w*w)) - np.float32(w)
     main = valley(0, region.floor)
     fade = np.minimum(main, 1)
     z = main + fade*(.45*valley(1, .1) + .22*valley(2, .05)) + (.03 + .1*fade)*noise(stream(seed, region.name, 'relief'), shape, region.valley_px/3, 2.2)
@@ -233,7 +233,7 @@ def landslides(
     if slope.max() < region.steep/2: raise CubeError(f"The steepest slope is {slope.max():.1f} degrees, too flat for landslides, which here start at about {region.steep:g}; give a DEM with hills.")
     shaking = noise(stream(seed, region.name, 'shaking'), shape, min(region.cluster_px, min(shape)/4), 3.)
     weak = noise(stream(seed, region.name, 'weak'), shape, min(region.cluster_px, min(shape)/4)/2, 3.)
-    chance = np.exp(np.float32(region.cluster)*weak)/(1 + np.exp((np.float32(region.steep) - slope)/2))
+    chance = np.exp(np.float32(region.cluster)*np.minimum(weak, 1.3))/(1 + np.exp((np.float32(region.steep) - slope)/2))
     chance[shaking < quantile(shaking, 1 - region.extent)] = 0
     ragged = noise(stream(seed, region.name, 'ragged'), shape, 3, 3.)
     truth, strength = np.zeros(shape, 'u1'), np.zeros(shape, 'f4')
