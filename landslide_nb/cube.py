@@ -115,7 +115,9 @@ def _turn(ds, crs):
     if ds.sizes['y'] > 1 and ds.y[0] < ds.y[-1]: ds = ds.isel(y=slice(None, None, -1))
     if (np.diff(ds.time.values.astype('int64')) < 0).any(): ds = ds.isel(time=np.argsort(ds.time.values, kind='stable'))
     ds = ds.drop_encoding() # whatever the file said of chunks, packing and its own CRS variable
-    return ds if crs is None else ds.rio.write_crs(crs).rio.write_transform(ds.rio.transform(recalc=True))
+    if crs is None: return ds
+    grid = xr.Dataset(coords={'y': ds.y, 'x': ds.x}).rio.write_crs(crs) # apart, since rioxarray copies all the data it is given
+    return ds.assign_coords(spatial_ref=grid.rio.write_transform(grid.rio.transform(recalc=True)).spatial_ref)
 
 # %% ../nbs/01_cube.ipynb #1488d68f
 def clean_label(
@@ -176,7 +178,7 @@ def canonical(
     if any(o in ds for o in LABELS): out['landslides'] = _label(ds)
     if name := next((o for o in COHERENCE if o in ds and 'pair' in ds[o].dims), None): out['coherence'] = ds[name].transpose('pair', 'y', 'x').astype('float32', copy=False)
     coords = [o for o in ('time', 'y', 'x', 'orbit', 'spatial_ref') if o in ds.variables]
-    out = xr.Dataset({k: v.reset_coords(drop=True).drop_attrs() for k, v in out.items()}).assign_coords({o: ds[o].variable for o in coords}).assign_attrs(ds.attrs)
+    out = xr.Dataset({k: (v.dims, v.data) for k, v in out.items()}).assign_coords({o: ds[o].variable for o in coords}).assign_attrs(ds.attrs)
     if 'coherence' in out: out = out.assign_coords({k: ('pair', v) for k, v in zip(('pair_start', 'pair_end'), _pair_dates(ds))})
     return _turn(out, crs).assign_attrs(source=str(source or ds.attrs.get('source', 'memory')))
 
@@ -288,19 +290,20 @@ def lay_tiles(
     where = {tuple(rc): o.drop_vars('orbit').reindex(time=times) for rc, o in zip(at, tiles)}
     rows, cols = at.max(0) + 1
     def lay(name):
-        v, fill = where[tuple(at[0])][name], 255 if name == 'landslides' else np.nan
+        v, fill = next(o[name] for o in where.values() if name in o), 255 if name == 'landslides' else np.nan
         blank = da.full(v.shape, fill, dtype=v.dtype, chunks=-1)
         return v.dims, da.block([[where[r, c][name].data if (r, c) in where and name in where[r, c] else blank for c in range(cols)] for r in range(rows)])
     y0, x0 = max(float(o.y[0]) for o in tiles), min(float(o.x[0]) for o in tiles)
     orbit = dict(zip(np.concatenate([o.time.values for o in tiles]), np.concatenate([o.orbit.values for o in tiles])))
-    out = xr.Dataset({k: lay(k) for k in a.data_vars}, {'time': times, 'orbit': ('time', [orbit[o] for o in times]), 'y': y0 + dy*np.arange(rows*ny), 'x': x0 + dx*np.arange(cols*nx)})
+    out = xr.Dataset({k: lay(k) for k in dict.fromkeys(k for o in tiles for k in o.data_vars)}, {'time': times, 'orbit': ('time', [orbit[o] for o in times]), 'y': y0 + dy*np.arange(rows*ny), 'x': x0 + dx*np.arange(cols*nx)})
     return out.rio.write_crs(a.rio.crs).rio.write_transform()
 
 def _open_folder(path, source):
     "A Zarr, the one Zarr inside, OPERA GeoTIFFs or Sen12Landslides patches"
     if any((path/o).exists() for o in ('.zgroup', '.zmetadata', 'zarr.json')): return canonical(_open_zarr(path), source)
     if any(OPERA.match(o.name) for o in path.iterdir()): return canonical(_open_opera(path), source)
-    if len(inside := sorted(path.glob('*.zarr'))) == 1: return _open_folder(inside[0], inside[0])
+    if len(inside := sorted(path.glob('*.zarr'))) > 1: raise CubeError(f"{path} holds {len(inside)} Zarr cubes ({inside[0].name}, {inside[1].name}{', ...' if len(inside) > 2 else ''}); name one of them.")
+    if inside: return _open_folder(inside[0], inside[0])
     if patches := sorted(path.glob('*.nc')):
         tiles = [canonical(_open_netcdf(o), o) for o in patches]
         return lay_tiles(tiles).assign_attrs({k: v for k, v in tiles[0].attrs.items() if k == 'event_date'}, source=str(source)) if len(tiles) > 1 else tiles[0]
@@ -328,8 +331,8 @@ def save_cube(
     "Write a cube as Zarr, whole or not at all"
     path = Path(path)
     if path.exists(): raise OutputError(f"{path} exists already; choose a new name or remove it first.")
-    if cube.rio.crs is not None: cube = cube.drop_encoding().rio.write_crs(cube.rio.crs) # so that GDAL finds it too
-    cube = cube.chunk({d: n for d, n in dict(time=1, pair=1, y=1024, x=1024).items() if d in cube.dims})
+    cube = cube.drop_encoding().chunk({d: n for d, n in dict(time=1, pair=1, y=1024, x=1024).items() if d in cube.dims})
+    if cube.rio.crs is not None: cube = cube.rio.write_crs(cube.rio.crs) # names the grid mapping, so that GDAL finds it too
     try:
         with atomic(path) as tmp: cube.to_zarr(tmp, zarr_format=2, consolidated=True)
     except OSError as e: raise OutputError(f"Cannot write {path}: {e.strerror or e}; choose a folder you may write to.") from e
@@ -344,8 +347,8 @@ def _windows(ds, size=64):
     return xr.concat([o.compute().drop_vars(['y', 'x']).stack(n=('y', 'x'), create_index=False) for o in cut], 'n')
 
 def _sample(cube):
-    "VV and VH values from up to three passes of the cube, or from everywhere (thinned) if the windows hold too few"
-    few = cube[['vv', 'vh']].isel(time=sorted({0, cube.sizes['time']//2, cube.sizes['time'] - 1}))
+    "VV and VH values from two to four passes of the cube, or from everywhere (thinned) if the windows hold too few"
+    few = cube[['vv', 'vh']].isel(time=slice(None, None, max(1, (cube.sizes['time'] - 1)//2))) # first, middle, last
     sample = _windows(few)
     if min(int(sample[o].notnull().sum()) for o in ('vv', 'vh')) > 100: return sample
     step = max(1, int((cube.sizes['y']*cube.sizes['x']/1e5)**.5))

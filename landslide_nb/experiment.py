@@ -14,7 +14,7 @@ __all__ = ['ARCHS', 'HOWS', 'BASELINES', 'REGRESSION', 'TEST_SETS', 'KINDS', 'MA
 import fcntl, hashlib, json, shutil, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 
@@ -320,7 +320,8 @@ def fingerprint(
 
 CODE = ('core', 'cube', 'simulate', 'chips', 'data', 'models', 'metrics', 'pretrain', 'finetune', 'experiment') # modules that make the numbers
 
-def code_version(): # -> '0.1.0+1234abcd'
+@cache
+def code_version(): # -> '0.1.0+1234abcd', of the code as it was when first asked
     "The package's version and a hash of the modules that make the numbers"
     folder = Path(landslide_nb.__file__).parent
     return f"{landslide_nb.__version__}+{hashlib.blake2b(b''.join((folder/f'{m}.py').read_bytes() for m in CODE), digest_size=4).hexdigest()}"

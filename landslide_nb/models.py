@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRIOR', 'PRIOR_LOGIT', 'ARCHITECTURES', 'FORMAT', 'FORMAT_VERSION', 'PARTS', 'stack_moments', 'conv_block', 'UNet',
            'pool_evidence', 'EvidenceNet', 'SegmentNet', 'fit_embedding', 'ShallowUNet', 'PublishedSiamese', 'conv8',
-           'PublishedSegment', 'FrozenNet', 'build_model', 'frozen_model', 'transfer', 'trunk_and_head',
+           'PublishedSegment', 'FrozenNet', 'build_model', 'frozen_model', 'transfer', 'trunk_and_head', 'geometry',
            'receptive_field', 'model_stride', 'save_model', 'read_header', 'load_model', 'check_input']
 
 # %% ../nbs/05_models.ipynb #9d2c8ad9
@@ -279,7 +279,10 @@ def _respond(net, lines, at, n, axis): # lines (L,) lit from position `at` of an
 
 # %% ../nbs/05_models.ipynb #f6244aeb
 @torch.no_grad()
-def _geometry(model): # -> (radius, stride), the larger of both axes
+def geometry(
+    model:nn.Module, # any network of this notebook
+) -> tuple[int, int]: # (radius of the receptive field, stride), pixels, the larger of both axes
+    "What a tile needs to know of a network, measured in one go"
     net, n = _probe(model), 128
     one = torch.ones(1, dtype=torch.float64)
     while any(_respond(net, one, n//2, n, a)[[0,-1]].max() > 0 for a in (0,1)) or n < 64: n *= 2 # an image longer than the response
@@ -296,13 +299,13 @@ def receptive_field(
     model:nn.Module, # any network of this notebook
 ) -> int:            # radius, pixels: an output pixel depends on no input farther than this along an axis
     "How far a pixel of the map sees, measured on the network"
-    return _geometry(model)[0]
+    return geometry(model)[0]
 
 def model_stride(
     model:nn.Module, # any network of this notebook
 ) -> int:            # pixels
     "The grid on which tiles must start for the network to treat them like the whole, measured on the network"
-    return _geometry(model)[1]
+    return geometry(model)[1]
 
 # %% ../nbs/05_models.ipynb #90ed6e0a
 FORMAT, FORMAT_VERSION = 'landslide_nb.model', 1

@@ -62,18 +62,18 @@ class Region:
     share:float=.02             # share of landslide pixels in the scene
     extent:float=.16            # share of the scene where they happen at all
     cluster_px:float=180.       # size of clusters, px
-    cluster:float=1.9           # strength of clustering: spread of the log intensity
+    cluster:float=2.6           # strength of clustering: spread of the log intensity
     steep:float=20.             # slopes from about here fail, degrees
     size_law:tuple=(1.40, 1.28e-3, -1.32e-4) # inverse-gamma law of areas: rho, a (km2), s (km2); Malamud et al. 2004
     max_km2:float=.12           # largest landslide, km2
     elongation:float=2.4        # length over width, median
-    contrast:float=1.1          # share of the full physical change that shows, median
+    contrast:float=.92          # share of the full physical change that shows, median
     contrast_spread:float=.45   # spread of the log contrast between landslides
     invisible:float=.25         # share of landslides without any visible change
     gain_vv:tuple=(.6, .7, .5, .3, 0., 0.)    # VV gained by rough debris in each of COVERS, dB
-    loss_vh:tuple=(2.4, .7, .4, .3, 0., 0.)   # VH lost with the vegetation in each of COVERS, dB
-    aspect_vv:float=8.          # further VV change per unit of `facing`, dB
-    aspect_vh:float=4.          # further VH change per unit of `facing`, dB
+    loss_vh:tuple=(2.5, .7, .4, .3, 0., 0.)   # VH lost with the vegetation in each of COVERS, dB
+    aspect_vv:float=7.          # further VV change per unit of `facing`, dB
+    aspect_vh:float=3.5         # further VH change per unit of `facing`, dB
     debris_db:float=1.2         # spread of change inside landslides, dB
     # other change
     clearcut:float=.06          # share of forest parcels cut between the passes
