@@ -228,10 +228,10 @@ def demo(
     args, # out, size, block, seed, epochs
 ):
     "`landslide-nb demo`: the two stages on the embedded events, a table and a map"
+    start, out = perf_counter(), new_folder(args.out)
     import resource
     from tempfile import TemporaryDirectory
     from landslide_nb.finetune import evaluate_chips
-    start, out = perf_counter(), new_folder(args.out)
     args = argparse.Namespace(**vars(args), event=None, start=None, end=None, orbit=None, passes=3)
     models = {name: out/'models'/f'{name}.safetensors' for name in ('stage1_demo_b', 'pretrained', 'scratch')}
     with TemporaryDirectory() as tmp:

@@ -63,7 +63,8 @@ def read_date_pairs(
 ) -> tuple[np.ndarray, np.ndarray]: # first and second date, datetime64[ns]
     "Time-pair labels as two arrays of datetimes"
     found = [re.findall(r'\d{8}', str(o).replace('-', '')) for o in np.atleast_1d(labels)]
-    if any(len(o) != 2 for o in found): raise CubeError(f"Time-pair labels such as {np.atleast_1d(labels)[0]!r} do not hold two dates; write them as YYYYMMDD_YYYYMMDD.")
+    if any(len(o) != 2 for o in found):
+        raise CubeError(f"Time-pair labels such as {np.atleast_1d(labels)[0]!r} do not hold two dates; write them as YYYYMMDD_YYYYMMDD.")
     return tuple(read_dates(o) for o in zip(*found))
 
 # %% ../nbs/01_cube.ipynb #45c77dcc
@@ -125,10 +126,12 @@ def clean_label(
 ) -> xr.DataArray:      # (y, x) uint8: 1 landslide, 0 not, 255 not mapped
     "A landslide label as 1, 0 and 255"
     if extra := [o for o in label.dims if o not in ('y', 'x')]: label = label.max(extra)
-    if {*label.dims} != {'y', 'x'}: raise CubeError(f"landslides has dims {label.dims} instead of (y, x); use rasterize_label to put it on the cube's grid.")
+    if {*label.dims} != {'y', 'x'}:
+        raise CubeError(f"landslides has dims {label.dims} instead of (y, x); use rasterize_label to put it on the cube's grid.")
     label = label.transpose('y', 'x')
     if label.dtype.kind != 'f': return xr.where(label == 255, 255, label > 0).astype('uint8')
-    if not bool(label.notnull().any()): raise CubeError("landslides has no value on the cube's grid; was it drawn on another grid? Use rasterize_label to put it on this one.")
+    if not bool(label.notnull().any()):
+        raise CubeError("landslides has no value on the cube's grid; was it drawn on another grid? Use rasterize_label to put it on this one.")
     unmapped = 255 if bool((label == 0).any()) else 0
     return xr.where(label.isnull(), unmapped, xr.where(label == 255, 255, label > 0)).astype('uint8')
 
@@ -177,7 +180,7 @@ def canonical(
     if slope := next((o for o in SLOPES if o in ds), None): out['slope'] = SLOPES[slope](first(slope)).astype('float32')
     if any(o in ds for o in LABELS): out['landslides'] = _label(ds)
     if name := next((o for o in COHERENCE if o in ds and 'pair' in ds[o].dims), None): out['coherence'] = ds[name].transpose('pair', 'y', 'x').astype('float32', copy=False)
-    coords = [o for o in ('time', 'y', 'x', 'orbit', 'spatial_ref') if o in ds.variables]
+    coords = [o for o in ('time', 'y', 'x', 'orbit', 'spatial_ref', *(['pair'] if 'coherence' in out else [])) if o in ds.variables]
     out = xr.Dataset({k: (v.dims, v.data) for k, v in out.items()}).assign_coords({o: ds[o].variable for o in coords}).assign_attrs(ds.attrs)
     if 'coherence' in out: out = out.assign_coords({k: ('pair', v) for k, v in zip(('pair_start', 'pair_end'), _pair_dates(ds))})
     return _turn(out, crs).assign_attrs(source=str(source or ds.attrs.get('source', 'memory')))
@@ -295,14 +298,17 @@ def lay_tiles(
         return v.dims, da.block([[where[r, c][name].data if (r, c) in where and name in where[r, c] else blank for c in range(cols)] for r in range(rows)])
     y0, x0 = max(float(o.y[0]) for o in tiles), min(float(o.x[0]) for o in tiles)
     orbit = dict(zip(np.concatenate([o.time.values for o in tiles]), np.concatenate([o.orbit.values for o in tiles])))
-    out = xr.Dataset({k: lay(k) for k in dict.fromkeys(k for o in tiles for k in o.data_vars)}, {'time': times, 'orbit': ('time', [orbit[o] for o in times]), 'y': y0 + dy*np.arange(rows*ny), 'x': x0 + dx*np.arange(cols*nx)})
+    names = dict.fromkeys(k for o in tiles for k in o.data_vars)
+    out = xr.Dataset({k: lay(k) for k in names}, {'time': times, 'orbit': ('time', [orbit[o] for o in times]),
+        'y': y0 + dy*np.arange(rows*ny), 'x': x0 + dx*np.arange(cols*nx)})
     return out.rio.write_crs(a.rio.crs).rio.write_transform()
 
 def _open_folder(path, source):
     "A Zarr, the one Zarr inside, OPERA GeoTIFFs or Sen12Landslides patches"
     if any((path/o).exists() for o in ('.zgroup', '.zmetadata', 'zarr.json')): return canonical(_open_zarr(path), source)
     if any(OPERA.match(o.name) for o in path.iterdir()): return canonical(_open_opera(path), source)
-    if len(inside := sorted(path.glob('*.zarr'))) > 1: raise CubeError(f"{path} holds {len(inside)} Zarr cubes ({inside[0].name}, {inside[1].name}{', ...' if len(inside) > 2 else ''}); name one of them.")
+    if len(inside := sorted(path.glob('*.zarr'))) > 1:
+        raise CubeError(f"{path} holds {len(inside)} Zarr cubes ({inside[0].name}, {inside[1].name}{', ...' if len(inside) > 2 else ''}); name one of them.")
     if inside: return _open_folder(inside[0], inside[0])
     if patches := sorted(path.glob('*.nc')):
         tiles = [canonical(_open_netcdf(o), o) for o in patches]
@@ -367,7 +373,8 @@ def check_power(
         if (v < 0).mean() > .05: raise CubeError(f"{name} looks like dB (median {middle:.1f}); convert it to linear power with to_power.")
         if middle > 10: raise CubeError(f"{name} looks like digital numbers (median {middle:.0f}); calibrate it to gamma0 linear power.")
     vv, vh = float(np.nanmedian(vv)), float(np.nanmedian(vh))
-    if vh > .1 and vv < 2.6*vh: raise CubeError(f"vv and vh look like amplitude (medians {vv:.2f} and {vh:.2f}); square them to get linear power.")
+    if vh > .1 and vv < 2.6*vh:
+        raise CubeError(f"vv and vh look like amplitude (medians {vv:.2f} and {vh:.2f}); square them to get linear power.")
 
 # %% ../nbs/01_cube.ipynb #9badefc8
 def validate_cube(
@@ -377,16 +384,22 @@ def validate_cube(
     name = cube.attrs.get('source', 'The cube')
     for o in ('vv', 'vh'):
         if o not in cube: raise CubeError(f"{name} has no {o} (found {', '.join(cube.data_vars) or 'nothing'}); both vv and vh are needed.")
-        if cube[o].dims != ('time', 'y', 'x'): raise CubeError(f"{name}: {o} has dims {cube[o].dims} instead of (time, y, x); pass it through open_cube.")
-    if cube.time.dtype.kind != 'M' or 'orbit' not in cube.coords: raise CubeError(f"{name}: passes lack datetimes or orbit directions; pass it through open_cube.")
-    if (np.diff(cube.time.values.astype('int64')) < 0).any(): raise CubeError(f"{name}: passes are not in order of time; sort them or pass the cube through open_cube.")
+        if cube[o].dims != ('time', 'y', 'x'):
+            raise CubeError(f"{name}: {o} has dims {cube[o].dims} instead of (time, y, x); pass it through open_cube.")
+    if cube.time.dtype.kind != 'M' or 'orbit' not in cube.coords:
+        raise CubeError(f"{name}: passes lack datetimes or orbit directions; pass it through open_cube.")
+    if (np.diff(cube.time.values.astype('int64')) < 0).any():
+        raise CubeError(f"{name}: passes are not in order of time; sort them or pass the cube through open_cube.")
     for o, sign in (('x', 1), ('y', -1)):
         step = np.diff(cube[o].values.astype(float))*sign
         if not step.size: raise CubeError(f"{name} has a single pixel along {o}; a cube needs two or more.")
-        if step.max() < 0: raise CubeError(f"{name}: {o} runs the wrong way ({'x must ascend' if o == 'x' else 'y must descend, north up'}); flip it or pass the cube through open_cube.")
-        if np.ptp(step) > .01*abs(np.median(step)): raise CubeError(f"{name}: {o} is not evenly spaced ({step.min():g} to {step.max():g}); resample it to a regular grid.")
+        if step.max() < 0:
+            raise CubeError(f"{name}: {o} runs the wrong way ({'x must ascend' if o == 'x' else 'y must descend, north up'}); flip it or pass the cube through open_cube.")
+        if np.ptp(step) > .01*abs(np.median(step)):
+            raise CubeError(f"{name}: {o} is not evenly spaced ({step.min():g} to {step.max():g}); resample it to a regular grid.")
     if cube.rio.crs is None: raise CubeError(f"{name} has no CRS; set it with cube.rio.write_crs('EPSG:...').")
-    if 'landslides' in cube and cube.landslides.dims != ('y', 'x'): raise CubeError(f"{name}: landslides has dims {cube.landslides.dims} instead of (y, x); put it on the cube's grid with rasterize_label.")
+    if 'landslides' in cube and cube.landslides.dims != ('y', 'x'):
+        raise CubeError(f"{name}: landslides has dims {cube.landslides.dims} instead of (y, x); put it on the cube's grid with rasterize_label.")
     sample = _sample(cube)
     check_power(sample.vv.values, sample.vh.values)
     return cube
@@ -478,7 +491,8 @@ def event_coherence(
     start, end = cube.pair_start.values, cube.pair_end.values
     own = np.isin(start.astype('datetime64[D]'), days) & np.isin(end.astype('datetime64[D]'), days)
     before, across = np.flatnonzero(own & event.is_pre(end)), np.flatnonzero(own & event.is_pre(start) & event.is_post(end))
-    if not (len(before) and len(across)): raise CubeError(f"{cube.attrs.get('source', 'The cube')} has no coherence pair {'before' if not len(before) else 'across'} event {event.name}; leave coherence out.")
+    if not (len(before) and len(across)):
+        raise CubeError(f"{cube.attrs.get('source', 'The cube')} has no coherence pair {'before' if not len(before) else 'across'} event {event.name}; leave coherence out.")
     return cube.coherence.isel(pair=before).mean('pair', skipna=True), cube.coherence.isel(pair=across[np.argmin((end - start)[across])])
 
 def _extra(cube, name, event, orbit):
@@ -567,7 +581,8 @@ def read_polygons(
     shapes = source.geometry.dropna()
     if shapes.crs is None: raise CubeError(f"{name} have no CRS; set it with set_crs.")
     shapes = shapes.make_valid().to_crs(crs).explode(index_parts=False)
-    if len(points := shapes[shapes.geom_type.str.contains('Point')]) and len(points) == len(shapes): raise CubeError(f"{name} holds points; landslides are mapped as polygons.")
+    if len(points := shapes[shapes.geom_type.str.contains('Point')]) and len(points) == len(shapes):
+        raise CubeError(f"{name} holds points; landslides are mapped as polygons.")
     return [o for o in shapes.make_valid() if o.area > 0]
 
 # %% ../nbs/01_cube.ipynb #02bc42ff

@@ -107,7 +107,7 @@ def _continued(before):
     if before.config['stage'] == 2: return copy.deepcopy(before)
     return transfer(before, build_model(**{**before.config, 'stage': 2}))
 
-# %% ../nbs/08_finetune.ipynb #082de5a5
+# %% ../nbs/08_finetune.ipynb #54255f27
 @torch.no_grad()
 def predict_chips(
     model,     # Learner, path of a model file, or (network, header) as `load_model` returns
@@ -131,7 +131,7 @@ def model_and_meta(
     if isinstance(model, Learner): return model.model.eval(), dict(input=input_spec(model.dls), calibration=getattr(model, 'calibration', {}))
     return model[0].eval(), model[1]
 
-# %% ../nbs/08_finetune.ipynb #54255f27
+# %% ../nbs/08_finetune.ipynb #99125f22
 def calibrate_learner(
     learn, # fitted, of stage 2
 ) -> Learner: # the same, with `calibration`: scale, bias, threshold and how they were found
@@ -151,7 +151,7 @@ def truth_of(
     stack = ChipStack(chips)
     return torch.stack([stack.truth(int(r)) for r in rows])
 
-# %% ../nbs/08_finetune.ipynb #1604b4e3
+# %% ../nbs/08_finetune.ipynb #8aab9106
 def baseline_chips(
     chips,      # ChipSet, list of them or ChipStack, with vv and vh
     rows,       # which chips
@@ -163,7 +163,7 @@ def baseline_chips(
     def score(p): d = p[1].float() - p[0].float(); return torch.from_numpy(box_mean((d[vv] - d[vh]).numpy(), size))
     return torch.stack([score(stack.pair(int(r))) for r in rows])
 
-# %% ../nbs/08_finetune.ipynb #9ab8d8ab
+# %% ../nbs/08_finetune.ipynb #a7965871
 def evaluate_chips(
     models:dict, # name -> Learner, path or (network, header)
     chips,       # ChipSet, split
