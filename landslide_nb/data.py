@@ -253,7 +253,7 @@ def pretrain_dls(
     bs:int=16,        # chips a batch
     change:bool=True, # append the change as a third moment
     epoch_chips:int=None, # chips drawn in an epoch; None: as many as there are training chips
-    looks:float=None, # looks of speckle to add in training; None: none
+    looks:float=20.,  # looks of speckle to add in training; None: none
     turn:bool=True,   # mirror and turn in training
     stats:dict=None,  # normalisation; None: from the training chips
     seed:int=0,       # same seed, same batches

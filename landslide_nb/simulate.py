@@ -139,10 +139,13 @@ def terrain(
     shape:tuple, # (y, x), px
 ):               # (y, x) float32, m above sea
     "A fractal DEM with valleys on several scales"
-    valley = lambda k, w: np.sqrt(noise(stream(seed, region.name, 'valley', k), shape, region.valley_px/2**k, 2.7)**2 + np.float32(w*w)) - np.float32(w)
+    def valley(k, width):
+        n = noise(stream(seed, region.name, 'valley', k), shape, region.valley_px/2**k, 2.7)
+        return np.sqrt(n**2 + np.float32(width**2)) - np.float32(width)
     main = valley(0, region.floor)
     fade = np.minimum(main, 1)
-    z = main + fade*(.45*valley(1, .1) + .22*valley(2, .05)) + (.03 + .1*fade)*noise(stream(seed, region.name, 'relief'), shape, region.valley_px/3, 2.2)
+    z = main + fade*(.45*valley(1, .1) + .22*valley(2, .05))
+    z += (.03 + .1*fade)*noise(stream(seed, region.name, 'relief'), shape, region.valley_px/3, 2.2)
     z = ndimage.gaussian_filter(z, 1., truncate=3)
     steep, scale = np.hypot(*np.gradient(z, np.float32(region.pixel)))[::3, ::3], 100.
     for _ in range(5): scale *= np.tan(np.deg2rad(region.mean_slope))/np.tan(np.arctan(steep*np.float32(scale)).mean(dtype='f8'))
@@ -244,7 +247,8 @@ def landslides(
 ):          # (y, x) uint8 truth; (y, x) float32 share of the full physical change that shows
     "Clustered landslides on steep slopes until the region's share is reached"
     shape, rng = slope.shape, stream(seed, region.name, 'slides')
-    if slope.max() < region.steep/2: raise CubeError(f"The steepest slope is {slope.max():.1f} degrees, too flat for landslides, which here start at about {region.steep:g}; give a DEM with hills.")
+    if slope.max() < region.steep/2:
+        raise CubeError(f"The steepest slope is {slope.max():.1f} degrees, too flat for landslides, which start at about {region.steep:g}; give a DEM with hills.")
     shaking = noise(stream(seed, region.name, 'shaking'), shape, min(region.cluster_px, min(shape)/4), 3.)
     weak = noise(stream(seed, region.name, 'weak'), shape, min(region.cluster_px, min(shape)/4)/2, 3.)
     chance = np.exp(np.float32(region.cluster)*np.minimum(weak, 1.3))/(1 + np.exp((np.float32(region.steep) - slope)/2))
@@ -302,7 +306,8 @@ def ground(
         o -= np.float32(region.river_db)*(cover == 3)
         other.append(o)
     return dict(dem=dem, slope=slope, aspect=aspect, cover=cover, depth=depth, truth=truth, strength=strength,
-                wet=np.array(region.wet, 'f4')[cover], plots=4096, in_field=np.flatnonzero(field), plot=plot[field], texture=texture, debris=debris, other=other)
+                wet=np.array(region.wet, 'f4')[cover], plots=4096, in_field=np.flatnonzero(field), plot=plot[field],
+                texture=texture, debris=debris, other=other)
 
 # %% ../nbs/02_simulate.ipynb #728ed18a
 def reflectivity(
@@ -372,7 +377,8 @@ def one_pass(
     for p, pol in enumerate(('vv', 'vh')):
         db = enlarge(moist*np.float32((1, .6)[p]) + shower*np.float32(region.rain_db[p]), shape, 8)
         db *= scene['wet']
-        db += enlarge(part('flicker', pol).standard_normal(half, dtype='f4')*np.float32(1.5*region.flicker_db) + np.float32(region.calibration_db*constant[p]), shape, 2)
+        flicker = part('flicker', pol).standard_normal(half, dtype='f4')*np.float32(1.5*region.flicker_db) # 1.5: enlarging averages neighbours
+        db += enlarge(flicker + np.float32(region.calibration_db*constant[p]), shape, 2)
         db.ravel()[scene['in_field']] += crop[scene['plot']]
         np.multiply(_power(db), ground_power[side, pol], out=db)
         db += np.float32(10**(region.noise_db/10))
@@ -385,8 +391,9 @@ def pass_times(
     passes:int, # on each side
 ):              # (2*passes,) datetime64, ascending
     "Every 12 days, the event between the middle two"
-    first = pd.Timestamp(get_event(region.event).end) + pd.Timedelta(days=region.days_after[ORBITS.index(orbit)], hours=(8, 20)[ORBITS.index(orbit)], minutes=40)
-    return np.array([first + pd.Timedelta(days=12*k) for k in range(-passes, passes)], 'datetime64[ns]')
+    k = ORBITS.index(orbit)
+    first = pd.Timestamp(get_event(region.event).end) + pd.Timedelta(days=region.days_after[k], hours=(8, 20)[k], minutes=40)
+    return np.array([first + pd.Timedelta(days=12*n) for n in range(-passes, passes)], 'datetime64[ns]')
 
 # %% ../nbs/02_simulate.ipynb #3131d391
 def simulate_event(
