@@ -294,19 +294,19 @@ PUBLISHED = pd.DataFrame(dict(budget=[2, 5, 10, 20, 110], **{'none': [.048, .080
 
 def _budget_figure(results, t, ylabel, lines, title, background=None, **size):
     import holoviews as hv, hvplot.pandas
-    axes, dashed = dict(logx=True, xlabel='labelled chips', ylabel=ylabel), dict(line_dash='dashed') if hv.Store.current_backend == 'bokeh' else dict(linestyle='--')
+    axes, dashed = dict(logx=True, xlabel='labelled chips', ylabel=ylabel, xticks=[(b, str(b)) for b in results.budgets]), dict(line_dash='dashed') if hv.Store.current_backend == 'bokeh' else dict(linestyle='--')
     top, low = max(results.budgets), min(results.budgets)
-    plot = background
-    for i, name in enumerate(s for s in results.settings if (t.setting == s).any()):
+    plot, shift = background, 1/1.06
+    for name in (s for s in results.settings if (t.setting == s).any()):
         one, color = t[t.setting == name].copy(), _color(results, name)
         if (one.budget == 0).all():
             if name not in lines: continue
             part = pd.DataFrame({'budget': [low, top], ylabel: [one['mean'].item()]*2}).hvplot.line('budget', ylabel, label=name, color=color, **axes).opts(**dashed)
         else:
-            one['budget'] = one.budget*1.04**(i - 1.5)
-            bars = [pd.DataFrame({'budget': [r.budget]*2, ylabel: [r.low, r.high]}).hvplot.line('budget', ylabel, color=color, alpha=.6, **axes) for r in one.itertuples()]
+            one['budget'], shift = one.budget*shift, shift*1.06
+            bars = one.assign(down=one['mean'] - one.low, up=one.high - one['mean']).hvplot.errorbars('budget', 'mean', yerr1='down', yerr2='up', **axes).opts(color=color)
             one[ylabel] = one['mean']
-            part = hv.Overlay([*bars, one.hvplot.line('budget', ylabel, label=name, color=color, **axes), one.hvplot.scatter('budget', ylabel, color=color, **axes)])
+            part = hv.Overlay([bars, one.hvplot.line('budget', ylabel, label=name, color=color, **axes), one.hvplot.scatter('budget', ylabel, color=color, size=25, **axes)])
         plot = part if plot is None else plot*part
     return _finish(plot, title, **size)
 
@@ -383,7 +383,7 @@ def reliability_figure(
     for name, runs in _at_top(results):
         t = reliability_table(results.pixels[results.pixels.run.isin(runs.run) & (results.pixels.published | (test == 'natural'))])
         t = t[(t.pixels >= 100) & (t.observed > 0)]
-        plot = plot*t.hvplot.line(label=name, color=_color(results, name), **axes)*t.hvplot.scatter(color=_color(results, name), **axes)
+        plot = plot*t.hvplot.line(label=name, color=_color(results, name), **axes)*t.hvplot.scatter(color=_color(results, name), size=20, **axes)
     return _finish(plot, f"Reliability at {max(results.budgets)} chips, {TEST_SETS[test]}")
 
 def chip_figure(
@@ -397,7 +397,7 @@ def chip_figure(
     for name, runs in _at_top(results, ('log-ratio 5 x 5',)):
         c = results.chips[results.chips.run == runs.sort_values('seed').run.iloc[0]]
         part = pd.DataFrame({'true pixels + 1': c.true + 1, 'predicted pixels + 1': c.predicted + 1})
-        plot = plot*part.hvplot.scatter(label=name, color=_color(results, name), alpha=.6, **axes)
+        plot = plot*part.hvplot.scatter(label=name, color=_color(results, name), alpha=.6, size=25, **axes)
     return _finish(plot, f"Landslide pixels of each test chip, {max(results.budgets)} labelled chips")
 
 # %% ../nbs/10_analysis.ipynb #2f6c3a6a

@@ -91,12 +91,11 @@ def finetune_learner(
             kwargs.update(splitter=trunk_and_head, cbs=[FreezeNorm(), *cbs])
     lr = lr or (1e-3 if arch == 'published' else RATES[origin['how']])
     loss = PublishedDiceLoss() if arch == 'published' else BCEDice()
-    learn = pair_learner(dls, model, loss, [AUPRC(), F1Score(), CountError('landslide'), CountError('landslide-free')],
-                         slice(lr/10, lr) if origin['how'] == 'full' else lr, **kwargs)
+    learn = pair_learner(dls, model, loss, [AUPRC(), F1Score(), CountError('landslide'), CountError('landslide-free')], lr, **kwargs)
     learn.origin = origin
     return learn
 
-RATES = dict(scratch=4e-3, frozen=4e-3, full=1e-3) # highest learning rates
+RATES = dict(scratch=4e-3, frozen=4e-3, full=4e-3) # highest learning rates
 
 def _frozen(stage1, dls, arch, shape, size):
     if stage1.config['stage'] != 1: raise ModelError("how='frozen' reads the features of a stage-1 model; this is a stage-2 model, use how='full'.")

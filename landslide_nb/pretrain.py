@@ -86,7 +86,7 @@ def pair_learner(
 def pretrain_learner(
     dls,             # from `pretrain_dls`
     arch:str='unet', # unet | published (with its batch-wise softmax loss)
-    lr:float=4e-3,   # highest learning rate; 1e-3 for published
+    lr:float=None,   # highest learning rate; None: 1e-2, for published 1e-3
     seed:int=0,      # of the initial weights
     patience:int=None, # early stopping, epochs
     cbs=(),          # further fastai callbacks
@@ -96,7 +96,7 @@ def pretrain_learner(
     set_seed(seed)
     model = build_model(arch, stage=1, channels=len(dls.channels), moments=3 if dls.change else 2, **size)
     loss = PublishedPretrainLoss() if arch == 'published' else BCELoss()
-    return pair_learner(dls, model, loss, [ChipAUROC()], lr, patience=patience, cbs=cbs)
+    return pair_learner(dls, model, loss, [ChipAUROC()], lr or (1e-3 if arch == 'published' else 1e-2), patience=patience, cbs=cbs)
 
 # %% ../nbs/07_pretrain.ipynb #5c6bc0c4
 @torch.no_grad()

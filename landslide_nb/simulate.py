@@ -66,13 +66,13 @@ class Region:
     size_law:tuple=(1.40, 1.28e-3, -1.32e-4) # inverse-gamma law of areas: rho, a (km2), s (km2); Malamud et al. 2004
     max_km2:float=.12           # largest landslide, km2
     elongation:float=2.4        # length over width, median
-    contrast:float=.92          # share of the full physical change that shows, median
+    contrast:float=.68          # share of the full physical change that shows, median
     contrast_spread:float=.45   # spread of the log contrast between landslides
-    invisible:float=.25         # share of landslides without any visible change
+    invisible:float=.3          # share of landslides without any visible change
     gain_vv:tuple=(.6, .7, .5, .3, 0., 0.)    # VV gained by rough debris in each of COVERS, dB
-    loss_vh:tuple=(2.5, .7, .4, .3, 0., 0.)   # VH lost with the vegetation in each of COVERS, dB
-    aspect_vv:float=7.          # further VV change per unit of `facing`, dB
-    aspect_vh:float=3.5         # further VH change per unit of `facing`, dB
+    loss_vh:tuple=(2.6, .7, .4, .3, 0., 0.)   # VH lost with the vegetation in each of COVERS, dB
+    aspect_vv:float=5.5         # further VV change per unit of `facing`, dB
+    aspect_vh:float=2.75        # further VH change per unit of `facing`, dB
     debris_db:float=1.2         # spread of change inside landslides, dB
     # other change
     clearcut:float=.06          # share of forest parcels cut between the passes
@@ -91,7 +91,7 @@ REGIONS = {r.name: r for r in (
            incidence=(41., 34.), heading=(348., 192.), days_after=(1, 6), mean_db=(-9.86, -16.05),
            cover_vv=(0., -1.8, -2.2, -2.6, -8., 5.), cover_vh=(0., -2.4, -3., -3.6, -9., 3.), forest=.5, facing_db=5.,
            texture_db=.8, enl=6.5, steep=25., size_law=(1.40, 1.6e-3, -1.32e-4), elongation=2.8,
-           gain_vv=(.8, .9, .5, .2, 0., 0.), loss_vh=(2.6, .8, .4, .2, 0., 0.), clearcut=.03, harvest=.2, river=.02),
+           gain_vv=(.8, .9, .5, .2, 0., 0.), loss_vh=(2.6, .8, .4, .2, 0., 0.), contrast=.92, invisible=.25, aspect_vv=7., aspect_vh=3.5, clearcut=.03, harvest=.2, river=.02),
 )}
 
 # %% ../nbs/02_simulate.ipynb #8f6a9dd0
