@@ -283,9 +283,14 @@ COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#8C
 
 def _color(results, setting): return COLORS[results.settings.index(setting) % len(COLORS)]
 
+def _style(dash=False, dot=None, bar=None): # the same look in the words of the backend
+    import holoviews as hv
+    mpl = hv.Store.current_backend == 'matplotlib'
+    return (dict(linestyle='--') if mpl else dict(line_dash='dashed')) if dash else dict(edgecolor=bar) if bar and mpl else dict(color=bar) if bar else dict(s=dot**2) if mpl else dict(size=dot)
+
 def _finish(plot, title, width=620, height=400, **labels): # size and labels in the words of the backend
     import holoviews as hv
-    if hv.Store.current_backend == 'matplotlib': own = dict(fig_inches=(width/90, height/90), aspect=width/height*1.05, legend_position='right', fontsize=dict(legend=8))
+    if hv.Store.current_backend == 'matplotlib': own = dict(fig_inches=(width/90, height/90), aspect='auto', legend_position='right', fontsize=dict(legend=8))
     else: own = dict(width=width, height=height, legend_position='right')
     return plot.opts(hv.opts.Overlay(title=title, show_legend=True, **own, **labels))
 
@@ -294,19 +299,19 @@ PUBLISHED = pd.DataFrame(dict(budget=[2, 5, 10, 20, 110], **{'none': [.048, .080
 
 def _budget_figure(results, t, ylabel, lines, title, background=None, **size):
     import holoviews as hv, hvplot.pandas
-    axes, dashed = dict(logx=True, xlabel='labelled chips', ylabel=ylabel, xticks=[(b, str(b)) for b in results.budgets]), dict(line_dash='dashed') if hv.Store.current_backend == 'bokeh' else dict(linestyle='--')
     top, low = max(results.budgets), min(results.budgets)
+    axes = dict(logx=True, xlim=(low/1.4, top*1.6), xlabel='labelled chips', ylabel=ylabel, xticks=[(b, str(b)) for b in results.budgets])
     plot, shift = background, 1/1.06
     for name in (s for s in results.settings if (t.setting == s).any()):
         one, color = t[t.setting == name].copy(), _color(results, name)
         if (one.budget == 0).all():
             if name not in lines: continue
-            part = pd.DataFrame({'budget': [low, top], ylabel: [one['mean'].item()]*2}).hvplot.line('budget', ylabel, label=name, color=color, **axes).opts(**dashed)
+            part = pd.DataFrame({'budget': [low, top], ylabel: [one['mean'].item()]*2}).hvplot.line('budget', ylabel, label=name, color=color, **axes).opts(**_style(dash=True))
         else:
             one['budget'], shift = one.budget*shift, shift*1.06
-            bars = one.assign(down=one['mean'] - one.low, up=one.high - one['mean']).hvplot.errorbars('budget', 'mean', yerr1='down', yerr2='up', **axes).opts(color=color)
+            bars = one.assign(down=one['mean'] - one.low, up=one.high - one['mean']).hvplot.errorbars('budget', 'mean', yerr1='down', yerr2='up', **axes).opts(**_style(bar=color))
             one[ylabel] = one['mean']
-            part = hv.Overlay([bars, one.hvplot.line('budget', ylabel, label=name, color=color, **axes), one.hvplot.scatter('budget', ylabel, color=color, size=25, **axes)])
+            part = hv.Overlay([bars, one.hvplot.line('budget', ylabel, label=name, color=color, **axes), one.hvplot.scatter('budget', ylabel, color=color, **axes).opts(**_style(dot=6))])
         plot = part if plot is None else plot*part
     return _finish(plot, title, **size)
 
@@ -383,7 +388,7 @@ def reliability_figure(
     for name, runs in _at_top(results):
         t = reliability_table(results.pixels[results.pixels.run.isin(runs.run) & (results.pixels.published | (test == 'natural'))])
         t = t[(t.pixels >= 100) & (t.observed > 0)]
-        plot = plot*t.hvplot.line(label=name, color=_color(results, name), **axes)*t.hvplot.scatter(color=_color(results, name), size=20, **axes)
+        plot = plot*t.hvplot.line(label=name, color=_color(results, name), **axes)*t.hvplot.scatter(color=_color(results, name), **axes).opts(**_style(dot=5))
     return _finish(plot, f"Reliability at {max(results.budgets)} chips, {TEST_SETS[test]}")
 
 def chip_figure(
@@ -391,13 +396,13 @@ def chip_figure(
 ):                  # hvplot figure
     "Predicted against true landslide pixels of each test chip at the largest budget, first seed"
     import hvplot.pandas
-    axes = dict(x='true pixels + 1', y='predicted pixels + 1', logx=True, logy=True)
     top = float(results.chips[['true', 'predicted']].max().max()) + 1
+    axes = dict(x='true pixels + 1', y='predicted pixels + 1', logx=True, logy=True, xlim=(.8, 1.3*top), ylim=(.8, 1.3*top))
     plot = pd.DataFrame({'true pixels + 1': [1, top], 'predicted pixels + 1': [1, top]}).hvplot.line(color='#bbbbbb', label='perfect', **axes)
     for name, runs in _at_top(results, ('log-ratio 5 x 5',)):
         c = results.chips[results.chips.run == runs.sort_values('seed').run.iloc[0]]
         part = pd.DataFrame({'true pixels + 1': c.true + 1, 'predicted pixels + 1': c.predicted + 1})
-        plot = plot*part.hvplot.scatter(label=name, color=_color(results, name), alpha=.6, size=25, **axes)
+        plot = plot*part.hvplot.scatter(label=name, color=_color(results, name), alpha=.6, **axes).opts(**_style(dot=5))
     return _finish(plot, f"Landslide pixels of each test chip, {max(results.budgets)} labelled chips")
 
 # %% ../nbs/10_analysis.ipynb #2f6c3a6a

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'HOWS', 'BASELINES', 'REGRESSION', 'TEST_SETS', 'KINDS', 'MAX_PIXELS', 'CODE', 'LOOKS', 'FORMAT',
-           'ExperimentError', 'ExperimentSpec', 'parts_of', 'check_spec', 'quick_spec', 'Run', 'plan_runs',
-           'count_numbers', 'set_numbers', 'chip_numbers', 'pixel_table', 'score_run', 'region_name', 'region_pair',
-           'region_chips', 'pretrain_chips', 'square_table', 'baseline_scores', 'regression_scores', 'check_experiment',
-           'fingerprint', 'code_version', 'key_of', 'Features', 'write_features', 'Bench', 'frozen_learner',
-           'frozen_logits', 'epoch_chips', 'network_scores', 'gallery_chips', 'do_run', 'open_experiment',
-           'check_record', 'collect_runs', 'run_experiment']
+           'ExperimentError', 'ExperimentSpec', 'parts_of', 'check_spec', 'default_sources', 'quick_spec', 'Run',
+           'plan_runs', 'count_numbers', 'set_numbers', 'chip_numbers', 'pixel_table', 'score_run', 'region_name',
+           'region_pair', 'region_chips', 'pretrain_chips', 'square_table', 'baseline_scores', 'regression_scores',
+           'check_experiment', 'fingerprint', 'code_version', 'key_of', 'Features', 'write_features', 'Bench',
+           'frozen_learner', 'frozen_logits', 'epoch_chips', 'network_scores', 'gallery_chips', 'do_run',
+           'open_experiment', 'check_record', 'collect_runs', 'run_experiment']
 
 # %% ../nbs/09_experiment.ipynb #1c2f0ca8
 import fcntl, hashlib, json, shutil, time
@@ -102,13 +102,19 @@ def check_spec(
     if spec.seeds < 2: raise ExperimentError(f"seeds={spec.seeds} gives no interval, for one run cannot say how much the next would differ; take at least 2.")
 
 # %% ../nbs/09_experiment.ipynb #69a99abf
+def default_sources(
+    event:str, # target region
+) -> tuple:
+    "No pretraining and the same region; for the embedded events also the other one"
+    other = {'demo_a': 'demo_b', 'demo_b': 'demo_a'}.get(event)
+    return ('none', event, *([other] if other else []))
+
 def quick_spec(
     event:str='demo_a',  # target region
-    pretrain:tuple=('none', 'demo_a', 'demo_b'),
     **more,              # further fields of `ExperimentSpec`
 ) -> ExperimentSpec:
     "Three budgets, two seeds, short trainings"
-    return ExperimentSpec(**{**dict(event=event, pretrain=pretrain, budgets=(2, 10, 110), seeds=2, epochs=6, pretrain_epochs=6), **more})
+    return ExperimentSpec(**{**dict(event=event, pretrain=default_sources(event), budgets=(2, 10, 110), seeds=2, epochs=5, pretrain_epochs=4), **more})
 
 # %% ../nbs/09_experiment.ipynb #02d044a8
 BASELINES = {'all-zero': 0, 'log-ratio': 1, 'log-ratio 5 x 5': 5, '-dVH 5 x 5': 5} # name -> side of the averaging box, pixels

@@ -180,7 +180,7 @@ def _at_threshold(tp, fp, fn):
 # %% ../nbs/06_metrics.ipynb #86463799
 class _PixelLoss(nn.Module): # what fastai asks a loss for: how logits become predictions
     def activation(self, logits): return torch.sigmoid(logits)
-    def decodes(self, logits): return (logits > 0).long()
+    def decodes(self, prob): return prob # shown as they are: a probability says more than a class
 
     def _mapped(self, logits, truth): # (mapped logits, landslide 0/1), 1-D
         logits, truth = _plain(logits).float(), _plain(truth)

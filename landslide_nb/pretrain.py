@@ -78,7 +78,6 @@ def pair_learner(
 ) -> Learner:
     "A fastai Learner that keeps the best epoch"
     dtype = fast_dtype(dls.device)
-    loss.decodes = lambda prob: prob # fastai shows what the loss decodes: the probability, not a class
     cbs = [KeepBest(monitor), GradientClip(clip), *([Autocast(dtype)] if dtype else []), *([EarlyStoppingCallback(monitor, patience=patience)] if patience else []), *cbs]
     return Learner(dls, model.to(dls.device), loss_func=loss, opt_func=Adam, lr=lr, wd=wd, metrics=metrics, cbs=cbs, path=Path(tempfile.gettempdir()), **kwargs)
 

@@ -11,7 +11,7 @@ def run(*args, cwd, timeout=600):
 def demo(tmp_path_factory):
     "The demo on small scenes with short training: what it leaves behind"
     home = tmp_path_factory.mktemp('demo')
-    out = run('demo', '--out', 'out', '--size', 1024, '--block', 2, '--epochs', 1, 1, cwd=home)
+    out = run('demo', '--out', 'out', '--size', 1024, '--block', 256, '--epochs', 1, 1, cwd=home)
     assert out.returncode == 0, out.stderr[-3000:]
     return home/'out', out.stdout
 
@@ -73,7 +73,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(demo, tmp_path):
     one_sentence(run('map', 'nothing.zarr', '--model', model, '--out', 'run', cwd=tmp_path), 'nothing.zarr')
     one_sentence(run('map', 'hokkaido', '--model', model, '--out', 'run', cwd=tmp_path), 'landslide-nb fetch hokkaido')
     one_sentence(run('map', 'demo_a', '--size', 256, '--event', 'puerto_rico', '--model', model, '--out', 'run', cwd=tmp_path), 'no usable')
-    one_sentence(run('finetune', 'demo_a', '--size', 768, '--block', 1, '--budget', 500, '--out', 'm.safetensors', cwd=tmp_path), 'more than exists')
+    one_sentence(run('finetune', 'demo_a', '--size', 768, '--block', 128, '--budget', 500, '--out', 'm.safetensors', cwd=tmp_path), 'more than exists')
     one_sentence(run('map', 'demo_a', '--model', model, '--out', '/proc/nowhere', cwd=tmp_path), 'Cannot write')
     assert run('map', cwd=tmp_path).returncode == 2
     assert sorted(o.name for o in tmp_path.iterdir() if o.name not in ('cache', 'evil.safetensors')) in ([], ['run']) and not list(tmp_path.glob('run/*'))
