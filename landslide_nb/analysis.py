@@ -457,7 +457,7 @@ def save_figure(
             with atomic(f) as tmp: fig.savefig(tmp, dpi=dpi, bbox_inches='tight', metadata={'Date': None} if f.suffix == '.svg' else None)
     return files
 
-# %% ../nbs/10_analysis.ipynb #94a7b779
+# %% ../nbs/10_analysis.ipynb #f580a167
 STYLE = "body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}table{border-collapse:collapse;margin:.6em 0}td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}img{max-width:100%;margin:.5em 0}pre{background:#f4f4f4;padding:.6em;overflow:auto}h2{margin-top:1.6em}"
 
 def report_html(

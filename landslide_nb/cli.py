@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGE1_CHIP', 'COLUMNS', 'say', 'pair_options', 'event_of', 'cube_of', 'open_pair', 'cut_chips', 'fit', 'stage1',
            'stage2', 'pretrain', 'finetune', 'refuse_overwrite', 'score_table', 'map_scene', 'write_map',
-           'scene_summary', 'demo', 'fetch', 'parser', 'main']
+           'scene_summary', 'demo', 'fetch', 'experiment', 'parser', 'main']
 
 # %% ../nbs/14_cli.ipynb #e59814ae
 import argparse, sys, warnings
@@ -114,7 +114,7 @@ STAGE1_CHIP = 64 # px
 def stage1(
     chips,           # ChipSet or list of them
     out:str|Path,    # model file to write
-    epochs:int=16,   # passes over the training chips
+    epochs:int=12,   # passes over the training chips
     seed:int=0,
 ):                   # the fitted Learner
     "Train stage 1 and save it"
@@ -261,6 +261,20 @@ def fetch(
     say(f'datacube: {fetch_event(args.name, args.to)}')
 
 # %% ../nbs/14_cli.ipynb #020555e8
+def experiment(
+    args, # event, pretrain, how, budgets, seeds, arch, quick, out
+):
+    "`landslide-nb experiment`: how much pretraining helps at which number of labelled chips, with intervals, figures and a report"
+    from landslide_nb.analysis import write_report
+    from landslide_nb.experiment import ExperimentSpec, default_sources, quick_spec, run_experiment
+    given = {k: v for k in ('pretrain', 'how', 'budgets', 'seeds', 'arch') if (v := getattr(args, k)) is not None}
+    spec = (quick_spec if args.quick else ExperimentSpec)(**{'event': args.event, 'pretrain': default_sources(args.event), **given})
+    run_experiment(spec, args.out)
+    report = write_report(args.out)
+    effect = [part for part in (report.parent/'tables.md').read_text().split('\n## ') if part.startswith(('AUPRC, all', 'Effect of pretraining on AUPRC, all'))]
+    say('\n\n'.join(effect) + f'\nreport: {report}')
+
+# %% ../nbs/14_cli.ipynb #979cfad4
 def parser() -> argparse.ArgumentParser:
     "All commands and their arguments"
     p = argparse.ArgumentParser('landslide-nb', description='Landslide maps from Sentinel-1 datacubes and very few labels.')
@@ -275,7 +289,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--out', default='demo', metavar='DIR', help='new or empty folder for models, table and map (default demo)')
     c.add_argument('--size', type=int, default=2048, metavar='PX', help='side of the simulated scenes (default 2048)')
     c.add_argument('--block', type=int, default=512, metavar='PX', help='side of the blocks by which chips are split in space; smaller for a small scene (default 512)')
-    c.add_argument('--epochs', type=int, nargs=2, default=[16, 10], metavar=('STAGE1', 'STAGE2'), help='epochs of the two stages (default 16 10)')
+    c.add_argument('--epochs', type=int, nargs=2, default=[12, 10], metavar=('STAGE1', 'STAGE2'), help='epochs of the two stages (default 12 10)')
     c.add_argument('--seed', type=int, default=0, help='of simulation, split and training (default 0)')
     c = command(fetch, 'fetch', 'download a published datacube')
     c.add_argument('name', help=f"one of {', '.join(e.name for e in EVENTS.values() if e.download)}")
@@ -285,7 +299,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--out', required=True, metavar='MODEL.safetensors', help='model file to write')
     c.add_argument('--channel', action='append', default=[], choices=['coherence', 'dem', 'slope'], help='a channel beside VV and VH, may be repeated')
     c.add_argument('--block', type=int, default=512, metavar='PX', help='side of the blocks by which chips are split in space; smaller for a small scene (default 512)')
-    c.add_argument('--epochs', type=int, default=16, help='passes over the training chips (default 16)')
+    c.add_argument('--epochs', type=int, default=12, help='passes over the training chips (default 12)')
     pair_options(c)
     c = command(finetune, 'finetune', 'stage 2 on a few labelled chips of a cube')
     c.add_argument('cube', metavar='CUBE', help=named)
@@ -302,9 +316,19 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--model', required=True, metavar='MODEL.safetensors', help='stage-2 model')
     c.add_argument('--out', required=True, metavar='DIR', help='new or empty run folder')
     pair_options(c)
+    c = command(experiment, 'experiment', 'how much pretraining helps, at which number of labels')
+    words, numbers = (lambda s: tuple(s.split(','))), (lambda s: tuple(int(n) for n in s.split(',')))
+    c.add_argument('--event', default='demo_a', help='target: an event or the path of a cube with landslides (default demo_a)')
+    c.add_argument('--pretrain', type=words, metavar='SOURCES', help='regions of stage 1, by comma: none, events, paths; several regions for one stage 1 joined by + (default none, the same and, for embedded events, the other)')
+    c.add_argument('--how', type=words, metavar='frozen,full', help='how stage 2 uses stage 1 (default frozen)')
+    c.add_argument('--budgets', type=numbers, metavar='N,N,...', help='labelled chips (default 2,5,10,20,110)')
+    c.add_argument('--seeds', type=int, metavar='N', help='repetitions (default 5)')
+    c.add_argument('--arch', metavar='NAME', help='unet (default) or published')
+    c.add_argument('--quick', action='store_true', help='budgets 2, 10, 110, two seeds, short trainings: about a quarter of an hour on two cores')
+    c.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same experiment, which is then continued')
     return p
 
-# %% ../nbs/14_cli.ipynb #0e158b07
+# %% ../nbs/14_cli.ipynb #60dd0a7c
 def main(
     argv=None, # words after the command's name; None: those of the process
 ) -> int:      # exit code: 0 done, 1 a mistake said in one sentence, 130 interrupted

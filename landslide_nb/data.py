@@ -95,7 +95,7 @@ def LabelBlock(
     chips, # ChipSet, list of them or ChipStack
 ) -> TransformBlock:
     "A block for stage 1: row -> TensorLabel, 1. if the chip contains any landslide"
-    label = torch.from_numpy(ChipStack(chips).is_positive).float()
+    label = torch.tensor(ChipStack(chips).is_positive).float()
     def read_label(row): return TensorLabel(label[row])
     return TransformBlock(type_tfms=read_label)
 

@@ -7,7 +7,7 @@ __all__ = ['ARCHS', 'HOWS', 'BASELINES', 'REGRESSION', 'TEST_SETS', 'KINDS', 'MA
            'ExperimentError', 'ExperimentSpec', 'parts_of', 'check_spec', 'default_sources', 'quick_spec', 'Run',
            'plan_runs', 'count_numbers', 'set_numbers', 'chip_numbers', 'pixel_table', 'score_run', 'region_name',
            'region_pair', 'region_chips', 'pretrain_chips', 'square_table', 'baseline_scores', 'regression_scores',
-           'check_experiment', 'fingerprint', 'code_version', 'key_of', 'Features', 'write_features', 'Bench',
+           'check_experiment', 'fingerprint', 'code_version', 'key_of', 'Features', 'write_features', 'Tick', 'Bench',
            'frozen_learner', 'frozen_logits', 'epoch_chips', 'network_scores', 'gallery_chips', 'do_run',
            'open_experiment', 'check_record', 'collect_runs', 'run_experiment']
 
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from fastai.callback.core import Callback
 
 import landslide_nb
 from .core import *
@@ -393,8 +394,16 @@ def write_features(
 # %% ../nbs/09_experiment.ipynb #8bbce11e
 LOOKS = 20. # speckle added in stage 1: what is learned of one region then helps more in another
 
+class Tick(Callback):
+    "Move a progress bar on by each training batch"
+    order = 60
+    def __init__(self, progress, unit=1.): self.progress, self.unit = progress, unit # unit: what one chip counts
+    def after_batch(self):
+        if self.training: self.progress.update(self.unit*len(self.xb[0]))
+
 class Bench:
     "What all runs of an experiment share"
+    progress = None # a tqdm bar, if any
     def __init__(self, spec:ExperimentSpec, folder:Path):
         self.spec, self.folder = spec, Path(folder)
         self.sets = {r: region_chips(r, spec, self.folder) for r in spec.regions}
@@ -416,6 +425,7 @@ class Bench:
     def known(self): return {} # features of this process, by source
 
     def key(self, *things): return key_of(self.code, self.data, *things)
+    def ticks(self, size): return [Tick(self.progress, (size/self.spec.size)**2)] if self.progress is not None else [] # callbacks of a learner on chips of this size
 
     def stage1_path(self, source): # -> Path, exists once trained
         s = self.spec
@@ -428,7 +438,7 @@ class Bench:
         path = self.stage1_path(source)
         if not path.exists():
             dls = pretrain_dls([self.small_chips(p) for p in parts_of(source)], change=self.change, looks=LOOKS)
-            learn = pretrain_learner(dls, arch=self.spec.arch, **({} if self.change else dict(lr=1e-3)), **self.size)
+            learn = pretrain_learner(dls, arch=self.spec.arch, cbs=self.ticks(self.spec.pretrain_size), **({} if self.change else dict(lr=1e-3)), **self.size)
             with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(self.spec.pretrain_epochs)
             export_learner(learn, path)
         return path
@@ -492,7 +502,7 @@ def network_scores(
         before = {} if run.how == 'scratch' else dict(pretrained=bench.stage1(run.pretrain), how=run.how)
         learn = finetune_learner(dls, arch=spec.arch, seed=run.seed, **before, **({} if run.how == 'full' else bench.size))
         predict = lambda rows: predict_chips(learn, chips, rows).numpy()
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(spec.epochs)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(spec.epochs, cbs=bench.ticks(spec.size))
     return predict(bench.valid), predict(bench.test)
 
 # %% ../nbs/09_experiment.ipynb #c7c69d29
@@ -592,14 +602,16 @@ def run_experiment(
         cost = {r: 50 if r.how == 'baseline' else spec.epochs*(epoch_chips(spec, r.budget) + len(bench.valid)//3) + len(bench.test)//3 for r in runs}
         cost |= {s: spec.pretrain_epochs*sum(len(bench.sets[p].rows('train')) for p in parts_of(s)) for s in sources}
         ready = {s: bench.stage1_path(s).exists() for s in sources} | {r: done(r) for r in runs}
-        with tqdm(total=sum(cost.values()), initial=sum(cost[k] for k in cost if ready[k]), disable=not bar, unit='chip', dynamic_ncols=True,
+        with tqdm(total=sum(cost.values()), initial=sum(cost[k] for k in cost if ready[k]), disable=not bar, unit='chip', dynamic_ncols=True, mininterval=1,
                   bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left') as progress:
+            bench.progress = progress
             for k in [*sources, *runs]:
                 if ready[k]: continue
                 progress.set_description(f'stage 1, {k}' if isinstance(k, str) else f'{k.setting}, {k.budget} chips, seed {k.seed}')
+                then = progress.n
                 if isinstance(k, str): bench.stage1(k)
                 else: do_run(k, bench, folder/'runs'/keys[k])
-                progress.update(cost[k])
+                progress.update(then + cost[k] - progress.n) # what the batches did not count
         results = collect_runs(folder, list(keys.values()))
         for f in (folder/'stage1').glob('*.npy'): f.unlink()
         return results

@@ -135,15 +135,17 @@ def map_tile(
     stride:int,     # of the network
     tta:bool, fast:bool, # see `predict_scene`
     path:Path|None=None, # write the tile there and return an empty array
+    done=None,      # called with the tile's pixels when it is finished, on this machine
 ) -> np.ndarray:    # (y, x) float32 calibrated probability, NaN = no data
     "Map one tile: what a worker does"
     if np.isnan(x[..., *inner]).any((0, 1)).all(): prob = np.full(x[0, 0][inner].shape, np.nan, 'float32') # nothing to see, nothing to compute
     else:
         logits = logits_d4(x, model, spec, stride, fast) if tta else logits_of(x, model, spec, fast)
         prob = calibrate(logits[inner], calibration).astype('float32')
-    if path is None: return prob
-    with atomic(path) as tmp: np.save(tmp, prob)
-    return np.empty((0, 0), 'float32')
+    if path is not None:
+        with atomic(path) as tmp: np.save(tmp, prob)
+    if done: done(prob.size)
+    return prob if path is None else np.empty((0, 0), 'float32')
 
 # %% ../nbs/11_scene.ipynb #985b1ec2
 def lazy_tiles(
@@ -152,6 +154,7 @@ def lazy_tiles(
     model, meta:dict,  # stage-2 network and what `load_model` returned beside it
     stride:int, tta:bool=False, fast:bool=False, # see `map_tile`
     work:Path|None=None, # folder for the tiles; None: they are returned
+    done=None,           # see `map_tile`
 ) -> list:             # of one-block dask arrays
     "The tiles as lazy arrays"
     import dask, dask.array as da
@@ -162,7 +165,7 @@ def lazy_tiles(
         inner = tuple(slice(o.start-wide.start, o.stop-wide.start) for o, wide in ((t.ys, t.outer_ys), (t.xs, t.outer_xs)))
         shape = tuple(o.stop-o.start for o in (t.ys, t.xs)) if work is None else (0, 0)
         return da.map_blocks(map_tile, window, name=f'tile-{run}-{t.row}-{t.col}', drop_axis=(0, 1), chunks=tuple((n,) for n in shape), dtype='float32', meta=np.empty((0, 0), 'float32'),
-            model=shared, spec=meta['input'], calibration=meta.get('calibration') or {}, inner=inner, stride=stride, tta=tta, fast=fast, path=work and tile_path(work, t))
+            model=shared, spec=meta['input'], calibration=meta.get('calibration') or {}, inner=inner, stride=stride, tta=tta, fast=fast, path=work and tile_path(work, t), done=done)
     return [one(t) for t in tiles]
 
 def tile_path(work:Path, t:Tile) -> Path: # file of a tile
@@ -180,7 +183,6 @@ def active_client():
 
 def compute_tiles(
     lazy:list,    # one-block dask arrays
-    advance,      # called with the position of each finished one
     at_once:int=8,# arrays in work, for each thread
 ):                # yields (position, array)
     "Compute arrays a few at a time, on the active cluster or on this machine"
@@ -189,15 +191,11 @@ def compute_tiles(
     at_once *= sum(client.nthreads().values()) or 1 if client else 1
     for start in range(0, len(lazy), at_once):
         part = lazy[start:start+at_once]
-        if client:
-            from distributed import as_completed
-            where = {f.key: start+k for k, f in enumerate(futures := client.compute(part))}
-            for f, value in as_completed(futures, with_results=True): advance(where[f.key]); yield where[f.key], value
-        else:
-            where = {o.__dask_keys__()[0][0]: start+k for k, o in enumerate(part)}
-            with dask.callbacks.Callback(posttask=lambda key, *_: advance(where[key]) if key in where else None):
-                values = dask.compute(*part, scheduler='single-threaded')
-            yield from zip(range(start, start+len(part)), values)
+        if not client: yield from enumerate(dask.compute(*part, scheduler='single-threaded'), start); continue
+        from distributed import as_completed
+        futures = client.compute(part)
+        where = {f.key: k for k, f in enumerate(futures, start)}
+        for f, value in as_completed(futures, with_results=True): yield where[f.key], value
 
 # %% ../nbs/11_scene.ipynb #cca28f07
 def predict_scene(
@@ -221,7 +219,9 @@ def predict_scene(
     todo = [t for t in tiles if not (work and tile_path(work, t).exists())]
     out, pixels = None if work else np.empty(shape, 'float32'), lambda t: (t.ys.stop-t.ys.start)*(t.xs.stop-t.xs.start)
     with tqdm(total=shape[0]*shape[1], initial=shape[0]*shape[1]-sum(map(pixels, todo)), desc='map', unit='px', unit_scale=True, disable=not progress) as bar:
-        for k, prob in compute_tiles(lazy_tiles(pair, todo, model, meta, stride, tta, fast, work and Path(work)), lambda k: bar.update(pixels(todo[k]))):
+        remote = active_client() is not None
+        for k, prob in compute_tiles(lazy_tiles(pair, todo, model, meta, stride, tta, fast, work and Path(work), None if remote else bar.update)):
+            if remote: bar.update(pixels(todo[k]))
             if not work: out[todo[k].ys, todo[k].xs] = prob
     out = read_tiles(work, tiles) if work else out
     return xr.DataArray(out, dims=('y', 'x'), coords={k: v for k, v in pair.coords.items() if k in ('y', 'x', 'spatial_ref')}, name='probability', attrs=dict(long_name='landslide probability', units='1'))
@@ -290,7 +290,7 @@ def pixel_sides(
     dx, dy = (abs(r) for r in da.rio.resolution())
     if not da.rio.crs.is_geographic: return tuple(r*da.rio.crs.linear_units_factor[1] for r in (dy, dx))
     tall = dy*111_320. # a degree of latitude, within half a percent
-    return tall, float(pixel_area(da.isel(y=slice(da.sizes['y']//2, None)))[0, 0])/tall
+    return tall, float(pixel_area(da)[da.sizes['y']//2, 0])/tall
 
 # %% ../nbs/11_scene.ipynb #90de93ba
 def expected_area(
@@ -311,7 +311,7 @@ def area_record(
     c = chip_counts(prob, truth)
     c = c[c.pixels > 0]
     n, tail = len(c), (1-coverage)/2
-    k = int(np.floor((n+1)*tail)) # the k-th smallest and largest error bound the interval
+    k = int((n+1)*tail + 1e-9) # the k-th smallest and largest error bound the interval
     if k < 1 or c.predicted.sum() <= 0: return {}
     error = np.sort((c.true-c.predicted)/np.sqrt(c.predicted+1))
     draws = np.random.default_rng(seed).integers(n, size=(2000, n))

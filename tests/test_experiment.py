@@ -1,5 +1,5 @@
 "An experiment from the outside: killed and resumed, the same again, and every wrong request answered with a sentence and nothing overwritten."
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, re, shutil, signal, subprocess, sys, time
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
@@ -89,8 +89,9 @@ def test_report_is_complete(straight, tmp_path):
     from landslide_nb.analysis import write_report
     folder = Path(shutil.copytree(straight, tmp_path/'exp'))
     page = write_report(folder, draws=100).read_text()
+    page = re.sub('base64,[^"]*', '', page)
     assert page.count('<img') == len(list((folder/'figures').glob('*.png'))) == len(list((folder/'figures').glob('*.svg'))) >= 8
-    assert 'http' not in page.replace('http://www.w3.org', '')
+    assert 'http' not in page
     tables = (folder/'tables.md').read_text()
     for word in ('all-zero', 'log-ratio 5 x 5', 'pixel regression', 'Effect of pretraining', 'landslide-free chips'): assert word in tables and word in page
     assert 'improve' not in tables
