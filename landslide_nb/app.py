@@ -81,7 +81,7 @@ def open_raster(
     "Open a GeoTIFF and nothing beside it; raises `AppError` if it is damaged, also while it is read"
     import rasterio
     try:
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_PAM_ENABLED=False, GDAL_CACHEMAX=64), rasterio.open(path, driver='GTiff') as f: yield f
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_PAM_ENABLED=False, GDAL_CACHEMAX=2**26), rasterio.open(path, driver='GTiff') as f: yield f
     except rasterio.errors.RasterioError as e: raise AppError(f"{Path(path).name} cannot be read, it is damaged or not a GeoTIFF; map this scene again.") from e
 
 def read_layer(
@@ -191,6 +191,7 @@ def read_view(
     bands=1,         # number or list of numbers
 ) -> View|None:      # None if the raster does not reach into the bounds
     "Read what a screen can show of a window, from the overview that suffices"
+    from rasterio.enums import Resampling
     from rasterio.windows import Window, bounds as window_bounds, from_bounds
     with open_raster(path) as f:
         w = from_bounds(*bounds, f.transform)
@@ -199,7 +200,7 @@ def read_view(
         if r1 <= r0 or c1 <= c0: return None
         window, step = Window(c0, r0, c1-c0, r1-r0), max(1., (r1-r0)/size[0], (c1-c0)/size[1])
         bands = [bands] if isinstance(bands, int) else list(bands)
-        data = f.read(bands, window=window, out_shape=(len(bands), max(1, round((r1-r0)/step)), max(1, round((c1-c0)/step)))).astype('float32')
+        data = f.read(bands, window=window, resampling=Resampling.average, out_shape=(len(bands), max(1, round((r1-r0)/step)), max(1, round((c1-c0)/step)))).astype('float32')
         if f.nodata is not None and not np.isnan(f.nodata): data[data == np.float32(f.nodata)] = np.nan
         return View(data, window_bounds(window, f.transform))
 
@@ -247,11 +248,11 @@ def stretch(
     run:Run,
     pol:str='VH',
 ) -> tuple: # (low, high) dB
-    "The 2 % and 98 % of backscatter before and after the event"
+    "The range of backscatter before and after the event, but for a hundredth"
     view = read_view(run.files['pair.tif'], run.bounds, (256, 256), [run.bands[f'pre {pol}'], run.bands[f'post {pol}']])
     ok = view.data[np.isfinite(view.data)]
     if not len(ok): return -25., 0.
-    low, high = np.percentile(ok, [2, 98])
+    low, high = np.percentile(ok, [.5, 99.5])
     return float(low), float(max(high, low + 1))
 
 def read_layers(
@@ -800,7 +801,7 @@ def palette(
     "A colour map for bytes made by `to_bytes`"
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
-    c = colormaps[name](np.linspace(0, 1, 255))
+    c = colormaps[name](np.linspace(.12, .95, 255) if name == 'gray' else np.linspace(0, 1, 255)) # not quite black and white, so that outlines stand out
     if fade: c[:, 3] = np.clip(np.linspace(0, 1, 255)/fade, 0, 1)
     return ['#00000000'] + [to_hex(v, keep_alpha=True) for v in c]
 
@@ -823,7 +824,7 @@ def map_figure(
     dark:bool=False,
 ):                   # bokeh figure
     "An empty map: shared axes, a scale bar, no frills"
-    f = figure(x_range=x, y_range=y, tools='pan,wheel_zoom', active_scroll='wheel_zoom', toolbar_location=None, min_border=0, sizing_mode='stretch_width', aspect_ratio=ASPECT,
+    f = figure(x_range=x, y_range=y, tools='pan,wheel_zoom', active_scroll='wheel_zoom', toolbar_location=None, min_border=0, width=VIEW[1], height=VIEW[0], sizing_mode='scale_width', aspect_ratio=ASPECT,
                background_fill_color='#2b2b2b' if dark else '#dcdcdc', border_fill_color=None, outline_line_color=None)
     f.axis.visible = f.grid.visible = False
     units = ImperialLength(basis=dict(m=(run.kx**-1/111195, 'm', 'metre'), km=(1000/run.kx/111195, 'km', 'kilometre'), deg=(1., 'deg', 'degree')), include=['m', 'km'], ticks=[1, 2, 5, 10, 20, 50, 100, 200, 500]) if run.geographic else MetricLength()
@@ -890,7 +891,7 @@ SHEET = """
 p { margin:.2em 0 } b { font-weight:600 } small, .quiet { color:var(--quiet); font-size:12px }
 .numbers { display:grid; grid-template-columns:1fr 1fr; gap:6px 10px; margin:.2em 0 .4em } .numbers div { min-width:0 } .numbers div:first-child { grid-column:1/-1 }
 dt { color:var(--quiet); font-size:12px } dd { margin:0; font-size:17px; font-weight:600; font-variant-numeric:tabular-nums } .numbers div:first-child dd { font-size:23px }
-.notes { margin:.3em 0; padding:.4em .6em .4em 1.6em; border-left:3px solid #E69F00; background:color-mix(in srgb, #E69F00 10%, transparent); font-size:12.5px }
+.notes { margin:.3em 0; border-left:3px solid #E69F00; font-size:12px; color:var(--quiet); list-style:none; padding-left:.7em }
 .worst { font-size:14px } table { border-collapse:collapse; font-variant-numeric:tabular-nums } td, th { border-bottom:1px solid var(--line); padding:.3em .9em .3em 0; text-align:left; font-weight:400 } th { color:var(--quiet) }
 """
 TEMPLATE = """
@@ -922,7 +923,7 @@ def pr_plot(
     "The precision-recall curve with the threshold's point on it"
     ink = '#c8ccd2' if dark else '#444444'
     f = figure(height=165, sizing_mode='stretch_width', tools='', toolbar_location=None, x_range=(0, 1.02), y_range=(0, 1.02), x_axis_label='recall', y_axis_label='precision', background_fill_color=None, border_fill_color=None, outline_line_color=None, min_border=2)
-    f.line('recall', 'precision', source=curve, color='#56B4E9' if dark else '#0072B2', line_width=2)
+    f.line('recall', 'precision', source=curve, line_color='#56B4E9' if dark else '#0072B2', line_width=2)
     f.scatter('recall', 'precision', source=dot, size=11, fill_color='#E69F00', line_color=ink)
     for a in f.axis:
         a.update(ticker=FixedTicker(ticks=[0, .5, 1]), axis_label_text_font_size='12px', axis_label_text_font_style='normal', axis_label_text_color=ink, major_label_text_color=ink, major_label_text_font_size='11px', axis_line_color=ink, major_tick_line_color=ink, axis_label_standoff=2)
@@ -982,12 +983,13 @@ class Browser:
         self.threshold = pn.widgets.FloatSlider(name='Threshold of probability', start=LOWEST, end=HIGHEST, step=.01, value=.5, sizing_mode='stretch_width', disabled=True)
         self.curve, self.dot = (ColumnDataSource(dict(recall=[], precision=[])) for _ in range(2))
         self.pr = pn.pane.Bokeh(pr_plot(self.curve, self.dot, self.dark), sizing_mode='stretch_width', visible=False)
-        self.base = pn.widgets.RadioButtonGroup(name='Background', options=list(BASES), value='After', margin=3)
-        self.pol = pn.widgets.RadioButtonGroup(name='Polarisation', options=['VH', 'VV'], value='VH', margin=3)
+        self.base = pn.widgets.RadioButtonGroup(name='Background', options=list(BASES), value='After', margin=2, stylesheets=[':host .bk-btn, .bk-btn { padding:4px 9px }'])
+        self.pol = pn.widgets.RadioButtonGroup(name='Polarisation', options=['VH', 'VV'], value='VH', margin=2, stylesheets=[':host .bk-btn, .bk-btn { padding:4px 9px }'])
         self.opacity = pn.widgets.FloatSlider(name='Opacity of probability', start=0, end=1, step=.05, value=.8, width=170, margin=(0, 8))
         layers = ['Probability', 'Outlines', 'Mapped', 'Cells']
         self.shown = pn.widgets.CheckBoxGroup(name='Layers', options=layers, value=layers, inline=True, margin=(4, 3))
-        button = lambda name, do, **k: pn.widgets.Button(name=name, on_click=lambda _: do(), margin=3, **k)
+        small = [':host .bk-btn, .bk-btn { padding:4px 9px }']
+        button = lambda name, do, **k: pn.widgets.Button(name=name, on_click=lambda _: do(), margin=2, stylesheets=small, **k)
         self.zooms = pn.Row(button('+', lambda: self.go(zoom(self.at, .5))), button('−', lambda: self.go(zoom(self.at, 2))), button('Whole scene', lambda: self.go(fit(self.run.bounds, self.run.kx))), margin=0)
         self.tour = pn.Row(button('◀ Previous', lambda: self.step_cell(-1)), button('Next worst ▶', lambda: self.step_cell(1), button_type='primary'), margin=0)
         ha, number = 'expected (ha)', dict(type='number', func='>=', placeholder='at least')
@@ -995,9 +997,10 @@ class Browser:
         formats = {n: NumberFormatter(format=f) for n, f in (('rank', '0'), (ha, '0,0.00'), ('from (ha)', '0,0.00'), ('to (ha)', '0,0.00'), ('highest prob.', '0.00'), ('lat (°)', '0.0000'), ('lon (°)', '0.0000'))}
         self.table = pn.widgets.Tabulator(cell_table(None), show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12, layout='fit_columns', theme='midnight' if self.dark else 'simple', sizing_mode='stretch_width',
             header_filters={ha: number, 'highest prob.': number}, formatters=formats, widths={'rank': 55}, configuration=dict(columnDefaults=dict(headerWordWrap=True)))
-        save = lambda label, name, make: pn.widgets.FileDownload(label=label, filename=name, callback=make, button_type='default', sizing_mode='stretch_width', margin=3)
-        self.downloads = pn.Column(save('Polygons (GeoPackage)', 'landslides.gpkg', lambda: polygon_file(self.run, self.threshold.value)), save('Polygons (GeoJSON)', 'landslides.geojson', lambda: polygon_file(self.run, self.threshold.value, 'GeoJSON')),
-            save('Ranked cells (CSV)', 'ranked_cells.csv', lambda: cells_file(self.run.cells.loc[self.table.current_view.index])), save('This view (PNG)', 'view.png', lambda: view_file(self.run, self.at, self.threshold.value, self.scan, self.pol.value)), sizing_mode='stretch_width', visible=False)
+        save = lambda label, name, make: pn.widgets.FileDownload(label=label, filename=name, callback=make, button_type='default', sizing_mode='stretch_width', margin=1, stylesheets=[':host .bk-btn, .bk-btn a { font-size:12px; padding:4px 2px }'])
+        self.downloads = pn.Column(save('Polygons, GPKG', 'landslides.gpkg', lambda: polygon_file(self.run, self.threshold.value)), save('Polygons, GeoJSON', 'landslides.geojson', lambda: polygon_file(self.run, self.threshold.value, 'GeoJSON')),
+            save('Cells, CSV', 'ranked_cells.csv', lambda: cells_file(self.run.cells.loc[self.table.current_view.index])), save('View, PNG', 'view.png', lambda: view_file(self.run, self.at, self.threshold.value, self.scan, self.pol.value)), sizing_mode='stretch_width', margin=0, visible=False,
+            stylesheets=[':host { display:grid; grid-template-columns:1fr 1fr; gap:4px }'])
         self.link = pn.pane.Bokeh(Div(text='', visible=False))
         self.link.object.js_on_change('text', CustomJS(code="const q = new URLSearchParams(cb_obj.text), t = new URLSearchParams(location.search).get('theme'); if (t) q.set('theme', t); history.replaceState(null, '', '?' + q)"))
         self.holder = {k: pn.Column(sizing_mode='stretch_width', min_height=120, margin=0) for k in TABS}
@@ -1037,7 +1040,7 @@ class Browser:
         if self.run is None: self.run = before; return
         run, self.scan, self.layers, self.chosen, self.second, self.built = self.run, None, {}, None, None, set()
         for h in self.holder.values(): h.clear()
-        self.overlays, self.readouts, self.grays, self.flicker = [], [], [], pn.widgets.Toggle(name='Flicker before / after', margin=3)
+        self.overlays, self.readouts, self.grays, self.flicker = [], [], [], pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=[':host .bk-btn, .bk-btn { padding:4px 9px }'])
         self.flicker.param.watch(lambda _: self.draw(), 'value')
         self.quiet = True
         self.pick.value, self.threshold.value, self.threshold.disabled = name, self.wanted.get('t', round(run.threshold, 2)), 'probability.tif' not in run.files
@@ -1051,7 +1054,8 @@ class Browser:
         with self.telling(): self.limits |= dict.fromkeys(('pre', 'post'), stretch(run, self.pol.value)) if 'pair.tif' in run.files else {}
         self.about.object, self.worst.object = run_html(run), f'<p class="worst">{worst_text(run)}</p>'
         self.table.value = cell_table(run.cells)
-        self.downloads.visible, self.pr.visible = True, False
+        self.downloads.visible, self.pr.visible = True, run.has_truth and 'probability.tif' in run.files
+        self.curve.data = self.dot.data = dict(recall=[], precision=[])
         self.say(*run.missing)
         self.show_tab()
         self.count()
@@ -1068,7 +1072,7 @@ class Browser:
             self.scan = self.future.result()
             if self.scan.has_truth:
                 curve = pr_curve(self.scan)
-                self.curve.data, self.pr.visible = dict(recall=curve.recall, precision=curve.precision), True
+                self.curve.data = dict(recall=curve.recall.values, precision=curve.precision.values)
             self.count()
             if 'compare' in self.built: self.compare_numbers()
             if self.tab == 'chips': self.show_tab()
@@ -1164,7 +1168,7 @@ class Browser:
             at = {1 + (v-low)*254/(high-low): f'{v}' for v in range(-40, 20, 5) if low <= v <= high}
             bar.update(ticker=FixedTicker(ticks=list(at)), major_label_overrides=at)
 
-    def pane(self, f): return pn.pane.Bokeh(f, sizing_mode='stretch_width', margin=2)
+    def pane(self, f): return pn.pane.Bokeh(f, sizing_mode='scale_width', aspect_ratio=f.aspect_ratio, margin=2)
 
     def text(self, words): return pn.pane.HTML(words, stylesheets=[SHEET], sizing_mode='stretch_width', margin=(4, 6))
 
@@ -1186,8 +1190,8 @@ class Browser:
         self.keys()
         if run.cells is not None:
             top, b = run.cells.head(5), run.cells.head(5).bounds
-            self.overlays.append(('Cells', f.quad(left=b.minx, right=b.maxx, bottom=b.miny, top=b.maxy, fill_color=None, line_color=CHOSEN, line_dash='dotted', line_width=1.3)))
-            self.overlays.append(('Cells', f.text(b.minx, b.maxy, [f' {r}' for r in top['rank']], text_color=CHOSEN, text_font_size='15px', text_font_style='bold', text_baseline='top', text_outline_color='black')))
+            self.overlays.append(('Cells', f.quad(left=b.minx, right=b.maxx, bottom=b.miny, top=b.maxy, fill_color=None, line_color=CHOSEN, line_width=1.3)))
+            self.overlays.append(('Cells', f.text(b.minx, b.maxy, [f'{r}' for r in top['rank']], text_color='black', text_font_size='13px', text_font_style='bold', text_baseline='top', background_fill_color=CHOSEN, padding=1, border_radius=2)))
         state = Label(x=8, y=8, x_units='screen', y_units='screen', text='', text_font_size='15px', text_font_style='bold', text_color='black', background_fill_color='white', background_fill_alpha=.8, padding=4, y_offset=30)
         f.add_layout(state)
         self.flicker.jscallback(args=dict(pre=self.backs['pre'], post=self.backs['post'], title=state), value=FLICKER)
@@ -1276,7 +1280,7 @@ class Browser:
         self.chip = pn.widgets.Select(name='Chip in full', options=[], width=320)
         self.chip_tiles = ColumnDataSource(image_data(None, 0, 1)); self.chip_words = ColumnDataSource(dict(x=[], y=[], text=[])); self.chip_frame = ColumnDataSource(dict(x=[], y=[]))
         self.chip_full = pn.pane.Matplotlib(None, tight=False, sizing_mode='stretch_width', format='png', dpi=110, alt_text='before, after, log-ratio, probability and mapped landslides of the chip')
-        f = figure(x_range=(0, 6), y_range=(0, 2), tools='', toolbar_location=None, aspect_ratio=3, sizing_mode='stretch_width', min_border=0, outline_line_color=None, border_fill_color=None, background_fill_color=None)
+        f = figure(x_range=(0, 6), y_range=(0, 2), tools='', toolbar_location=None, aspect_ratio=3, width=900, height=300, sizing_mode='scale_width', min_border=0, outline_line_color=None, border_fill_color=None, background_fill_color=None)
         f.axis.visible = f.grid.visible = False
         f.image('image', 'x', 'y', 'dw', 'dh', source=self.chip_tiles, color_mapper=self.mappers['probability'])
         f.text('x', 'y', 'text', source=self.chip_words, text_font_size='12px', text_color='white', text_outline_color='black', text_baseline='top', x_offset=4, y_offset=4)

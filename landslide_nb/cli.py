@@ -8,7 +8,7 @@ __all__ = ['STAGE1_CHIP', 'COLUMNS', 'say', 'pair_options', 'event_of', 'cube_of
            'scene_summary', 'demo', 'fetch', 'experiment', 'parser', 'main']
 
 # %% ../nbs/14_cli.ipynb #e59814ae
-import argparse, sys, warnings
+import argparse, os, sys, warnings
 from pathlib import Path
 from time import perf_counter
 
@@ -334,6 +334,7 @@ def main(
 ) -> int:      # exit code: 0 done, 1 a mistake said in one sentence, 130 interrupted
     "Run a command; wrong arguments exit with code 2"
     args = parser().parse_args(argv)
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # read when torch is imported: idle threads sleep, else a busy machine trains several times slower
     warnings.filterwarnings('ignore', category=FutureWarning) # of libraries, nothing a user can mend
     try: args.run(args)
     except LandslideError as e: print(f'landslide-nb: {e}', file=sys.stderr); return 1

@@ -77,7 +77,11 @@ class ExperimentSpec:
     def regions(self): # all regions needed, the target first
         return list(dict.fromkeys([self.event, *(p for s in self.pretrain for p in parts_of(s))]))
 
-def parts_of(source): return [] if source == 'none' else [source] if Path(source).exists() else source.split('+') # regions of a pretraining source
+def parts_of(
+    source:str, # none, a region, or several joined by +
+) -> list:
+    "The regions of a pretraining source"
+    return [] if source == 'none' else [source] if Path(source).exists() else source.split('+')
 
 # %% ../nbs/09_experiment.ipynb #0e6dda4a
 ARCHS, HOWS = ('unet', 'published'), ('frozen', 'full')
@@ -231,7 +235,11 @@ def score_run(
     return numbers, chips, pixel_table(prob, test_truth, chips), prob
 
 # %% ../nbs/09_experiment.ipynb #927b0632
-def region_name(region): return region if region in EVENTS else Path(region).stem # short, for folders and tables
+def region_name(
+    region:str, # registered event or path of a cube
+) -> str:
+    "A short name, for folders and tables"
+    return region if region in EVENTS else Path(region).stem
 
 def region_pair(
     region:str,          # registered event or path of a cube
@@ -277,7 +285,12 @@ def pretrain_chips(
             (tmp/'meta.json').write_text(json.dumps({**chips.meta, 'size': size, 'step': size, 'n': len(rows)}))
     return check_leakage(ChipSet(folder))
 
-def square_table(rows, size, chips): # GeoDataFrame: rows with the square of each chip, on the grid of `chips`
+def square_table(
+    rows,  # row, col and more of each chip
+    size,  # side of a chip, pixels
+    chips, # gives the grid
+):         # GeoDataFrame
+    "Rows with the square of each chip on the ground"
     import geopandas as gpd
     from shapely import box
     a, _, x0, _, e, y0 = np.array(chips.meta['transform'])[:6]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-SPEC = dict(scene=512, size=32, block=1, width=4, epochs=1, epoch_chips=16, pretrain_epochs=1, budgets=(2, 5), seeds=2, pretrain=('none', 'demo_a', 'demo_b'))
+SPEC = dict(scene=512, size=32, pretrain_size=16, block=1, width=4, epochs=1, epoch_chips=16, pretrain_epochs=1, budgets=(2, 5), seeds=2, pretrain=('none', 'demo_a', 'demo_b'))
 
 @pytest.fixture(scope='module')
 def spec():

@@ -1,0 +1,256 @@
+"The browser app in a real headless Chromium: what a visitor sees is what numpy computes, and nothing outside of the folder is served."
+import io, json, os, re, shutil, socket, subprocess, sys, time
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+import numpy as np
+import pytest
+
+root = Path(__file__).parents[1]
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
+FLAGS = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
+playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed, so no browser can be driven')
+pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(CHROMIUM is None, reason='there is no chromium on this machine (apt-get install chromium)')]
+
+# --- run folders
+
+def likely(pair):
+    "A stand-in for a model that needs no training: the smoothed log-ratio, squeezed into probabilities"
+    from landslide_nb.cube import log_ratio
+    score = log_ratio(pair, size=3).score
+    return (1/(1 + np.exp(-(score/float(score.std()) - 2)*1.7))).astype('float32').rename('probability').assign_attrs(units='1').rio.write_crs(pair.rio.crs)
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory):
+    "Two runs of the embedded event, damaged ones, one with a wicked name, an experiment-less folder beside them"
+    from landslide_nb.cube import make_pair
+    from landslide_nb.scene import write_products
+    from landslide_nb.simulate import simulate_event
+    base = tmp_path_factory.mktemp('app'); out = base/'runs'
+    pair = make_pair(simulate_event('demo_a', seed=0, size=640)).load()
+    prob = likely(pair)
+    write_products(out/'demo', pair, prob, dict(arch='log-ratio', calibration=dict(threshold=.4)))
+    write_products(out/'demo_b', pair, prob**2, dict(arch='log-ratio squared', calibration=dict(threshold=.4)))
+    for name, lack in (('no_pair', 'pair.tif'), ('no_gpkg', 'landslides.gpkg'), ('no_prob', 'probability.tif'), ('no_metrics', 'metrics.json')):
+        shutil.copytree(out/'demo', out/'broken'/name); (out/'broken'/name/lack).unlink()
+    cut = out/'broken'/'cut'; shutil.copytree(out/'demo', cut); f = cut/'probability.tif'
+    f.write_bytes(f.read_bytes()[:1500] + os.urandom(3000))
+    evil = out/'evil <img src=x onerror=document.title=1>'; shutil.copytree(out/'demo', evil)
+    m = json.loads((evil/'metrics.json').read_text()); m['event_name'] = m['orbit'] = '<script>document.title="owned"</script><b id=owned>x</b>'
+    (evil/'metrics.json').write_text(json.dumps(m))
+    secret = base/'secret'; shutil.copytree(out/'demo', secret); (out/'link').symlink_to(secret)
+    return out
+
+@pytest.fixture(scope='session')
+def server(folder):
+    "The app as `landslide-nb app` starts it"
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    code = f"import threading, os; threading.Timer(900, os._exit, (0,)).start(); from landslide_nb.app import serve; serve({str(folder)!r}, port={port}, show=False)"
+    log = open(folder.parent/'server.log', 'w')
+    p = subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=log, stderr=log, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    for _ in range(240):
+        try: socket.create_connection(('127.0.0.1', port), 1).close(); break
+        except OSError: time.sleep(.5); assert p.poll() is None, (folder.parent/'server.log').read_text()[-2000:]
+    yield f'http://127.0.0.1:{port}/'
+    p.kill(); p.wait(); log.close()
+
+@pytest.fixture(scope='session')
+def chromium():
+    with playwright.sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield b
+        b.close()
+
+class Visitor:
+    "A browser page that remembers everything it should not have seen"
+    def __init__(self, chromium, url, **context):
+        self.context = chromium.new_context(viewport=dict(width=1366, height=768), accept_downloads=True, **context)
+        self.page, self.bad = self.context.new_page(), []
+        self.page.on('console', lambda m: m.type == 'error' and self.bad.append(m.text))
+        self.page.on('pageerror', lambda e: self.bad.append(str(e)))
+        self.page.on('request', lambda r: r.url.startswith(('data:', 'blob:', url.split('?')[0])) or self.bad.append(f'asks {r.url}'))
+        self.page.goto(url, timeout=90_000)
+        self.page.locator('.bk-Tabs, .bk-panel-models-layout-Column').first.wait_for(timeout=90_000)
+
+    def n(self, key): return self.page.locator(f'dd[data-n={key}]').inner_text()
+    def counted(self):
+        "Wait until the scene is counted"
+        self.page.wait_for_function("() => { const all = [], walk = r => { for (const e of r.querySelectorAll('*')) { if (e.matches('dd[data-n]')) all.push(e.innerText); if (e.shadowRoot) walk(e.shadowRoot) } }; walk(document); return all.length && !all.some(t => t.includes('counting')) }", timeout=60_000)
+        return self
+    def state(self): return {k: v[0] for k, v in parse_qs(urlsplit(self.page.url).query).items()}
+    def wait_state(self, key, test=bool):
+        for _ in range(150):
+            if key in self.state() and test(self.state()[key]): return self.state()[key]
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f'{key} of {self.page.url} did not become as expected')
+    def ranges(self): return self.page.evaluate("() => [...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Figure' && m.aspect_ratio > 1.3).map(f => [f.x_range.start, f.y_range.start, f.x_range.end, f.y_range.end])[0]")
+    def press(self, key, times):
+        handle = self.page.locator('.noUi-handle').first
+        for _ in range(times): handle.press(key)
+    def threshold(self): return float(self.state()['t'])
+    def tab(self, name): self.page.locator('.bk-tab', has_text=name).click(); self.page.wait_for_timeout(500)
+    def notes(self): return self.page.locator('.notes').all_inner_texts()
+    def save(self, label, to):
+        with self.page.expect_download(timeout=60_000) as d: self.page.get_by_text(label, exact=True).click()
+        d.value.save_as(to); return to
+    def close(self): self.context.close()
+
+@pytest.fixture
+def visit(chromium, server):
+    all = []
+    def go(query='', **context): all.append(Visitor(chromium, server + query, **context)); return all[-1]
+    yield go
+    for v in all: v.close()
+
+def truth_of(folder, name='demo'):
+    import geopandas as gpd, rasterio
+    from rasterio.features import rasterize
+    with rasterio.open(folder/name/'probability.tif') as f: prob, t = f.read(1), f.transform
+    return prob, rasterize(gpd.read_file(folder/name/'landslides.gpkg', layer='mapped').geometry, prob.shape, transform=t) == 1
+
+# --- what a visitor does
+
+def test_page_loads_quietly_and_says_where_the_worst_is(visit, folder):
+    import geopandas as gpd
+    v = visit('?run=demo').counted()
+    assert v.bad == [] and 'worst-hit cell' in v.page.locator('.worst').inner_text()
+    worst = gpd.read_file(folder/'demo'/'landslides.gpkg', layer='cells').sort_values('expected_m2').iloc[-1]
+    assert f"{worst['lat']:.4f}° N {worst['lon']:.4f}° E" in v.page.locator('.worst').inner_text()
+    assert 'Expected area' in v.page.content() or v.n('expected').endswith(('km²', 'ha'))
+
+def test_slider_changes_the_numbers_to_what_numpy_computes(visit, folder):
+    from landslide_nb.app import area_text, share_text
+    from landslide_nb.scene import landslide_polygons
+    import rioxarray
+    prob, truth = truth_of(folder)
+    raster = rioxarray.open_rasterio(folder/'demo'/'probability.tif')[0].load()
+    v = visit('?run=demo').counted()
+    seen = []
+    for times in (0, 9, 13):
+        v.press('ArrowRight', times); v.page.wait_for_timeout(1500)
+        t = v.threshold(); hot = prob >= t; seen.append(t)
+        assert v.n('area') == area_text(hot.sum()*100)
+        assert v.n('precision') == share_text((hot & truth).sum()/hot.sum()) and v.n('recall') == share_text((hot & truth).sum()/truth.sum())
+        assert v.n('landslides') == f'{len(landslide_polygons(raster, t)):,}'
+    assert seen == [.4, .49, .62] and v.n('expected') == area_text(prob.sum()*100) and v.bad == []
+
+def test_click_in_the_table_moves_the_map_and_back(visit, folder):
+    import geopandas as gpd
+    cells = gpd.read_file(folder/'demo'/'landslides.gpkg', layer='cells').sort_values('expected_m2', ascending=False, ignore_index=True)
+    v = visit('?run=demo').counted()
+    before = v.ranges()
+    v.page.locator('.tabulator-row').nth(2).click()
+    at = [float(a) for a in v.wait_state('at').split(',')]
+    l, b, r, t = cells.geometry[2].bounds
+    assert at[0] < l < r < at[2] and at[1] < b < t < at[3] and at[2]-at[0] < before[2]-before[0]
+    np.testing.assert_allclose(v.ranges(), at, atol=.1)
+    v.page.get_by_text('Whole scene').click(); v.page.wait_for_timeout(1500)
+    np.testing.assert_allclose(v.ranges(), before)
+    canvas = v.page.locator('.bk-Figure').filter(visible=True).last # click into the middle of the map: the cell there is selected
+    for f in v.page.locator('.bk-Figure').all():
+        if f.bounding_box() and f.bounding_box()['width'] > 400: canvas = f
+    canvas.click(); v.page.wait_for_timeout(1500)
+    x, y = (before[0]+before[2])/2, (before[1]+before[3])/2
+    from shapely.geometry import Point
+    hit = [i for i, g in enumerate(cells.geometry) if g.buffer(20).contains(Point(x, y))]
+    assert int(v.page.locator('.tabulator-row.tabulator-selected .tabulator-cell').first.inner_text()) - 1 in hit and v.bad == []
+
+def test_keyboard_tour_of_the_worst_cells(visit):
+    v = visit('?run=demo').counted()
+    button = v.page.get_by_role('button', name='Next worst')
+    button.focus(); v.page.keyboard.press('Enter'); first = v.wait_state('at')
+    v.page.keyboard.press('Enter'); assert v.wait_state('at', lambda a: a != first)
+    assert v.page.locator('.tabulator-row.tabulator-selected .tabulator-cell').first.inner_text() == '2'
+
+def test_downloads_open_and_hold_what_is_shown(visit, folder, tmp_path):
+    import geopandas as gpd, pandas as pd
+    v = visit('?run=demo&t=0.55').counted()
+    n = int(v.n('landslides').replace(',', ''))
+    gpkg, geojson = gpd.read_file(v.save('Polygons, GPKG', tmp_path/'a.gpkg')), gpd.read_file(v.save('Polygons, GeoJSON', tmp_path/'a.geojson'))
+    assert len(gpkg) == len(geojson) == n > 0 and gpkg.crs.is_projected and geojson.crs.is_geographic
+    cells = pd.read_csv(v.save('Cells, CSV', tmp_path/'a.csv'))
+    assert len(cells) == len(gpd.read_file(folder/'demo'/'landslides.gpkg', layer='cells')) and cells.expected_m2.is_monotonic_decreasing
+    assert v.save('View, PNG', tmp_path/'a.png').read_bytes()[:4] == b'\x89PNG' and v.bad == []
+
+def test_a_link_restores_the_state(visit):
+    v = visit('?run=demo').counted()
+    v.press('ArrowRight', 5); v.page.locator('.tabulator-row').nth(1).click(); at = v.wait_state('at'); v.tab('Four views'); v.wait_state('tab')
+    w = visit('?' + urlsplit(v.page.url).query).counted()
+    assert w.state() == v.state() and w.state()['t'] == '0.45' and w.state()['tab'] == 'four' and w.state()['at'] == at
+    np.testing.assert_allclose(w.ranges(), v.ranges(), atol=.2)
+    assert w.n('area') == v.n('area')
+
+def test_two_visitors_do_not_disturb_each_other(visit):
+    a, b = visit('?run=demo').counted(), visit('?run=demo_b').counted()
+    area = b.n('area')
+    a.press('ArrowRight', 20); a.page.locator('.tabulator-row').nth(0).click(); a.wait_state('at'); a.page.wait_for_timeout(1000)
+    assert b.n('area') == area and 'at' not in b.state() and b.state()['run'] == 'demo_b' and a.state()['t'] == '0.60'
+
+def test_every_tab_opens_without_errors(visit):
+    v = visit('?run=demo').counted()
+    for name in ('Four views', 'Compare', 'Chips', 'Experiments', 'Map'): v.tab(name); v.page.wait_for_timeout(1500)
+    assert v.bad == []
+    v.tab('Compare'); words = v.page.locator('table').filter(visible=True).first.inner_text()
+    assert 'AUPRC' in words and 'demo_b' in words and 'Recall' in words
+    v.tab('Experiments'); assert v.page.get_by_text('There is no experiment in this folder').is_visible()
+
+# --- bad input
+
+@pytest.mark.parametrize('name, words', [('no_pair', 'pair.tif is missing'), ('no_gpkg', 'landslides.gpkg is missing'), ('no_prob', 'probability.tif is missing'), ('no_metrics', 'metrics.json is missing'), ('cut', 'cannot be read')])
+def test_a_damaged_run_says_what_is_missing_and_shows_the_rest(visit, name, words):
+    v = visit(f'?run=broken/{name}')
+    v.page.wait_for_timeout(3000)
+    assert words in ' '.join(v.notes()) and v.ranges() and v.bad == []
+
+@pytest.mark.parametrize('name', ['../secret', '/etc', 'link', '..', 'demo/../../secret', '%2e%2e/secret', '/etc/passwd', 'demo\x00'])
+def test_no_address_leads_out_of_the_folder(visit, name):
+    from urllib.parse import quote
+    v = visit(f'?run={quote(name)}&other={quote(name)}&tab=compare').counted()
+    assert 'which is not here' in ' '.join(v.notes()) and v.state()['run'] == 'broken/cut' or v.state()['run'] in ('broken/no_gpkg', 'demo', 'broken/cut')
+    assert 'secret' not in v.page.locator('select').first.inner_text() and 'link' not in v.page.locator('select').first.inner_text()
+
+def test_text_from_files_is_not_html(visit):
+    v = visit('?run=evil%20%3Cimg%20src%3Dx%20onerror%3Ddocument.title%3D1%3E').counted()
+    assert v.page.title() == 'Landslide map' and v.page.locator('#owned').count() == 0 and v.page.locator('img[src=x]').count() == 0
+    for name in ('Compare', 'Four views', 'Chips'): v.tab(name)
+    v.page.wait_for_timeout(1000)
+    assert v.page.title() == 'Landslide map' and v.page.locator('img[src=x]').count() == 0 and '<script>' in v.page.locator('.run').inner_text()
+
+def test_nothing_but_the_page_is_served(server, folder):
+    import requests
+    for path in ('demo/metrics.json', '../secret/metrics.json', 'static/../../../../../../etc/passwd', 'static/%2e%2e/%2e%2e/%2e%2e/etc/passwd', 'etc/passwd'):
+        r = requests.get(server + path, timeout=20)
+        assert r.status_code in (400, 403, 404), path
+    port = int(server.split(':')[2].strip('/'))
+    listening = [line.split()[1] for f in ('/proc/net/tcp', '/proc/net/tcp6') if Path(f).exists() for line in Path(f).read_text().splitlines()[1:] if line.split()[3] == '0A' and line.split()[1].endswith(f':{port:04X}')]
+    assert listening == [f'0100007F:{port:04X}']
+
+def test_an_empty_folder_says_so(chromium, tmp_path):
+    code = f"from landslide_nb.app import Browser; b = Browser({str(tmp_path)!r}, {{}}); print(b.warn.object)"
+    out = subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True, timeout=120)
+    assert 'There is no run in' in out.stdout, out.stderr[-800:]
+
+# --- a phone, the dark, the real thing
+
+@pytest.mark.parametrize('width, query', [(390, ''), (1366, '&theme=dark')])
+def test_it_fits(visit, width, query):
+    v = visit(f'?run=demo{query}')
+    v.page.set_viewport_size(dict(width=width, height=768)); v.counted(); v.page.wait_for_timeout(1000)
+    assert v.page.evaluate('document.documentElement.scrollWidth') <= width and v.bad == []
+    assert v.page.evaluate('document.documentElement.classList.contains("dark")') == ('dark' in query)
+
+def test_panel_serve_runs_the_module_on_the_real_event(chromium, shared, tmp_path):
+    from landslide_nb.cube import make_pair, open_cube
+    from landslide_nb.scene import write_products
+    pair = make_pair(open_cube(shared/'png_2024'/'png_landslide_2024_track9.nc'), passes=None).load()
+    m = write_products(tmp_path/'png', pair, likely(pair))
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    p = subprocess.Popen(['timeout', '200', sys.executable, '-m', 'panel', 'serve', str(root/'landslide_nb'/'app.py'), '--port', str(port), '--args', str(tmp_path)], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            try: socket.create_connection(('127.0.0.1', port), 1).close(); break
+            except OSError: time.sleep(.5)
+        v = Visitor(chromium, f'http://127.0.0.1:{port}/app').counted()
+        from landslide_nb.app import area_text
+        assert v.n('expected') == area_text(m['expected_area_m2']) and '% ' not in v.n('recall') and v.bad == []
+        v.close()
+    finally: p.terminate(); p.wait()

@@ -1,0 +1,244 @@
+"Whole scenes: exact whatever the tiles, whole or absent whatever happens, the same on a cluster, and files that others can read."
+import json, os, signal, subprocess, sys, textwrap, time
+from pathlib import Path
+
+import geopandas as gpd, numpy as np, pytest, rasterio, rioxarray, torch, xarray as xr
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from landslide_nb import scene
+from landslide_nb.core import OutputError, set_seed
+from landslide_nb.cube import make_pair, open_cube
+from landslide_nb.metrics import calibrate
+from landslide_nb.models import build_model, geometry, save_model
+from landslide_nb.scene import landslide_polygons, logits_d4, logits_of, map_cube, map_pair, pixel_area, predict_scene, ranked_zones, stack_pair, write_products
+
+STATS = dict(mean=[-9., -15.], std=[3., 3.], change_mean=[0., 0.], change_std=[2., 2.])
+FILES = ['item.json', 'landslides.gpkg', 'map.png', 'metrics.json', 'pair.tif', 'probability.tif', 'report.html']
+
+def toy_pair(h, w, seed=0, holes=0., crs='EPSG:32654', y0=4.7e6, x0=5e5, step=10.):
+    rng = np.random.default_rng(seed)
+    band = lambda m: (('moment', 'y', 'x'), np.where(rng.random((2, h, w)) < holes, np.nan, rng.normal(m, 2., (2, h, w))).astype('float32'))
+    return xr.Dataset(dict(vv=band(-9), vh=band(-15)), coords=dict(moment=['pre', 'post'], y=y0-step*np.arange(h), x=x0+step*np.arange(w)),
+        attrs=dict(event_name='toy', event_start='2018-09-05', event_end='2018-09-07')).rio.write_crs(crs)
+
+def toy_model(seed=1, **config):
+    set_seed(seed)
+    net = build_model(**config).eval()
+    for m in net.modules():
+        if isinstance(m, torch.nn.BatchNorm2d): m.running_mean.normal_(0, .1); m.running_var.uniform_(.5, 1.5)
+    return net, dict(arch='unet', stage=2, input=dict(channels=['vv', 'vh'], change=config.get('moments', 3) == 3, stats=STATS, size=128), calibration=dict(scale=1.5, bias=2., threshold=.5))
+
+SMALL = dict(arch='unet', stage=2, width=4, levels=3)
+NETS = {'unet': dict(arch='unet', stage=2, width=4, levels=4), 'shallow': dict(arch='unet', stage=2, width=4, levels=1), 'two moments': dict(arch='unet', stage=2, width=4, levels=2, moments=2),
+        'published': dict(arch='published', stage=2, moments=2), 'frozen': dict(arch='unet', stage=2, width=4, levels=2, embedding=4, stage1=dict(arch='unet', stage=1, width=4, levels=3)),
+        'published frozen': dict(arch='published', stage=2, moments=2, embedding=64, stage1=dict(arch='published', stage=1, moments=2))}
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    before = torch.get_num_threads(); torch.set_num_threads(1); yield; torch.set_num_threads(before)
+
+
+# Exact
+
+@pytest.fixture(scope='module')
+def nets(): return {k: (*toy_model(**c), None) for k, c in NETS.items()}
+
+@pytest.fixture(scope='module')
+def known(nets): return {id(net): geometry(net) for net, *_ in nets.values()} # measured once, not for each example
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mosaic_equals_the_untiled_pass(data, nets, known, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr(scene, 'geometry', lambda net: known[id(net)])
+    name = data.draw(st.sampled_from([*nets]))
+    limit = 40 if 'published' in name else 140
+    h, w, tile = data.draw(st.integers(1, limit)), data.draw(st.integers(1, limit)), data.draw(st.integers(1, 80))
+    tta = data.draw(st.booleans()) and name != 'published frozen'
+    net, meta, _ = nets[name]
+    pair = toy_pair(h, w, data.draw(st.integers(0, 99)), data.draw(st.sampled_from([0., .02, 1.])))
+    x = stack_pair(pair, ['vv', 'vh']).values
+    whole = calibrate(logits_d4(x, net, meta['input'], known[id(net)][1]) if tta else logits_of(x, net, meta['input']), meta['calibration'])
+    given_pair = pair.chunk(y=data.draw(st.integers(1, h)), x=data.draw(st.integers(1, w))) if data.draw(st.booleans()) and h*w < 4000 else pair
+    work = tmp_path_factory.mktemp('work')/'tiles' if data.draw(st.booleans()) else None
+    tiled = predict_scene(given_pair, net, meta, tile=tile, tta=tta, work=work, progress=False).values
+    np.testing.assert_array_equal(np.isnan(tiled), np.isnan(x).any((0, 1)))
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+def test_no_data_reaches_no_farther_than_the_receptive_field():
+    net, meta = toy_model(**SMALL)
+    radius, stride = geometry(net)
+    full, holed = toy_pair(120, 120), toy_pair(120, 120)
+    holed.vv[0, 56:60, 56:60] = np.nan
+    a, b = (predict_scene(p, net, meta, tile=40, progress=False).values for p in (full, holed))
+    reach = radius + stride
+    changed = np.argwhere(~(abs(a-b) < 1e-6))
+    assert changed.min() >= 56-reach and changed.max() < 60+reach and np.isnan(b).sum() == 16
+
+
+# Whole or absent
+
+RUN = """
+import sys; sys.path.insert(0, {tests!r})
+import torch; torch.set_num_threads(1)
+from test_scene import SMALL, toy_model, toy_pair
+from landslide_nb.scene import map_pair
+map_pair(toy_pair(700, 900).chunk(y=200, x=200), toy_model(**SMALL), {folder!r}, tile=64, progress=False)
+"""
+
+def start(folder, before=''):
+    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', before+RUN.format(tests=str(Path(__file__).parent), folder=str(folder))], stderr=subprocess.PIPE, text=True)
+
+def kill_when(process, seen, timeout=120):
+    end = time.time()+timeout
+    while not seen(): assert process.poll() is None and time.time() < end; time.sleep(.002)
+    process.send_signal(signal.SIGKILL); process.wait(); process.stderr.close()
+
+def test_killed_runs_continue_and_leave_nothing_half(tmp_path):
+    run, tiles, half = tmp_path/'run', tmp_path/'.run.tiles', tmp_path/'.run.half'
+    N = len(scene.cut_tiles((700, 900), 64, *geometry(toy_model(**SMALL)[0])))
+    done = lambda: sorted(tiles.glob('[0-9]*.npy')) if tiles.exists() else []
+    kill_when(start(run), lambda: len(done()) >= 5)
+    assert not any(run.iterdir()) and 5 <= (n := len(done())) < N
+    first = {p: p.stat().st_mtime_ns for p in done()}
+    kill_when(start(run), lambda: half.exists() and any(half.iterdir())) # all tiles are there, the products are being written
+    assert not any(run.iterdir()) and len(done()) == N
+    assert {p: p.stat().st_mtime_ns for p in first} == first, 'finished tiles were computed again'
+    pair, model = toy_pair(700, 900), toy_model(**SMALL)
+    with pytest.raises(OutputError, match='tiles of another run'): map_pair(toy_pair(700, 901), model, run, tile=64, progress=False)
+    map_pair(pair.chunk(y=200, x=200), model, run, tile=64, progress=False)
+    assert sorted(p.name for p in run.iterdir()) == FILES and sorted(p.name for p in tmp_path.iterdir()) == ['run']
+    with rasterio.open(run/'probability.tif') as f: np.testing.assert_allclose(f.read(1), predict_scene(pair, *model, progress=False).values, atol=1e-5)
+    with pytest.raises(OutputError, match='not empty'): map_pair(pair, model, run)
+
+def test_full_disk_is_one_sentence(tmp_path):
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n" # a stand-in: no file may grow further
+    process = start(tmp_path/'run', limit)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 1 and 'OutputError: Cannot write' in error and 'call again to continue' in error, error[-2000:]
+    assert not any((tmp_path/'run').iterdir()) and not (tmp_path/'.run.half').exists()
+
+def test_too_little_room_is_said_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr('shutil.disk_usage', lambda p: type('Usage', (), dict(free=1000)))
+    with pytest.raises(OutputError, match='bytes left'): map_pair(toy_pair(50, 50), toy_model(**SMALL), tmp_path/'run')
+    assert not any((tmp_path/'run').iterdir())
+
+
+# Beyond one machine
+
+def test_a_cluster_with_a_killed_worker_gives_the_same_map(tmp_path):
+    distributed = pytest.importorskip('distributed', reason="needs the extra 'cluster'")
+    pair, (net, meta) = toy_pair(600, 700), toy_model(**SMALL)
+    alone = predict_scene(pair, net, meta, progress=False).values
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path) as cluster, distributed.Client(cluster) as client:
+        together = predict_scene(pair.chunk(y=256, x=256), net, meta, tile=64, progress=False).values
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+        pids = client.run(os.getpid)
+        victim, tiles = next(iter(pids.values())), tmp_path/'tiles'
+        import threading
+        def kill():
+            while len(list(tiles.glob('*.npy'))) < 5: time.sleep(.002)
+            os.kill(victim, signal.SIGKILL)
+        killer = threading.Thread(target=kill); killer.start()
+        again = predict_scene(pair.chunk(y=256, x=256), net, meta, tile=64, progress=False, work=tiles).values
+        killer.join()
+        assert victim not in client.run(os.getpid).values()
+        np.testing.assert_array_equal(again, together)
+
+TRAIN = """
+import os, sys, json, hashlib, torch; torch.set_num_threads(1)
+from landslide_nb.scene import on_processes
+from landslide_nb.chips import ChipSet
+from landslide_nb.data import finetune_dls
+from landslide_nb.finetune import finetune_learner
+learn = finetune_learner(finetune_dls(ChipSet(sys.argv[1]), 8, seed=0, bs=4), None, seed=0, width=4, levels=2)
+with learn.no_bar(), learn.no_logging(), on_processes(learn):
+    learn.fit_one_cycle(1, 1e-3)
+weights = torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+print('RESULT', json.dumps(dict(rank=int(os.environ['RANK']), world=int(os.environ['WORLD_SIZE']), finite=bool(torch.isfinite(weights).all()),
+    weights=hashlib.sha1(weights.numpy().tobytes()).hexdigest(), batches=learn.train_iter)), flush=True)
+"""
+
+def test_training_on_two_processes(tmp_path):
+    pytest.importorskip('accelerate', reason="needs the extra 'cluster'")
+    from landslide_nb.chips import make_chips, split_chips
+    pair = toy_pair(256, 256)
+    truth = np.zeros((256, 256), 'uint8'); truth[::32, ::16] = 1; truth[:, 128:] = 0
+    chips = make_chips(pair.assign(landslides=(('y', 'x'), truth)), tmp_path/'chips', size=32, step=32)
+    split_chips(chips, by='random', seed=0)
+    (tmp_path/'train.py').write_text(TRAIN)
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', tmp_path/'train.py', tmp_path/'chips'],
+        capture_output=True, text=True, timeout=240, env={**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1'})
+    found = [json.loads(line.split('RESULT ')[1]) for line in out.stdout.splitlines() if 'RESULT ' in line]
+    assert len(found) == 2, out.stdout[-1500:]+out.stderr[-3000:]
+    assert {o['rank'] for o in found} == {0, 1} and all(o['world'] == 2 and o['finite'] for o in found)
+    assert found[0]['weights'] == found[1]['weights'], 'the two processes drifted apart'
+
+
+# Products
+
+@pytest.fixture(scope='module')
+def png_run(shared, tmp_path_factory):
+    d = tmp_path_factory.mktemp('png')
+    net, meta = toy_model(**SMALL)
+    save_model(net, d/'m.safetensors', dict(input=meta['input'], calibration=dict(scale=1., bias=3.9, threshold=.5)))
+    source = shared/'png_2024'/'png_landslide_2024_track9.nc'
+    return d/'run', map_cube(source, d/'m.safetensors', d/'run', passes=None, tile=32, progress=False), open_cube(source), d/'m.safetensors'
+
+def test_real_cube_to_run_folder(png_run):
+    run, metrics, cube, _ = png_run
+    assert sorted(p.name for p in run.iterdir()) == FILES
+    with rasterio.open(run/'probability.tif') as f:
+        assert f.crs == cube.rio.crs and f.transform == cube.rio.transform() and f.shape == (50, 50) and f.tags()['units'] == '1' and 'event_name' in f.tags()
+    assert abs(metrics['auprc_log_ratio']-.884) < .01 and metrics['mapped_area_m2'] == 96*900
+    assert json.loads((run/'metrics.json').read_text())['polygons'] == metrics['polygons']
+
+def test_rasters_are_valid_cogs(png_run):
+    from rio_cogeo.cogeo import cog_validate
+    for name in ('probability.tif', 'pair.tif'): assert cog_validate(png_run[0]/name, strict=True) == (True, [], [])
+
+def test_stac_item_is_valid(png_run):
+    import jsonschema, pystac
+    from pystac.validation.local_validator import get_local_schema_cache
+    from referencing import Registry, Resource
+    item = json.loads((png_run[0]/'item.json').read_text())
+    cache = get_local_schema_cache()
+    registry = Registry().with_resources((k, Resource.from_contents(v)) for k, v in cache.items())
+    schema = next(v for k, v in cache.items() if k.endswith('item-spec/json-schema/item.json'))
+    jsonschema.Draft7Validator(schema, registry=registry).validate(item)
+    p = item['properties']
+    assert {o.split('/')[-3] for o in item['stac_extensions']} == {'projection', 'processing'}
+    assert p['proj:code'] == 'EPSG:32654' and p['proj:shape'] == [50, 50] and p['processing:level'] == 'L4' and p['processing:software'].keys() == {'landslide_nb'}
+    for o in pystac.Item.from_file(str(png_run[0]/'item.json')).get_assets().values(): assert Path(o.get_absolute_href()).exists()
+
+def test_polygons_keep_the_areas_numpy_counts(png_run):
+    run, metrics, cube, _ = png_run
+    with rasterio.open(run/'probability.tif') as f: prob = f.read(1)
+    found = gpd.read_file(run/'landslides.gpkg', layer='polygons')
+    np.testing.assert_allclose(found.area, found.area_m2)
+    assert found.is_valid.all() and found.area_m2.sum() <= metrics['area_above_threshold_m2'] == (prob >= .5).sum()*900 and (found.area_m2 >= 500).all()
+    assert found.mean_probability.between(.5, 1).all() and (found.max_probability >= found.mean_probability).all() and (found.elongation >= 1).all()
+    mapped = gpd.read_file(run/'landslides.gpkg', layer='mapped')
+    assert mapped.area_m2.sum() == 96*900
+
+def test_areas_on_a_grid_in_degrees(tmp_path):
+    step = 1e-3
+    pair, (net, meta) = toy_pair(60, 80, crs='EPSG:4326', y0=60., x0=10., step=step), toy_model(**SMALL)
+    prob = predict_scene(pair, net, meta, progress=False)
+    patch = prob.copy(data=np.zeros(prob.shape, 'float32')); patch[10:20, 10:30] = .9
+    flat = landslide_polygons(patch).to_crs('ESRI:54034').area[0] # equal area, cylindrical
+    assert abs(landslide_polygons(patch).area_m2[0]/flat-1) < .002
+    m = write_products(tmp_path/'run', pair, prob, meta)
+    cells = gpd.read_file(tmp_path/'run'/'landslides.gpkg', layer='cells')
+    assert abs(cells.expected_m2.sum()/m['expected_area_m2']-1) < 1e-6
+    assert .8 < np.sqrt(cells.to_crs('ESRI:54034').area.max())/1000 < 1.2 # cells are a kilometre on the ground, not in degrees
+    zones = gpd.GeoDataFrame(geometry=[__import__('shapely').box(9, 59, 11, 61)], crs=4326)
+    assert abs(ranked_zones(prob, zones).expected_m2[0]/m['expected_area_m2']-1) < 1e-6
+
+def test_bad_zones_and_orbits_are_one_sentence(png_run, tmp_path, shared):
+    _, _, cube, model = png_run
+    from landslide_nb.core import CubeError
+    with pytest.raises(CubeError, match='no descending pass'): map_cube(cube, model, tmp_path/'a', orbit='descending')
+    far = gpd.GeoDataFrame(geometry=[__import__('shapely').box(0, 0, 1, 1)], crs=4326)
+    with pytest.raises(OutputError, match='None of the 1 zones'): map_cube(cube, model, tmp_path/'b', zones=far, progress=False)
+    with pytest.raises(OutputError, match='Cannot read the zones'): map_cube(cube, model, tmp_path/'c', zones=tmp_path/'absent.gpkg', progress=False)
+    assert not any(p.exists() and any(p.iterdir()) for p in (tmp_path/'a', tmp_path/'b', tmp_path/'c'))
