@@ -58,10 +58,12 @@ def read_results(
         raise AnalysisError(f"{folder} holds no finished experiment ({', '.join(missing)} missing); run it, or run it again to the end, with `landslide-nb experiment`.")
     try: record = json.loads(files['spec.json'].read_text())
     except ValueError as e: raise AnalysisError(f"{files['spec.json']} is damaged ({e}).") from e
-    if record.get('format') != FORMAT: raise AnalysisError(f"{folder} has results of format {record.get('format')}, this landslide_nb reads format {FORMAT}; use the version that wrote it, {record.get('code', 'unknown')}.")
+    if record.get('format') != FORMAT: raise AnalysisError(f"{folder} has results of format {record.get('format')}, this landslide_nb reads format {FORMAT}; "
+        f"use the version that wrote it, {record.get('code', 'unknown')}.")
     try: tables = [pd.read_parquet(p) for f, p in files.items() if f != 'spec.json']
     except (OSError, ValueError) as e: raise AnalysisError(f"A table of {folder} cannot be read ({e}); run the experiment again, finished runs are kept.") from e
-    if absent := {'run', 'setting', 'how', 'budget', 'seed', 'auprc_natural', 'auprc_published'} - set(tables[0]): raise AnalysisError(f"{files['results.parquet']} lacks {', '.join(sorted(absent))}; it was written by another version.")
+    if absent := {'run', 'setting', 'how', 'budget', 'seed', 'auprc_natural', 'auprc_published'} - set(tables[0]): raise AnalysisError(f"{files['results.parquet']} lacks {', '.join(sorted(absent))}; "
+        "it was written by another version.")
     return Results(folder, record['spec'], *tables, record.get('code', ''))
 
 # %% ../nbs/10_analysis.ipynb #5b5a8e10
@@ -190,7 +192,8 @@ def effects(
     values, rows = metric_draws(results, metric, test, draws), []
     m = results.chips.block[results.chips.published | (test == 'natural')].nunique()
     runs = results.runs[results.runs.how != 'baseline']
-    if against not in set(runs.setting): raise AnalysisError(f"Nothing to compare with: the experiment has no runs of {against!r}, only {', '.join(results.networks)}; add none to the pretraining sources.")
+    if against not in set(runs.setting): raise AnalysisError(f"Nothing to compare with: the experiment has no runs of {against!r}, only {', '.join(results.networks)}; "
+        "add none to the pretraining sources.")
     base = {(b, s): k for b, s, k in runs[runs.setting == against][['budget', 'seed', 'run']].itertuples(index=False)}
     for (setting, budget), g in runs[runs.setting != against].groupby(['setting', 'budget'], sort=False):
         d = interval(np.stack([values[k] - values[base[budget, s]] for k, s in zip(g.run, g.seed)]), m)
@@ -250,13 +253,15 @@ def all_tables(
     kinds = {'landslide': 'landslide chips', 'free': 'landslide-free chips'}
     for test, name in TEST_SETS.items():
         for kind, chips in kinds.items():
-            out[f'Signed count error, {chips}, {name}'] = ("Median error of the calibrated soft count, pixels a chip. Read both chip kinds together: all-zero is perfect on one and wrong by the full count on the other.",
+            out[f'Signed count error, {chips}, {name}'] = ("Median error of the calibrated soft count, pixels a chip. "
+                "Read both chip kinds together: all-zero is perfect on one and wrong by the full count on the other.",
                 grid(summarise(results, f'count_signed_median_{kind}', test, draws), _with_interval(1)))
         out[f'Absolute count error, all chips, {name}'] = ("Mean, pixels a chip.", grid(summarise(results, 'count_absolute_mean_all', test, draws), _with_interval(1)))
         if paired: out[f'Effect of pretraining on the absolute count error, {name}'] = (star + " Negative is better.", grid(effects(results, 'count_absolute_mean_all', test, draws=draws), _effect(1)))
     for test, name in TEST_SETS.items(): out[f'Other numbers, {name}'] = ("Means over seeds; threshold and calibration chosen on the validation chips.", other_numbers(results, test))
     stage1 = results.runs[results.runs.pretrain != 'none'].groupby('pretrain').stage1_auroc.first()
-    if len(stage1): out['Stage 1'] = ("How often a landslide chip outranks a landslide-free one among its validation chips; near 0.5 there is nothing to pass on.", pd.DataFrame({'source': stage1.index, 'chip AUROC': [f'{v:.3f}' for v in stage1]}))
+    if len(stage1): out['Stage 1'] = ("How often a landslide chip outranks a landslide-free one among its validation chips; "
+        "near 0.5 there is nothing to pass on.", pd.DataFrame({'source': stage1.index, 'chip AUROC': [f'{v:.3f}' for v in stage1]}))
     return out
 
 def tables_markdown(
@@ -458,7 +463,10 @@ def save_figure(
     return files
 
 # %% ../nbs/10_analysis.ipynb #f580a167
-STYLE = "body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}table{border-collapse:collapse;margin:.6em 0}td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}img{max-width:100%;margin:.5em 0}pre{background:#f4f4f4;padding:.6em;overflow:auto}h2{margin-top:1.6em}"
+STYLE = """body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:.6em 0}td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}
+img{max-width:100%;margin:.5em 0}
+pre{background:#f4f4f4;padding:.6em;overflow:auto}h2{margin-top:1.6em}"""
 
 def report_html(
     results:Results,
@@ -470,7 +478,8 @@ def report_html(
     image = lambda f: f'<img alt="{html.escape(f.stem)}" src="data:image/png;base64,{base64.b64encode(f.read_bytes()).decode()}">'
     table = lambda t: t.to_html(index=False, border=0, escape=True).replace('**\\***', '<b>*</b>')
     title = f"Label efficiency on {results.runs.event.iloc[0]}"
-    body = [f'<h1>{html.escape(title)}</h1><p>{len(results.runs)} runs, {results.runs.seed.nunique()} seeds, {results.chips.chip.nunique()} test chips in {results.chips.block.nunique()} blocks. landslide_nb {html.escape(results.code)}.</p>',
+    body = [f'<h1>{html.escape(title)}</h1><p>{len(results.runs)} runs, {results.runs.seed.nunique()} seeds, {results.chips.chip.nunique()} test chips in {results.chips.block.nunique()} blocks. '
+            f'landslide_nb {html.escape(results.code)}.</p>',
             *(image(f) for f in images.values()), *(f'<h2>{html.escape(t)}</h2><p>{words(why)}</p>{table(rows)}' for t, (why, rows) in tables.items()),
             f'<h2>Specification</h2><pre>{html.escape(json.dumps(results.spec, indent=1))}</pre>']
     return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{"".join(body)}</body></html>'

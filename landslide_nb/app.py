@@ -320,13 +320,12 @@ class Scan:
 def row_areas(
     run:Run,
 ) -> np.ndarray: # (h,) m2 of a pixel in each row; 1 without a coordinate system
-    "Pixel areas, by the same function that measured the products"
-    from landslide_nb.scene import pixel_area
-    import xarray as xr
-    if run.crs is None: return np.ones(run.shape[0])
-    t = run.transform
-    grid = xr.DataArray(np.broadcast_to(np.float32(0), run.shape), dims=('y', 'x'), coords=dict(y=t.f + t.e*(np.arange(run.shape[0])+.5), x=t.c + t.a*(np.arange(run.shape[1])+.5))).rio.write_crs(run.crs).rio.write_transform(t)
-    return np.broadcast_to(pixel_area(grid)[:, 0], run.shape[:1])
+    "Pixel areas, as `pixel_area` of the scene's notebook has them; on a grid in degrees from the ellipsoid"
+    t, h = run.transform, run.shape[0]
+    if run.crs is None or not run.geographic: return np.full(h, abs(t.a*t.e)*(run.crs.linear_units_factor[1]**2 if run.crs else 1))
+    from pyproj import Geod
+    top, bottom, geod = t.f + t.e*np.arange(h), t.f + t.e*np.arange(1, h+1), Geod(ellps='WGS84')
+    return np.array([abs(geod.polygon_area_perimeter([0, t.a, t.a, 0], [b, b, a, a])[0]) for a, b in zip(top, bottom)])
 
 def read_truth(
     run:Run,
@@ -962,7 +961,7 @@ class Browser:
         runs:str|Path,        # a run folder or a folder of them
         query:dict|None=None, # state as in an address; default: that of the request
     ):
-        self.root, self.doc, self.dark, self.quiet = Path(runs), pn.state.curdoc, pn.config.theme == 'dark', False
+        self.root, self.doc, self.dark, self.quiet, self.loaded = Path(runs), pn.state.curdoc, pn.config.theme == 'dark', False, False
         self.names, self.experiments = find_runs(self.root), find_experiments(self.root)
         if query is None: query = {k: v[0].decode('utf-8', 'replace') for k, v in pn.state.session_args.items()}
         self.wanted, self.notes = read_state(query, self.names)
@@ -975,6 +974,12 @@ class Browser:
             if not self.experiments: self.say(f"There is no run in {self.root.name}: a run folder is what `landslide-nb map` or `landslide-nb demo` writes.")
             self.show_tab()
         self._watch()
+        pn.state.onload(self.greet)
+
+    def greet(self):
+        "The page has been sent"
+        self.loaded = True
+        if self.run is not None: self.remember()
 
     def _widgets(self):
         text = dict(stylesheets=[SHEET], sizing_mode='stretch_width', margin=(2, 5))
@@ -1092,7 +1097,8 @@ class Browser:
         if view is not None: self.lines['found'].data = outlines(mask_view(self.run, view, self.threshold.value, self.scan), view.bounds)
 
     def remember(self):
-        "Write the state into the address"
+        "Write the state into the address, once the page is there to have one"
+        if not self.loaded: return
         other = self.other.value if 'compare' in self.built else self.wanted.get('other')
         whole = np.allclose(self.at, fit(self.run.bounds, self.run.kx), rtol=1e-9, atol=1e-9)
         self.link.object.text = write_state(run=self.run.name, t=self.threshold.value, at=None if whole else self.at, tab=self.tab if self.tab != 'map' else None, other=other)

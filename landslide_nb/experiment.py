@@ -70,7 +70,9 @@ class ExperimentSpec:
     def from_json(cls, text): # -> ExperimentSpec
         try: d = json.loads(text)
         except ValueError as e: raise ExperimentError(f"The experiment's specification is not JSON ({e}).") from e
-        if not isinstance(d, dict) or (odd := sorted(set(d) - {f.name for f in fields(cls)})): raise ExperimentError(f"The experiment's specification has unknown entries ({', '.join(odd) if isinstance(d, dict) else d}); was it written by another version?")
+        if not isinstance(d, dict): raise ExperimentError(f"The experiment's specification is {d!r}, expected names and values.")
+        odd = sorted(set(d) - {f.name for f in fields(cls)})
+        if odd: raise ExperimentError(f"The experiment's specification has unknown entries ({', '.join(odd)}); was it written by another version?")
         return cls(**d)
 
     @property

@@ -122,6 +122,6 @@ def export_learner(
     path:str|Path, # ends in .safetensors
 ) -> Path:
     "Save the model of a learner with everything needed to use it"
-    values = learn.validate()
+    with learn.no_bar(): values = learn.validate()
     metrics = {k: None if np.isnan(v) else float(v) for k, v in zip(['valid_loss', *[m.name for m in learn.metrics]], values)}
     return save_model(learn.model, path, dict(input=input_spec(learn.dls), training=training_record(learn), metrics=metrics, calibration=getattr(learn, 'calibration', {})))

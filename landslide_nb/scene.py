@@ -8,8 +8,8 @@ __all__ = ['Tile', 'COLUMNS', 'EXTENSIONS', 'GUIDE', 'INTERVALS', 'stack_pair', 
            'compute_tiles', 'predict_scene', 'open_work', 'read_tiles', 'scene_windows', 'widen', 'pixel_area',
            'pixel_sides', 'expected_area', 'area_record', 'area_interval', 'terrain_of', 'shape_of', 'region_mask',
            'landslide_polygons', 'ranked', 'ranked_cells', 'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene',
-           'write_cog', 'open_cog', 'stac_item', 'report_page', 'whole_folder', 'write_products', 'from_cogs',
-           'mapped_polygons', 'map_pair', 'map_cube', 'on_processes']
+           'write_cog', 'open_cog', 'stac_item', 'report_page', 'whole_folder', 'bounded', 'write_products',
+           'from_cogs', 'mapped_polygons', 'map_pair', 'map_cube', 'on_processes']
 
 # %% ../nbs/11_scene.ipynb #cde59f4f
 import base64, hashlib, html, io, json, os, shutil, uuid
@@ -549,7 +549,7 @@ def write_cog(
     path = Path(path)
     plain, factors = path.with_name(f'.{path.stem}.plain.tif'), [2**k for k in range(1, 12) if max(da.shape[1:]) > 256*2**k]
     try:
-        with rasterio.Env(GDAL_CACHEMAX=128, TIFF_USE_OVR=False): # MB
+        with bounded():
             with rasterio.open(plain, 'w', driver='GTiff', tiled=True, blockxsize=512, blockysize=512, interleave='band', BIGTIFF='IF_SAFER', **grid) as f:
                 f.update_tags(**{k: str(v) for k, v in (tags or {}).items()})
                 for k, name in enumerate(bands, 1): f.set_band_description(k, name)
@@ -643,10 +643,17 @@ def whole_folder(
         half.mkdir()
         yield half
         os.replace(half, final)
-    except OSError as e: raise OutputError(f"Cannot write {final}: {e.strerror or e}; make room or choose another folder.") from e
+    except OSError as e: raise OutputError(f"Cannot write {final}: {e.strerror or e}; the disk may be full: make room or choose another folder.") from e
     finally: shutil.rmtree(half, ignore_errors=True)
 
 # %% ../nbs/11_scene.ipynb #76a87f42
+@contextmanager
+def bounded():
+    "Read and write in this thread, with a small cache of GDAL: memory stays that of a few windows"
+    import dask, rasterio
+    with rasterio.Env(GDAL_CACHEMAX=64), dask.config.set(scheduler='single-threaded'): yield # MB
+
+# %% ../nbs/11_scene.ipynb #3f3d23c5
 def write_products(
     folder:str|Path,       # new or empty run folder
     pair:xr.Dataset,       # dims (moment, y, x), dB, in memory or lazy; may carry `landslides`, `dem`, `slope`
@@ -662,7 +669,7 @@ def write_products(
     calibration = meta.get('calibration') or {}
     threshold, record = float(calibration.get('threshold', .5)), calibration.get('area') or {}
     attrs = {k: v for k, v in pair.attrs.items() if k.startswith(('event_', 'passes_')) or k in ('orbit', 'how', 'balance_db', 'source')}
-    with whole_folder(folder) as tmp:
+    with whole_folder(folder) as tmp, bounded():
         tags = dict(software=f'landslide_nb {__version__}', threshold=threshold, arch=meta.get('arch', ''), **attrs)
         write_cog(prob, tmp/'probability.tif', ['landslide probability'], dict(tags, units='1'))
         names = [f'{m} {c} (dB)' for m in ('pre', 'post') for c in ('VV', 'VH')]
@@ -686,7 +693,7 @@ def write_products(
         (tmp/'item.json').write_text(json.dumps(stac_item(tmp, prob, attrs, Path(folder).resolve().name).to_dict(include_self_link=False), indent=1))
     return metrics
 
-# %% ../nbs/11_scene.ipynb #3f3d23c5
+# %% ../nbs/11_scene.ipynb #d8a1aa7b
 def from_cogs(
     folder:Path, prob:xr.DataArray, pair:xr.Dataset, # run folder and what was written into it
 ) -> tuple: # (prob, pair), lazy, on the same grid
@@ -701,7 +708,7 @@ def mapped_polygons(
     "Outlines of the mapped landslides, as drawn on the label grid"
     return landslide_polygons((label == 1).astype('float32').rio.write_crs(label.rio.crs), .5, 0)[['area_m2', 'geometry']]
 
-# %% ../nbs/11_scene.ipynb #d7a394af
+# %% ../nbs/11_scene.ipynb #755e1c42
 def map_pair(
     pair:xr.Dataset,             # dims (moment, y, x), dB, in memory or lazy; a lazy one is mapped in bounded memory
     model:str|Path|tuple,        # saved stage-2 model, or what `load_model` returned
@@ -718,10 +725,9 @@ def map_pair(
     check_scene(pair, meta['input']['channels'])
     work = final.with_name(f'.{final.name}.tiles')
     check_room(final.parent, pair.sizes['y']*pair.sizes['x']*40) # B a pixel: tiles, two rasters, and one of them twice
-    try:
-        prob = predict_scene(pair, net, meta, tile, progress, tta, fast, work)
-        metrics = write_products(final, pair, prob, meta, **products)
-    except OSError as e: raise OutputError(f"Cannot write {final}: {e.strerror or e}; make room or choose another folder, then call again to continue.") from e
+    try: prob = predict_scene(pair, net, meta, tile, progress, tta, fast, work)
+    except OSError as e: raise OutputError(f"Cannot write {work}: {e.strerror or e}; make room and call again to continue, or choose another folder.") from e
+    metrics = write_products(final, pair, prob, meta, **products)
     shutil.rmtree(work)
     return metrics
 
@@ -742,7 +748,7 @@ def map_cube(
     terrain = {k: cube[k] for k in ('dem', 'slope') if k in cube and k not in pair} # for the polygons
     return map_pair(pair.assign(terrain), (net, meta), folder, **options)
 
-# %% ../nbs/11_scene.ipynb #60480592
+# %% ../nbs/11_scene.ipynb #ae9dd3fb
 @contextmanager
 def on_processes(
     learn, # Learner of stage 1 or 2

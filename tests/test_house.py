@@ -8,7 +8,7 @@ notebooks = sorted((root/'nbs').glob('*.ipynb'))
 bin_dir = Path(sys.executable).parent
 
 def run(*args, cwd, timeout=900, **env):
-    return subprocess.run([str(a) for a in args], cwd=cwd, timeout=timeout, capture_output=True, text=True, env={**os.environ, 'PATH': f'{bin_dir}{os.pathsep}{os.environ["PATH"]}', **env})
+    return subprocess.run([str(a) for a in args], cwd=cwd, timeout=timeout, capture_output=True, text=True, env={**os.environ, 'OMP_WAIT_POLICY': 'PASSIVE', 'PATH': f'{bin_dir}{os.pathsep}{os.environ["PATH"]}', **env})
 
 @pytest.mark.parametrize('notebook', notebooks, ids=lambda o: o.stem)
 def test_notebook_runs(notebook, tmp_path):

@@ -1,0 +1,60 @@
+"Run the duels one after the other, print their ratios, write benchmarks/results.md and results.json"
+import argparse, importlib, json, os, platform, subprocess, sys, time
+from pathlib import Path
+
+from benchmarks.duels import DUELS
+
+here = Path(__file__).parent
+PACKAGES = ('torch', 'fastai', 'dask', 'distributed', 'xarray', 'zarr', 'rasterio', 'scikit-learn', 'torchmetrics', 'xbatcher', 'torchgeo', 'segmentation-models-pytorch', 'monai', 'tiler', 'terratorch', 'distmetrics')
+
+def machine():
+    "What the numbers were measured on"
+    from importlib.metadata import PackageNotFoundError, version
+    def found(name):
+        try: return version(name)
+        except PackageNotFoundError: return 'not installed'
+    cpu = next((line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')), platform.processor()) if os.path.exists('/proc/cpuinfo') else platform.processor()
+    return dict(cpu=cpu, cores=os.cpu_count(), load=round(os.getloadavg()[0], 1), system=platform.platform(), python=platform.python_version(), packages={o: found(o) for o in PACKAGES})
+
+def page(results):
+    "results.json for people"
+    out = ['# Duels', '', 'Made by `python -m benchmarks`; ratios are medians over alternating rounds in one process, with their range. Above 1: landslide_nb is faster. '
+           '`load` is the machine\'s average load when a duel began: other work on it slows both sides of a duel, and blurs absolute rates.', '']
+    for name, r in results.items():
+        m = r['machine']
+        out += [f'## {name}', '', r['what'], '', f"{r['settings']}. {m['cpu']}, {m['cores']} cores, load {m['load']}, Python {m['python']}, torch {m['packages']['torch']}; {r['seconds']:.0f} s.", '']
+        if 'failed' in r: out += [f"Not run: {r['failed']}", '']; continue
+        columns = list(dict.fromkeys(k for row in r['rows'] for k in row))
+        form = lambda v: '' if v is None else f'{v:,.4g}' if isinstance(v, float) else str(v)
+        out += ['| '+' | '.join(columns)+' |', '|'+'---|'*len(columns)] + ['| '+' | '.join(form(row.get(k)) for k in columns)+' |' for row in r['rows']] + ['']
+    return '\n'.join(out)
+
+def one(name, scale):
+    "Run one duel here"
+    start, m = time.time(), machine()
+    what, run = DUELS[name].__doc__, DUELS[name]
+    try: settings, rows = run(scale)
+    except ImportError as e: return dict(what=what, settings=f'scale {scale}', machine=m, seconds=time.time()-start, failed=f'{e}; a peer that is not installed is not imitated')
+    return dict(what=what, settings=settings, rows=rows, machine=m, seconds=time.time()-start)
+
+def main():
+    p = argparse.ArgumentParser('python -m benchmarks', description=__doc__)
+    p.add_argument('duels', nargs='*', metavar='DUEL', help=f"one or several of {', '.join(DUELS)}; default: all")
+    p.add_argument('--scale', type=float, default=1., help='size of the inputs, 1 = as stated in results.md')
+    p.add_argument('--here', action='store_true', help='in this process, print JSON (used for one duel by the run of all)')
+    p.add_argument('--out', type=Path, default=here, help='folder of results.md and results.json')
+    args = p.parse_args()
+    if unknown := set(args.duels)-set(DUELS): p.error(f"unknown duel {', '.join(sorted(unknown))}")
+    if args.here: print('RESULT', json.dumps(one(args.duels[0], args.scale))); return
+    path = args.out/'results.json'
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for name in args.duels or DUELS: # each in a process of its own: no peer inherits another's threads or memory
+        out = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'benchmarks', name, '--here', '--scale', str(args.scale)], cwd=here.parent, stdout=subprocess.PIPE, text=True)
+        found = [line[7:] for line in out.stdout.splitlines() if line.startswith('RESULT ')]
+        if not found: print(f'{name}: failed with exit code {out.returncode}', file=sys.stderr); continue
+        results[name] = json.loads(found[0])
+        results = {k: results[k] for k in DUELS if k in results}
+        path.write_text(json.dumps(results, indent=1)+'\n'); (args.out/'results.md').write_text(page(results))
+        print(page({name: results[name]}), flush=True)
+
+if __name__ == '__main__': main()
