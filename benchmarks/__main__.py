@@ -22,7 +22,7 @@ def page(results):
            '`load` is the machine\'s average load when a duel began: other work on it slows both sides of a duel, and blurs absolute rates.', '']
     for name, r in results.items():
         m = r['machine']
-        out += [f'## {name}', '', r['what'], '', f"{r['settings']}. {m['cpu']}, {m['cores']} cores, load {m['load']}, Python {m['python']}, torch {m['packages']['torch']}; {r['seconds']:.0f} s.", '']
+        out += [f'## {name}', '', r['what'], '', f"{r['settings']}; {'3 rounds' if r.get('scale', 1) > .5 else '1 round'} after a warm-up. {m['cpu']}, {m['cores']} cores, load {m['load']}, Python {m['python']}, torch {m['packages']['torch']}; {r['seconds']:.0f} s.", '']
         if 'failed' in r: out += [f"Not run: {r['failed']}", '']; continue
         columns = list(dict.fromkeys(k for row in r['rows'] for k in row))
         form = lambda v: '' if v is None else f'{v:,.4g}' if isinstance(v, float) else str(v)
@@ -35,7 +35,7 @@ def one(name, scale):
     what, run = DUELS[name].__doc__, DUELS[name]
     try: settings, rows = run(scale)
     except ImportError as e: return dict(what=what, settings=f'scale {scale}', machine=m, seconds=time.time()-start, failed=f'{e}; a peer that is not installed is not imitated')
-    return dict(what=what, settings=settings, rows=rows, machine=m, seconds=time.time()-start)
+    return dict(what=what, settings=settings, scale=scale, rows=rows, machine=m, seconds=time.time()-start)
 
 def main():
     p = argparse.ArgumentParser('python -m benchmarks', description=__doc__)

@@ -10,8 +10,9 @@ DUELS = {}
 
 def duel(f): DUELS[f.__name__] = f; return f
 
-def rounds(contenders, n=3):
-    "Seconds of each contender, taken in turn n times after one warm-up round; returns {name: [seconds]} and {name: last result}"
+def rounds(contenders, scale):
+    "Seconds of each contender, taken in turn three times (once at small scale) after a warm-up round; returns {name: [seconds]} and {name: last result}"
+    n = 3 if scale > .5 else 1
     seconds, results = {k: [] for k in contenders}, {}
     for i in range(n+1):
         for k, f in contenders.items():
@@ -82,8 +83,8 @@ def average_precision(scale):
     contenders = {'StreamingAP': ours, 'scikit-learn': lambda: average_precision_score(truth, prob), 'torchmetrics': torchmetrics}
     ours()
     memory = {k: peak(f)[1] for k, f in contenders.items()}
-    seconds, found = rounds(contenders, 1)
-    return f'{n:,} pixels, 2 % landslide, one round after a warm-up', table(seconds, n/1e6, 'Mpx/s', **{'MB more': memory, 'error': {k: abs(v-found['scikit-learn']) for k, v in found.items()}})
+    seconds, found = rounds(contenders, scale)
+    return f'{n:,} pixels, 2 % landslide', table(seconds, n/1e6, 'Mpx/s', **{'MB more': memory, 'error': {k: abs(v-found['scikit-learn']) for k, v in found.items()}})
 
 @duel
 def chips(scale):
@@ -118,9 +119,9 @@ def chips(scale):
         data = Pair(d)
         def peer_torchgeo(take=48): return sum(len(b['image']) for b in DataLoader(data, batch_size=16, sampler=RandomGeoSampler(data, size=size, length=take), collate_fn=stack_samples))
         contenders = {'landslide_nb': ours, 'xbatcher': peer_xbatcher, 'torchgeo': peer_torchgeo}
-        seconds, found = rounds(contenders, 3)
+        seconds, found = rounds(contenders, scale)
         each = {k: [o/found[k] for o in s] for k, s in seconds.items()}
-        return f'{n} x {n} px, batches of 16 with normalisation, change and dihedral (ours), bare batches (peers), 3 rounds', table(each, 1, 'chips/s')
+        return f'{n} x {n} px, batches of 16 with normalisation, change and dihedral (ours), bare batches (peers)', table(each, 1, 'chips/s')
 
 @duel
 def training_step(scale):
@@ -139,7 +140,7 @@ def training_step(scale):
     six, four = x.flatten(1, 2), x[:, :2].flatten(1, 2)
     contenders = {'landslide_nb unet': step(build_model('unet', stage=2), x), 'smp.Unet resnet34': step(smp.Unet('resnet34', encoder_weights=None, in_channels=6, classes=1), six),
         'fastai create_unet_model resnet34': step(create_unet_model(resnet34, 1, (128, 128), pretrained=False, n_in=6), six), 'published stage 2': step(build_model('published', stage=2, moments=2), x[:, :2])}
-    seconds, _ = rounds(contenders, max(1, int(3*scale)))
+    seconds, _ = rounds(contenders, scale)
     return f'float32, {torch.get_num_threads()} threads, untrained weights', table(seconds, 16, 'chips/s')
 
 @duel
@@ -177,10 +178,10 @@ def scene_inference(scale):
         @torch.inference_mode()
         def peer_terratorch(): return write(calibrate(tiled_inference(back, flat(stacked()), out_channels=1, crop=512, stride=384, delta=8, average_patches=True, blend_overlaps=True, verbose=False)[0, 0].numpy(), {}))
         contenders = {'landslide_nb': ours, 'untiled pass': untiled, 'monai, 25 % gaussian': peer_monai, 'tiler, 25 % overlap-tile': peer_tiler, 'terratorch, 25 % blended': peer_terratorch}
-        seconds, found = rounds(contenders, 2)
+        seconds, found = rounds(contenders, scale)
         wrong = {k: int((abs(v-found['untiled pass']) > 1e-5).sum()) for k, v in found.items()}
         worst = {k: float(abs(v-found['untiled pass']).max()) for k, v in found.items()}
-        return f'{n} x {n} px from Zarr (3+3 passes) to a COG, random weights, {torch.get_num_threads()} threads, 2 rounds', table(seconds, n*n/1e6, 'Mpx/s', **{'wrong pixels': wrong, 'largest difference': worst})
+        return f'{n} x {n} px from Zarr (3+3 passes) to a COG, random weights, {torch.get_num_threads()} threads', table(seconds, n*n/1e6, 'Mpx/s', **{'wrong pixels': wrong, 'largest difference': worst})
 
 @duel
 def map_without_labels(scale):
@@ -197,8 +198,8 @@ def map_without_labels(scale):
     transformer = dm.load_transformer_model()
     contenders = {'landslide_nb': lambda: predict_scene(make_pair(cube, 'hokkaido', passes=None), net, meta, progress=False),
         'distmetrics Mahalanobis': lambda: dm.compute_mahalonobis_dist_2d(*pre, *post), 'distmetrics transformer': lambda: dm.compute_transformer_zscore(transformer, *pre, *post)}
-    seconds, _ = rounds(contenders, 1)
-    return f'{n} x {n} px, 5 passes before and 1 after (peers) or 5 (ours), one round after a warm-up', table(seconds, n*n/1e6, 'Mpx/s')
+    seconds, _ = rounds(contenders, scale)
+    return f'{n} x {n} px, 5 passes before and 1 after (peers) or 5 (ours)', table(seconds, n*n/1e6, 'Mpx/s')
 
 @duel
 def opening_and_pairing(scale):
@@ -217,7 +218,7 @@ def opening_and_pairing(scale):
             return float((10*np.log10(xr.concat([pre, post], 'moment'))).vv[0, 0].sum())
         contenders = {'landslide_nb, windows': ours, 'xarray, load': straightforward}
         memory = {k: peak(f)[1] for k, f in contenders.items()}
-        seconds, _ = rounds(contenders, 2)
+        seconds, _ = rounds(contenders, scale)
         return f'{n} x {n} px, 3+3 passes, chunks of 512', table(seconds, n*n/1e6, 'Mpx/s', **{'MB more': memory})
 
 @duel
@@ -233,9 +234,9 @@ def growth(scale):
             def f():
                 with tempfile.TemporaryDirectory(dir=d) as work: predict_scene(make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1), net, meta, tile=512, progress=False, work=f'{work}/t')
             return f
-        seconds, _ = rounds({f'{s} x {s} px': run(s) for s in sizes}, 2)
+        seconds, _ = rounds({f'{s} x {s} px': run(s) for s in sizes}, scale)
         first = median(seconds[f'{n} x {n} px'])/n**2
-        return 'small network (width 4), 512 px tiles, 2 rounds', [{'': f'{s} x {s} px', 'Mpx/s': s*s/1e6/median(seconds[f'{s} x {s} px']), 'cost a pixel, relative': median(seconds[f'{s} x {s} px'])/s**2/first} for s in sizes]
+        return 'small network (width 4), 512 px tiles', [{'': f'{s} x {s} px', 'Mpx/s': s*s/1e6/median(seconds[f'{s} x {s} px']), 'cost a pixel, relative': median(seconds[f'{s} x {s} px'])/s**2/first} for s in sizes]
 
 @duel
 def cluster(scale):
@@ -246,10 +247,10 @@ def cluster(scale):
     n, (net, meta) = max(768, int(2048*scale**.5)), model()
     with tempfile.TemporaryDirectory() as d:
         pair, seconds, maps = make_pair(open_cube(cube_on_disk(d, n))), {1: [], 2: []}, {}
-        for i in range(3):
+        for i in range(4 if scale > .5 else 2):
             for workers in (2, 1):
                 with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, local_directory=d) as c, Client(c):
                     predict_scene(pair.isel(y=slice(0, 128), x=slice(0, 128)), net, meta, progress=False) # workers import torch
                     t = time.perf_counter(); maps[workers] = predict_scene(pair, net, meta, tile=256, progress=False).values
                     if i: seconds[workers].append(time.perf_counter()-t)
-        return f'{n} x {n} px, 256 px tiles, 2 rounds', [{'': f'{w} workers', 'Mpx/s': n*n/1e6/median(seconds[w]), 'speed-up': median(seconds[1])/median(seconds[w]), 'largest difference': float(abs(maps[1]-maps[w]).max())} for w in (1, 2)]
+        return f'{n} x {n} px, 256 px tiles', [{'': f'{w} workers', 'Mpx/s': n*n/1e6/median(seconds[w]), 'speed-up': median(seconds[1])/median(seconds[w]), 'largest difference': float(abs(maps[1]-maps[w]).max())} for w in (1, 2)]

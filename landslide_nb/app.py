@@ -819,7 +819,6 @@ def map_figure(
     x:Range1d,
     y:Range1d,
     run:Run,         # for the scale bar
-    title:str='',    # in the corner
     dark:bool=False,
 ):                   # bokeh figure
     "An empty map: shared axes, a scale bar, no frills"
@@ -828,7 +827,6 @@ def map_figure(
     f.axis.visible = f.grid.visible = False
     units = ImperialLength(basis=dict(m=(run.kx**-1/111195, 'm', 'metre'), km=(1000/run.kx/111195, 'km', 'kilometre'), deg=(1., 'deg', 'degree')), include=['m', 'km'], ticks=[1, 2, 5, 10, 20, 50, 100, 200, 500]) if run.geographic else MetricLength()
     f.add_layout(ScaleBar(range=x, unit='deg' if run.geographic else 'm', dimensional=units, location='bottom_left', background_fill_color='white', background_fill_alpha=.75, border_line_color=None, padding=5, margin=6, label_text_font_size='11px', length_sizing='adaptive'))
-    if title: f.add_layout(Label(x=6, y=6, x_units='screen', y_units='screen', text=title, text_font_size='12px', text_color='black', background_fill_color='white', background_fill_alpha=.8, padding=4, text_baseline='top', text_align='left', y_offset=0))
     return f
 
 def color_bar(
@@ -921,7 +919,7 @@ def pr_plot(
 ):             # bokeh figure
     "The precision-recall curve with the threshold's point on it"
     ink = '#c8ccd2' if dark else '#444444'
-    f = figure(height=165, sizing_mode='stretch_width', tools='', toolbar_location=None, x_range=(0, 1.02), y_range=(0, 1.02), x_axis_label='recall', y_axis_label='precision', background_fill_color=None, border_fill_color=None, outline_line_color=None, min_border=2)
+    f = figure(height=150, sizing_mode='stretch_width', tools='', toolbar_location=None, x_range=(0, 1.02), y_range=(0, 1.02), x_axis_label='recall', y_axis_label='precision', background_fill_color=None, border_fill_color=None, outline_line_color=None, min_border=2)
     f.line('recall', 'precision', source=curve, line_color='#56B4E9' if dark else '#0072B2', line_width=2)
     f.scatter('recall', 'precision', source=dot, size=11, fill_color='#E69F00', line_color=ink)
     for a in f.axis:
@@ -950,7 +948,7 @@ def nearest_cell(
 
 # %% ../nbs/13_app.ipynb #f4283c7a
 BASES = {'After': 'post', 'Before': 'pre', 'Log-ratio': 'change', 'Hillshade': 'hill', 'Plain': None}
-NAMES = {'pre': 'Before', 'post': 'After', 'change': 'Log-ratio dVV - dVH (dB)', 'probability': 'Landslide probability', 'other': 'Probability', 'difference': 'Difference'}
+NAMES = {'pre': 'Before', 'post': 'After', 'change': 'Log-ratio dVV - dVH (dB, blue -8 to red 8)', 'probability': 'Landslide probability (black 0 to yellow 1)', 'other': 'Probability', 'difference': 'Difference'}
 LIMITS = {'change': (-8, 8), 'probability': (0, 1), 'hill': (0, 1), 'other': (0, 1), 'difference': (-1, 1)}
 COLOURS = {'pre': 'gray', 'post': 'gray', 'hill': 'gray', 'change': 'RdBu_r', 'difference': 'PuOr_r', 'probability': 'inferno', 'other': 'inferno'}
 HELD = 'Counting the scene …'
@@ -966,7 +964,7 @@ class Browser:
         if query is None: query = {k: v[0].decode('utf-8', 'replace') for k, v in pn.state.session_args.items()}
         self.wanted, self.notes = read_state(query, self.names)
         self.run = self.scan = self.future = self.timer = self.at = self.chosen = None
-        self.layers, self.built, self.second = {}, set(), None
+        self.layers, self.built, self.second, self.due = {}, set(), None, {}
         self._widgets()
         self.tabs.active = TABS.index(self.wanted.get('tab', 'map' if self.names or not self.experiments else 'experiments'))
         if self.names: self.open(self.wanted.get('run', next(iter(self.names))))
@@ -1009,7 +1007,7 @@ class Browser:
         self.link = pn.pane.Bokeh(Div(text='', visible=False))
         self.link.object.js_on_change('text', CustomJS(code="const q = new URLSearchParams(cb_obj.text), t = new URLSearchParams(location.search).get('theme'); if (t) q.set('theme', t); history.replaceState(null, '', '?' + q)"))
         self.holder = {k: pn.Column(sizing_mode='stretch_width', min_height=120, margin=0) for k in TABS}
-        self.tabs = pn.Tabs(*zip(('Map', 'Four views', 'Compare', 'Chips', 'Experiments'), self.holder.values()), sizing_mode='stretch_width', margin=0)
+        self.tabs = pn.Tabs(*zip(('Map', 'Four views', 'Compare', 'Chips', 'Experiments'), self.holder.values()), sizing_mode='stretch_width', margin=0, stylesheets=[':host .bk-header .bk-tab, .bk-tab { color:var(--quiet) } .bk-tab.bk-active { color:var(--ink) !important; background:none; border-color:var(--line); font-weight:600 }'])
         self.side = pn.Column(self.pick, self.about, self.warn, self.threshold, self.numbers, self.pr, self.downloads, sizing_mode='stretch_width', margin=0)
 
     def _watch(self):
@@ -1056,7 +1054,8 @@ class Browser:
         self.sources = {k: ColumnDataSource(image_data(None, 0, 1)) for k in COLOURS}
         self.mappers = {k: LinearColorMapper(palette=palette(c), low=0, high=255) for k, c in COLOURS.items()}
         self.lines = {k: ColumnDataSource(dict(xs=[], ys=[])) for k in ('found', 'mapped', 'chosen')}
-        with self.telling(): self.limits |= dict.fromkeys(('pre', 'post'), stretch(run, self.pol.value)) if 'pair.tif' in run.files else {}
+        self.stretched = None
+        with self.telling(): self.restretch()
         self.about.object, self.worst.object = run_html(run), f'<p class="worst">{worst_text(run)}</p>'
         self.table.value = cell_table(run.cells)
         self.downloads.visible, self.pr.visible = True, run.has_truth and 'probability.tif' in run.files
@@ -1083,13 +1082,21 @@ class Browser:
             if self.tab == 'chips': self.show_tab()
 
     def count(self):
-        "What follows the threshold"
+        "What follows the threshold: the numbers at once, the outlines when the slider rests"
         t = self.threshold.value
         if 'probability.tif' in self.run.files: self.numbers.object = numbers_html(self.run, self.scan, t)
         if self.scan and self.scan.has_truth: self.dot.data = {k: [v] for k, v in at_threshold(self.scan, t).items() if k in ('precision', 'recall')}
-        self.outline()
-        if self.scan and 'compare' in self.built: self.compare_numbers()
-        self.remember()
+        self.later('outline', 'remember', *(['compare_numbers'] if 'compare' in self.built else []))
+
+    def later(self, *do):
+        "Do it when the visitor has stopped for a moment; at once where there is no page yet"
+        self.due |= dict.fromkeys(do)
+        if not self.loaded or not self.doc or not self.doc.session_context: self.now()
+        elif self.timer is None: self.timer = self.doc.add_timeout_callback(self.now, 100)
+
+    def now(self):
+        due, self.due, self.timer = self.due, {}, None
+        for name in due: getattr(self, name)()
 
     def outline(self):
         "Outlines of what lies above the threshold"
@@ -1113,11 +1120,7 @@ class Browser:
     def moved(self, event):
         "The visitor pans or zooms: read when it comes to rest"
         self.at = (event.x0, event.y0, event.x1, event.y1)
-        if self.timer is None: self.timer = self.doc.add_timeout_callback(self.rested, 120)
-
-    def rested(self):
-        self.timer = None
-        self.draw()
+        self.later('draw')
 
     def needs(self):
         "Layers the open tab shows"
@@ -1130,16 +1133,25 @@ class Browser:
         if self.run is None or self.tab not in ('map', 'four', 'compare'): return
         need, run = self.needs(), self.run
         with self.telling():
-            if 'pair.tif' in run.files and need & {'pre', 'post'}: self.limits |= dict.fromkeys(('pre', 'post'), stretch(run, self.pol.value)); self.keys()
+            self.restretch()
             self.layers = read_layers(run if need & {'pre', 'post', 'change'} else replace(run, files={k: v for k, v in run.files.items() if k != 'pair.tif'}), self.at, self.pol.value)
             if 'hill' in need and 'dem.tif' in run.files:
                 v = read_view(run.files['dem.tif'], self.at)
                 px = 1 if v is None else (v.bounds[2]-v.bounds[0])/v.data.shape[2]*(111195 if run.geographic else 1)
                 self.layers['hill'] = v and View(hillshade(v.data[0], px*run.kx, px)[None], v.bounds)
             if self.tab == 'compare' and self.second: self.layers |= self.compare_layers()
+        if self.tab == 'four':
+            for k, title in self.titles.items(): title.object = f'{NAMES[k]}, {self.pol.value} (dB, {self.limits[k][0]:.0f} to {self.limits[k][1]:.0f})' if k in ('pre', 'post') else NAMES[k]
         for k in need & set(self.sources): self.sources[k].data = image_data(self.layers.get(k), *self.limits[k])
         if run.mapped is not None: self.lines['mapped'].data = mapped_lines(run.mapped, self.at, (self.at[2]-self.at[0])/VIEW[1])
         self.outline(); self.toggle(); self.remember()
+
+    def restretch(self):
+        "Backscatter of the chosen polarisation over what most of the scene has"
+        if 'pair.tif' not in self.run.files or self.stretched == self.pol.value: return
+        self.limits |= dict.fromkeys(('pre', 'post'), stretch(self.run, self.pol.value))
+        self.stretched = self.pol.value
+        self.keys()
 
     def toggle(self):
         "Layers on and off"
@@ -1152,14 +1164,14 @@ class Browser:
 
     # --- maps
 
-    def figure(self, *images, title='', veil=False):
+    def figure(self, *images, veil=False, found=True):
         "A map of some layers, with outlines and the selected cell"
-        f = map_figure(self.x, self.y, self.run, title)
+        f = map_figure(self.x, self.y, self.run, self.dark)
         image = lambda k, mapper: f.image('image', 'x', 'y', 'dw', 'dh', source=self.sources[k], color_mapper=mapper)
         renderers = {k: image(k, self.mappers[k]) for k in images}
         if veil: renderers['veil'] = image('probability', LinearColorMapper(palette=palette('inferno', .25), low=0, high=255))
         for layer, k, kw in (('Mapped', 'mapped', dict(color=MAPPED, line_width=1.6)), ('Outlines', 'found', dict(color=FOUND, line_width=1.3)), ('Cells', 'chosen', dict(color=CHOSEN, line_width=3))):
-            self.overlays.append((layer, f.multi_line('xs', 'ys', source=self.lines[k], **kw)))
+            if found or k != 'found': self.overlays.append((layer, f.multi_line('xs', 'ys', source=self.lines[k], **kw)))
         f.on_event(RangesUpdate, self.moved); f.on_event(Tap, self.tapped)
         read = [[name, self.sources[k], *self.limits[k], unit] for k, name, unit in (('pre', 'before', 'dB'), ('post', 'after', 'dB'), ('change', 'log-ratio', 'dB'), ('probability', 'probability', ''))]
         self.readouts.append(CustomJS(args=dict(layers=read, deg=self.run.geographic, fit=lonlat_fit(self.run)), code=READOUT))
@@ -1198,7 +1210,7 @@ class Browser:
             top, b = run.cells.head(5), run.cells.head(5).bounds
             self.overlays.append(('Cells', f.quad(left=b.minx, right=b.maxx, bottom=b.miny, top=b.maxy, fill_color=None, line_color=CHOSEN, line_width=1.3)))
             self.overlays.append(('Cells', f.text(b.minx, b.maxy, [f'{r}' for r in top['rank']], text_color='black', text_font_size='13px', text_font_style='bold', text_baseline='top', background_fill_color=CHOSEN, padding=1, border_radius=2)))
-        state = Label(x=8, y=8, x_units='screen', y_units='screen', text='', text_font_size='15px', text_font_style='bold', text_color='black', background_fill_color='white', background_fill_alpha=.8, padding=4, y_offset=30)
+        state = Label(x=8, y=60, x_units='screen', y_units='screen', text='', text_font_size='15px', text_font_style='bold', text_color='black', background_fill_color='white', background_fill_alpha=.8, padding=4)
         f.add_layout(state)
         self.flicker.jscallback(args=dict(pre=self.backs['pre'], post=self.backs['post'], title=state), value=FLICKER)
         layers = {k: v for k, v in BASES.items() if v is None or (v == 'hill' and 'dem.tif' in run.files) or (v in ('pre', 'post', 'change') and 'pair.tif' in run.files)}
@@ -1209,7 +1221,8 @@ class Browser:
         return [beside(left, right)]
 
     def four_tab(self):
-        maps = [self.pane(self.figure(k, title=f'{NAMES[k]}{f", {self.pol.value} (dB)" if k in ("pre", "post") else ""}')[0]) for k in ('pre', 'post', 'change', 'probability')]
+        self.titles = {k: self.text('') for k in ('pre', 'post', 'change', 'probability')}
+        maps = [pn.Column(title, self.pane(self.figure(k)[0]), sizing_mode='stretch_width', margin=0) for k, title in self.titles.items()]
         return [two_by_two(*maps)]
 
     # --- cells
@@ -1249,18 +1262,19 @@ class Browser:
         self.other = pn.widgets.Select(name='Compare with', options=same, value=self.wanted.get('other') if self.wanted.get('other') in same else near_name(self.run.name, same), width=320)
         self.metrics = self.text('')
         self.other.param.watch(lambda _: (self.open_second(), self.draw()), 'value')
-        f, g, d = (self.figure(k, title=t)[0] for k, t in (('probability', f'A: {self.run.name[-60:]}'), ('other', 'B'), ('difference', 'B - A')))
-        self.label_b = g.select_one(dict(name='title'))
-        color_bar(f, self.mappers['probability'], 0, 1, [0, .5, 1], 'landslide probability'); color_bar(d, self.mappers['difference'], -1, 1, [-1, -.5, 0, .5, 1], 'B - A, orange: A higher')
+        f, g, d = (self.figure(k, found=k == 'probability')[0] for k in ('probability', 'other', 'difference'))
+        self.label_b = self.text('')
+        under = lambda title, f: pn.Column(title if isinstance(title, pn.viewable.Viewable) else self.text(title), self.pane(f), sizing_mode='stretch_width', margin=0)
+        color_bar(f, self.mappers['probability'], 0, 1, [0, .5, 1], 'landslide probability'); color_bar(d, self.mappers['difference'], -1, 1, [-1, -.5, 0, .5, 1], 'B - A')
         self.open_second()
-        return [self.other, two_by_two(self.pane(f), self.pane(g), self.pane(d), self.metrics)]
+        return [self.other, two_by_two(under(f'A: {html.escape(self.run.name)}', f), under(self.label_b, g), under('Difference B - A: orange where B is higher, purple where A is', d), self.metrics)]
 
     def open_second(self):
         "Open the run to compare with"
         self.second, self.second_scan = None, None
         with self.telling():
             self.second = open_run(self.root, self.other.value)
-            self.label_b.text = f'B: {self.other.value[-60:]}'
+            self.label_b.object = f'B: {html.escape(self.other.value)}'
             if 'probability.tif' in self.second.files: self.second_scan = scan_later(self.second)
         self.compare_numbers()
 
@@ -1289,9 +1303,9 @@ class Browser:
         f = figure(x_range=(0, 6), y_range=(0, 2), tools='', toolbar_location=None, aspect_ratio=3, width=900, height=300, sizing_mode='scale_width', min_border=0, outline_line_color=None, border_fill_color=None, background_fill_color=None)
         f.axis.visible = f.grid.visible = False
         f.image('image', 'x', 'y', 'dw', 'dh', source=self.chip_tiles, color_mapper=self.mappers['probability'])
-        f.text('x', 'y', 'text', source=self.chip_words, text_font_size='12px', text_color='white', text_outline_color='black', text_baseline='top', x_offset=4, y_offset=4)
+        f.text('x', 'y', 'text', source=self.chip_words, text_font_size='12px', text_color='white', text_baseline='top', x_offset=4, y_offset=4)
         f.rect('x', 'y', 1, 1, source=self.chip_frame, fill_color=None, line_color=CHOSEN, line_width=3)
-        f.on_event(Tap, lambda e: self.pick_chip(int(np.floor(1-e.y+1e-9) + 1)*6 + int(e.x) if 0 <= e.x < 6 and 0 <= e.y < 2 else None))
+        f.on_event(Tap, lambda e: self.pick_chip(int(2-e.y)*6 + int(e.x) if 0 <= e.x < 6 and 0 < e.y <= 2 else None))
         there = pn.widgets.Button(name='Show on the map', on_click=lambda _: self.chip_to_map(), margin=(20, 3, 3, 3))
         for w, do in ((self.order, self.fill_chips), (self.chip, self.full_chip)): w.param.watch(lambda _, do=do: do(), 'value')
         self.chip_note = self.text('')
@@ -1310,22 +1324,27 @@ class Browser:
         image = np.vstack([image, np.full((2*CHIP - len(image), image.shape[1]), np.nan, 'float32')]) if len(image) < 2*CHIP else image
         self.chip_tiles.data = image_data(View(image[None], (0, 0, 6, 2)), 0, 1)
         self.chip_words.data = dict(x=[i % 6 for i in range(len(self.ranked))], y=[2 - i//6 for i in range(len(self.ranked))], text=[f'{i+1}: {area_text(v)}' for i, v in enumerate(self.ranked[by])])
-        self.chip.options = {f'{i+1}: row {c.row}, column {c.col}, {area_text(getattr(c, by))}': (int(c.row), int(c.col)) for i, c in enumerate(self.ranked.itertuples())}
+        labels = [f'{i+1}: row {c.row}, column {c.col}, {area_text(getattr(c, by))}' for i, c in enumerate(self.ranked.itertuples())]
+        self.chip.param.update(options=labels, value=labels[0] if labels else None)
         self.full_chip()
 
     def pick_chip(self, i):
-        values = list(self.chip.options.values())
-        if i is not None and i < len(values): self.chip.value = values[i]
+        if i is not None and i < len(self.chip.options): self.chip.value = self.chip.options[i]
+
+    @property
+    def place(self): # row and column of the chosen chip
+        c = self.ranked.iloc[self.chip.options.index(self.chip.value)]
+        return int(c.row), int(c.col)
 
     def full_chip(self):
         "The chosen chip with all its layers"
         if not self.chip.value: self.chip_full.object = None; return
-        i = list(self.chip.options.values()).index(self.chip.value)
+        i = self.chip.options.index(self.chip.value)
         self.chip_frame.data = dict(x=[i % 6 + .5], y=[1.5 - i//6])
-        with self.telling(): self.chip_full.object = chip_figure(self.run, *self.chip.value, dark=self.dark)
+        with self.telling(): self.chip_full.object = chip_figure(self.run, *self.place, dark=self.dark)
 
     def chip_to_map(self):
-        if self.chip.value: self.tabs.active = 0; self.go(fit(chip_bounds(self.run, *self.chip.value), self.run.kx, margin=.2))
+        if self.chip.value: self.tabs.active = 0; self.go(fit(chip_bounds(self.run, *self.place), self.run.kx, margin=.2))
 
     # --- experiments
 
@@ -1371,7 +1390,7 @@ def beside(left, right):
 def two_by_two(*objects):
     "Four things in a square, one under the other on a narrow screen"
     sheet = ":host { display:grid !important; grid-template-columns:repeat(2,minmax(0,1fr)); gap:6px; width:100% } @media (max-width:700px) { :host { grid-template-columns:minmax(0,1fr) } }"
-    return pn.Column(*objects, sizing_mode='stretch_width', margin=0, stylesheets=[sheet])
+    return pn.Column(*[pn.Column(o, sizing_mode='stretch_width', margin=0) for o in objects], sizing_mode='stretch_width', margin=0, stylesheets=[sheet])
 
 def near_name(name, names):
     "The run most like this one by its path: its neighbour in the same folder"

@@ -125,7 +125,7 @@ def stage1(
     export_learner(learn, out)
     return learn
 
-# %% ../nbs/14_cli.ipynb #9822b965
+# %% ../nbs/14_cli.ipynb #2426addd
 def stage2(
     chips,             # ChipSet, split
     out:str|Path,      # model file to write
@@ -138,15 +138,13 @@ def stage2(
     "Train stage 2 on a few labelled chips, calibrate it on the validation chips and save it"
     from landslide_nb.data import finetune_dls
     from landslide_nb.finetune import calibrate_learner, finetune_learner
-    from landslide_nb.models import read_header
     from landslide_nb.pretrain import export_learner
-    stats = read_header(pretrained)['input']['stats'] if pretrained else None
-    learn = finetune_learner(finetune_dls(chips, budget, seed=seed, stats=stats), pretrained, how, seed=seed)
+    learn = finetune_learner(finetune_dls(chips, budget, seed=seed), pretrained, how, seed=seed)
     fit(learn, epochs, 'stage 2')
     export_learner(calibrate_learner(learn), out)
     return learn
 
-# %% ../nbs/14_cli.ipynb #2426addd
+# %% ../nbs/14_cli.ipynb #53b73eb4
 def pretrain(
     args, # cubes, out, channel, epochs, block and the pair options
 ):
@@ -158,7 +156,7 @@ def pretrain(
         stage1(chips, args.out, args.epochs, args.seed)
     say(f"stage-1 model: {args.out}")
 
-# %% ../nbs/14_cli.ipynb #53b73eb4
+# %% ../nbs/14_cli.ipynb #6f2cca41
 def finetune(
     args, # cube, pretrained, how, budget, out, channel, epochs, block and the pair options
 ):
@@ -174,7 +172,7 @@ def finetune(
         say(score_table(evaluate_chips({'model': learn}, chips)))
     say(f"stage-2 model: {args.out}")
 
-# %% ../nbs/14_cli.ipynb #6f2cca41
+# %% ../nbs/14_cli.ipynb #422fc5d9
 def refuse_overwrite(
     path:str|Path, # model file to write
 ):
@@ -182,7 +180,7 @@ def refuse_overwrite(
     if Path(path).exists(): raise OutputError(f"{path} exists already; give another name or remove it first.")
     if Path(path).suffix != '.safetensors': raise OutputError(f"{path}: model files end in .safetensors.")
 
-# %% ../nbs/14_cli.ipynb #422fc5d9
+# %% ../nbs/14_cli.ipynb #e33bb9e0
 COLUMNS = {'auprc': ('AUPRC', '{:.3f}'), 'f1': ('F1', '{:.3f}'), 'landslide chips, signed': ('count error, landslide chips (px)', '{:+.0f}'),
            'landslide-free chips, signed': ('count error, landslide-free chips (px)', '{:+.0f}'), 'calibration_error': ('calibration error', '{:.4f}')}
 
@@ -195,7 +193,7 @@ def score_table(
     line = lambda row: '| ' + ' | '.join([row[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(row[1:], widths[1:])]]) + ' |'
     return '\n'.join([line(cells[0]), line(['-'*widths[0], *['-'*(w-1) + ':' for w in widths[1:]]]), *map(line, cells[1:])])
 
-# %% ../nbs/14_cli.ipynb #eea62487
+# %% ../nbs/14_cli.ipynb #ee1e2051
 def map_scene(
     args, # cube, model, out and the pair options
 ):
@@ -216,7 +214,7 @@ def write_map(
     net, meta = load_model(model)
     say(scene_summary(write_products(folder, pair, predict_scene(pair, net, meta), meta), folder))
 
-# %% ../nbs/14_cli.ipynb #ee1e2051
+# %% ../nbs/14_cli.ipynb #b6525a13
 def scene_summary(
     m:dict,          # metrics of `write_products`
     folder:str|Path, # run folder
@@ -227,7 +225,7 @@ def scene_summary(
     if 'auprc' in m: out += [f"mapped truth {km2(m['mapped_area_m2'])}: AUPRC model {m['auprc']:.3f}, log-ratio {m['auprc_log_ratio']:.3f}, smoothed log-ratio {m['auprc_log_ratio_smoothed']:.3f}, all-zero {m['auprc_all_zero']:.3f}"]
     return '\n'.join([*out, f'run folder: {folder}'])
 
-# %% ../nbs/14_cli.ipynb #124578d9
+# %% ../nbs/14_cli.ipynb #672aaf29
 def demo(
     args, # out, size, block, seed, epochs
 ):
@@ -244,23 +242,24 @@ def demo(
         say('2/4 stage 2: which pixels of demo_a are landslide? 20 labelled chips, on top of stage 1')
         pair = open_pair('demo_a', args)
         chips = cut_chips(pair, f'{tmp}/a', ['vv', 'vh'], block=args.block, seed=args.seed)
-        stage2(chips, models['pretrained'], 20, models['stage1_demo_b'], epochs=args.epochs[1], seed=args.seed)
+        learners = {'pretrained': stage2(chips, models['pretrained'], 20, models['stage1_demo_b'], epochs=args.epochs[1], seed=args.seed)}
         say('3/4 the same 20 chips from scratch')
-        stage2(chips, models['scratch'], 20, epochs=args.epochs[1], seed=args.seed)
+        learners['scratch'] = stage2(chips, models['scratch'], 20, epochs=args.epochs[1], seed=args.seed)
         table = score_table(evaluate_chips({'pretrained on demo_b': models['pretrained'], 'from scratch': models['scratch']}, chips))
     (out/'table.md').write_text(table + '\n')
-    say('4/4 the map of demo_a')
-    write_map(pair, models['pretrained'], out/'map')
+    better = min(learners, key=lambda name: learners[name].keep_best.best)
+    say(f'4/4 the map of demo_a, by the model with the lower validation loss ({better})')
+    write_map(pair, models[better], out/'map')
     say(f'\n{table}\n\n{perf_counter() - start:.0f} s, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20:.1f} GB; look at {out/"map"/"map.png"}')
 
-# %% ../nbs/14_cli.ipynb #e70620ac
+# %% ../nbs/14_cli.ipynb #518d8eb9
 def fetch(
     args, # name, to
 ):
     "`landslide-nb fetch`: download, verify and unpack a published datacube"
     say(f'datacube: {fetch_event(args.name, args.to)}')
 
-# %% ../nbs/14_cli.ipynb #020555e8
+# %% ../nbs/14_cli.ipynb #0e158b07
 def experiment(
     args, # event, pretrain, how, budgets, seeds, arch, quick, out
 ):
@@ -274,7 +273,7 @@ def experiment(
     effect = [part for part in (report.parent/'tables.md').read_text().split('\n## ') if part.startswith(('AUPRC, all', 'Effect of pretraining on AUPRC, all'))]
     say('\n\n'.join(effect) + f'\nreport: {report}')
 
-# %% ../nbs/14_cli.ipynb #979cfad4
+# %% ../nbs/14_cli.ipynb #dc352c13
 def parser() -> argparse.ArgumentParser:
     "All commands and their arguments"
     p = argparse.ArgumentParser('landslide-nb', description='Landslide maps from Sentinel-1 datacubes and very few labels.')
@@ -328,7 +327,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same experiment, which is then continued')
     return p
 
-# %% ../nbs/14_cli.ipynb #60dd0a7c
+# %% ../nbs/14_cli.ipynb #a714018d
 def main(
     argv=None, # words after the command's name; None: those of the process
 ) -> int:      # exit code: 0 done, 1 a mistake said in one sentence, 130 interrupted

@@ -8,7 +8,7 @@ __all__ = ['Tile', 'COLUMNS', 'EXTENSIONS', 'GUIDE', 'INTERVALS', 'stack_pair', 
            'compute_tiles', 'predict_scene', 'open_work', 'read_tiles', 'scene_windows', 'widen', 'pixel_area',
            'pixel_sides', 'expected_area', 'area_record', 'area_interval', 'terrain_of', 'shape_of', 'region_mask',
            'landslide_polygons', 'ranked', 'ranked_cells', 'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene',
-           'write_cog', 'open_cog', 'stac_item', 'report_page', 'whole_folder', 'bounded', 'write_products',
+           'bounded', 'write_cog', 'open_cog', 'stac_item', 'report_page', 'whole_folder', 'write_products',
            'from_cogs', 'mapped_polygons', 'map_pair', 'map_cube', 'on_processes']
 
 # %% ../nbs/11_scene.ipynb #cde59f4f
@@ -533,6 +533,13 @@ def plot_scene(
     return fig
 
 # %% ../nbs/11_scene.ipynb #10d336f3
+@contextmanager
+def bounded():
+    "Read and write in this thread with a small GDAL cache, so that memory stays that of a few windows"
+    import dask, rasterio
+    with rasterio.Env(GDAL_CACHEMAX=64), dask.config.set(scheduler='single-threaded'): yield # MB
+
+# %% ../nbs/11_scene.ipynb #0a4668d9
 def write_cog(
     da:xr.DataArray,     # dims (y, x) or (band, y, x), float32 with a CRS, NaN = no data; in memory or lazy
     path:str|Path,       # .tif
@@ -567,7 +574,7 @@ def open_cog(
     import rioxarray
     return rioxarray.open_rasterio(path, chunks=dict(band=-1, y=1024, x=1024), cache=False, lock=True)
 
-# %% ../nbs/11_scene.ipynb #0c5f2eed
+# %% ../nbs/11_scene.ipynb #533d1043
 EXTENSIONS = [f'https://stac-extensions.github.io/{o}/schema.json' for o in ('projection/v2.0.0', 'processing/v1.1.0')]
 
 def stac_item(
@@ -594,7 +601,7 @@ def stac_item(
         if f.suffix in kinds and f.name != 'item.json': item.add_asset(f.stem, pystac.Asset(f.name, media_type=kinds[f.suffix], roles=['overview'] if f.suffix in ('.png', '.html') else ['data']))
     return item
 
-# %% ../nbs/11_scene.ipynb #436f0384
+# %% ../nbs/11_scene.ipynb #40aea443
 GUIDE = """<h2>How to read the numbers</h2><ul>
 <li><b>Probability</b> is calibrated on labelled validation chips: of all pixels shown as 0.3, about three in ten are landslide, as far as this scene is like the one the model learned from.</li>
 <li><b>Expected area</b> adds up probability times pixel area, also where nothing is certain. It can be added over cells.</li>
@@ -629,7 +636,7 @@ body{{font:16px/1.5 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}}
 <h2>The worst-hit cells</h2><table>{row('th', ('rank', 'latitude', 'longitude', 'expected (km2)', 'from', 'to', 'highest probability'))}{''.join(cells)}</table>
 {guide}<p>landslide_nb {__version__}. Contains modified Copernicus Sentinel data, if the cube does.</p></body></html>"""
 
-# %% ../nbs/11_scene.ipynb #19b2e54f
+# %% ../nbs/11_scene.ipynb #23061e6c
 @contextmanager
 def whole_folder(
     final:str|Path, # new or empty folder
@@ -645,13 +652,6 @@ def whole_folder(
         os.replace(half, final)
     except OSError as e: raise OutputError(f"Cannot write {final}: {e.strerror or e}; the disk may be full: make room or choose another folder.") from e
     finally: shutil.rmtree(half, ignore_errors=True)
-
-# %% ../nbs/11_scene.ipynb #76a87f42
-@contextmanager
-def bounded():
-    "Read and write in this thread, with a small cache of GDAL: memory stays that of a few windows"
-    import dask, rasterio
-    with rasterio.Env(GDAL_CACHEMAX=64), dask.config.set(scheduler='single-threaded'): yield # MB
 
 # %% ../nbs/11_scene.ipynb #3f3d23c5
 def write_products(

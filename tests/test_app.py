@@ -78,11 +78,21 @@ class Visitor:
         return self
     def state(self): return {k: v[0] for k, v in parse_qs(urlsplit(self.page.url).query).items()}
     def wait_state(self, key, test=bool):
-        for _ in range(150):
+        for _ in range(300):
             if key in self.state() and test(self.state()[key]): return self.state()[key]
             self.page.wait_for_timeout(100)
-        raise AssertionError(f'{key} of {self.page.url} did not become as expected')
+        raise AssertionError(f'{self.bad} {key} of {self.page.url} did not become as expected')
     def ranges(self): return self.page.evaluate("() => [...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Figure' && m.aspect_ratio > 1.3).map(f => [f.x_range.start, f.y_range.start, f.x_range.end, f.y_range.end])[0]")
+    def settled(self):
+        "Wait until nothing on the page has changed for a while"
+        last, since = None, time.time()
+        for _ in range(400):
+            now = (self.page.url, self.ranges(), *[e.inner_text() for e in self.page.locator('dd[data-n]').all()], *self.selected())
+            if now != last: last, since = now, time.time()
+            elif time.time() - since > 2: break
+            self.page.wait_for_timeout(150)
+        return self
+    def selected(self): return [r.locator('.tabulator-cell').first.inner_text() for r in self.page.locator('.tabulator-row.tabulator-selected').all()]
     def press(self, key, times):
         handle = self.page.locator('.noUi-handle').first
         for _ in range(times): handle.press(key)
@@ -126,7 +136,7 @@ def test_slider_changes_the_numbers_to_what_numpy_computes(visit, folder):
     v = visit('?run=demo').counted()
     seen = []
     for times in (0, 9, 13):
-        v.press('ArrowRight', times); v.page.wait_for_timeout(1500)
+        v.press('ArrowRight', times); v.settled()
         t = v.threshold(); hot = prob >= t; seen.append(t)
         assert v.n('area') == area_text(hot.sum()*100)
         assert v.n('precision') == share_text((hot & truth).sum()/hot.sum()) and v.n('recall') == share_text((hot & truth).sum()/truth.sum())
@@ -143,23 +153,23 @@ def test_click_in_the_table_moves_the_map_and_back(visit, folder):
     l, b, r, t = cells.geometry[2].bounds
     assert at[0] < l < r < at[2] and at[1] < b < t < at[3] and at[2]-at[0] < before[2]-before[0]
     np.testing.assert_allclose(v.ranges(), at, atol=.1)
-    v.page.get_by_text('Whole scene').click(); v.page.wait_for_timeout(1500)
+    v.page.get_by_text('Whole scene').click(); v.settled()
     np.testing.assert_allclose(v.ranges(), before)
     canvas = v.page.locator('.bk-Figure').filter(visible=True).last # click into the middle of the map: the cell there is selected
     for f in v.page.locator('.bk-Figure').all():
         if f.bounding_box() and f.bounding_box()['width'] > 400: canvas = f
-    canvas.click(); v.page.wait_for_timeout(1500)
+    canvas.click(); v.settled()
     x, y = (before[0]+before[2])/2, (before[1]+before[3])/2
     from shapely.geometry import Point
     hit = [i for i, g in enumerate(cells.geometry) if g.buffer(20).contains(Point(x, y))]
-    assert int(v.page.locator('.tabulator-row.tabulator-selected .tabulator-cell').first.inner_text()) - 1 in hit and v.bad == []
+    assert [int(s) - 1 in hit for s in v.selected()] == [True] and v.bad == []
 
 def test_keyboard_tour_of_the_worst_cells(visit):
     v = visit('?run=demo').counted()
     button = v.page.get_by_role('button', name='Next worst')
     button.focus(); v.page.keyboard.press('Enter'); first = v.wait_state('at')
     v.page.keyboard.press('Enter'); assert v.wait_state('at', lambda a: a != first)
-    assert v.page.locator('.tabulator-row.tabulator-selected .tabulator-cell').first.inner_text() == '2'
+    assert v.settled().selected() == ['2']
 
 def test_downloads_open_and_hold_what_is_shown(visit, folder, tmp_path):
     import geopandas as gpd, pandas as pd
@@ -173,16 +183,16 @@ def test_downloads_open_and_hold_what_is_shown(visit, folder, tmp_path):
 
 def test_a_link_restores_the_state(visit):
     v = visit('?run=demo').counted()
-    v.press('ArrowRight', 5); v.page.locator('.tabulator-row').nth(1).click(); at = v.wait_state('at'); v.tab('Four views'); v.wait_state('tab')
-    w = visit('?' + urlsplit(v.page.url).query).counted()
+    v.press('ArrowRight', 5); v.settled(); v.page.locator('.tabulator-row').nth(1).click(); v.wait_state('at'); v.tab('Four views'); v.wait_state('tab'); at = v.settled().state()['at']
+    w = visit('?' + urlsplit(v.page.url).query).counted().settled()
     assert w.state() == v.state() and w.state()['t'] == '0.45' and w.state()['tab'] == 'four' and w.state()['at'] == at
     np.testing.assert_allclose(w.ranges(), v.ranges(), atol=.2)
     assert w.n('area') == v.n('area')
 
 def test_two_visitors_do_not_disturb_each_other(visit):
     a, b = visit('?run=demo').counted(), visit('?run=demo_b').counted()
-    area = b.n('area')
-    a.press('ArrowRight', 20); a.page.locator('.tabulator-row').nth(0).click(); a.wait_state('at'); a.page.wait_for_timeout(1000)
+    area = b.settled().n('area')
+    a.press('ArrowRight', 20); a.page.locator('.tabulator-row').nth(0).click(); a.wait_state('at'); a.settled()
     assert b.n('area') == area and 'at' not in b.state() and b.state()['run'] == 'demo_b' and a.state()['t'] == '0.60'
 
 def test_every_tab_opens_without_errors(visit):
@@ -198,7 +208,7 @@ def test_every_tab_opens_without_errors(visit):
 @pytest.mark.parametrize('name, words', [('no_pair', 'pair.tif is missing'), ('no_gpkg', 'landslides.gpkg is missing'), ('no_prob', 'probability.tif is missing'), ('no_metrics', 'metrics.json is missing'), ('cut', 'cannot be read')])
 def test_a_damaged_run_says_what_is_missing_and_shows_the_rest(visit, name, words):
     v = visit(f'?run=broken/{name}')
-    v.page.wait_for_timeout(3000)
+    v.page.locator('.notes').wait_for(timeout=60_000); v.settled()
     assert words in ' '.join(v.notes()) and v.ranges() and v.bad == []
 
 @pytest.mark.parametrize('name', ['../secret', '/etc', 'link', '..', 'demo/../../secret', '%2e%2e/secret', '/etc/passwd', 'demo\x00'])
