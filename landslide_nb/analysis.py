@@ -178,6 +178,7 @@ def summarise(
         rows.append(dict(setting=setting, budget=budget, **interval(v, m)))
     t = pd.DataFrame(rows)
     t.loc[t.budget == 0, 'seeds'] = 1
+    if 'auprc' in metric: t[['low', 'high']] = t[['low', 'high']].clip(0, 1) # it cannot be outside
     return t.assign(setting=pd.Categorical(t.setting, results.settings)).sort_values(['setting', 'budget'], ignore_index=True)
 
 # %% ../nbs/10_analysis.ipynb #2b2b253f
@@ -278,7 +279,7 @@ def drawn_by(
     backend:str, # bokeh | matplotlib
 ):
     "Draw hvplot figures with a backend for a while"
-    import holoviews as hv, hvplot
+    import holoviews as hv, hvplot.pandas # its first import sets the backend, so it comes first
     before = hv.Store.current_backend if hv.Store.renderers else 'bokeh'
     hvplot.extension(backend, logo=False)
     try: yield backend
@@ -302,10 +303,10 @@ def _finish(plot, title, width=620, height=400, **labels): # size and labels in 
 # %% ../nbs/10_analysis.ipynb #862f91c5
 PUBLISHED = pd.DataFrame(dict(budget=[2, 5, 10, 20, 110], **{'none': [.048, .080, .132, .183, .323], 'same region': [.046, .087, .169, .180, .338], 'other region': [.048, .074, .145, .181, .338]}))
 
-def _budget_figure(results, t, ylabel, lines, title, background=None, **size):
+def _budget_figure(results, t, ylabel, lines, title, background=None, ylim=None):
     import holoviews as hv, hvplot.pandas
     top, low = max(results.budgets), min(results.budgets)
-    axes = dict(logx=True, xlim=(low/1.4, top*1.6), xlabel='labelled chips', ylabel=ylabel, xticks=[(b, str(b)) for b in results.budgets])
+    axes = dict(logx=True, xlim=(low/1.4, top*1.6), ylim=ylim, xlabel='labelled chips', ylabel=ylabel, xticks=[(b, str(b)) for b in results.budgets])
     plot, shift = background, 1/1.06
     for name in (s for s in results.settings if (t.setting == s).any()):
         one, color = t[t.setting == name].copy(), _color(results, name)
@@ -318,7 +319,7 @@ def _budget_figure(results, t, ylabel, lines, title, background=None, **size):
             one[ylabel] = one['mean']
             part = hv.Overlay([bars, one.hvplot.line('budget', ylabel, label=name, color=color, **axes), one.hvplot.scatter('budget', ylabel, color=color, **axes).opts(**_style(dot=6))])
         plot = part if plot is None else plot*part
-    return _finish(plot, title, **size)
+    return _finish(plot, title)
 
 LINES = ('log-ratio 5 x 5', '-dVH 5 x 5', 'all-zero')
 
@@ -334,7 +335,7 @@ def efficiency_figure(
         for name, shade in (('none', '#bbbbbb'), ('same region', '#999999'), ('other region', '#cccccc')):
             line = PUBLISHED[PUBLISHED.budget.between(min(results.budgets), max(results.budgets))].rename(columns={name: 'AUPRC'}).hvplot.line('budget', 'AUPRC', color=shade, label=f'published on Hokkaido, {name}', logx=True)
             back = line if back is None else back*line
-    return _budget_figure(results, t, 'AUPRC', LINES, f"AUPRC on {results.runs.event.iloc[0]}, {TEST_SETS[test]}", back)
+    return _budget_figure(results, t, 'AUPRC', LINES, f"AUPRC on {results.runs.event.iloc[0]}, {TEST_SETS[test]}", back, (0, min(1, 1.6*max(t['mean']))))
 
 def count_figure(
     results:Results,

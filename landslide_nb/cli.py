@@ -131,7 +131,7 @@ def stage2(
     out:str|Path,      # model file to write
     budget:int|None,   # labelled chips; None: all training chips
     pretrained=None,   # stage-1 (or earlier stage-2) model file; None: from scratch
-    how:str='full',    # full | frozen
+    how:str='frozen',  # frozen | full
     epochs:int=10,     # of 128 chips each
     seed:int=0,
 ):                     # the fitted and calibrated Learner
@@ -305,7 +305,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--out', required=True, metavar='MODEL.safetensors', help='model file to write')
     c.add_argument('--budget', type=int, metavar='N', help='labelled chips, half of them landslide-free (default: all training chips)')
     c.add_argument('--pretrained', metavar='MODEL.safetensors', help='model to start from (default: from scratch)')
-    c.add_argument('--how', choices=['full', 'frozen'], default='full', help='train all its weights on, or only read its features (default full)')
+    c.add_argument('--how', choices=['frozen', 'full'], default='frozen', help='only read its features, or train all its weights on (default frozen)')
     c.add_argument('--channel', action='append', default=[], choices=['coherence', 'dem', 'slope'], help='a channel beside VV and VH, without --pretrained')
     c.add_argument('--block', type=int, default=512, metavar='PX', help='side of the blocks by which chips are split in space; smaller for a small scene (default 512)')
     c.add_argument('--epochs', type=int, default=10, help='epochs of 128 chips (default 10)')

@@ -67,7 +67,7 @@ class FreezeNorm(Callback):
 def finetune_learner(
     dls,             # from `finetune_dls`
     pretrained=None, # path, Learner or network of stage 1 (for 'full' also of stage 2); None: from scratch
-    how:str='full',  # with `pretrained`: 'frozen' reads its features, 'full' trains its weights on
+    how:str='frozen', # with `pretrained`: 'frozen' reads its features, 'full' trains its weights on
     arch:str='unet', # unet | published; the architecture of the fresh network
     lr:float=None,   # highest learning rate; None: by `how`
     seed:int=0,      # of the initial weights

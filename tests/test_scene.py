@@ -3,7 +3,7 @@ import json, os, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 
 import geopandas as gpd, numpy as np, pytest, rasterio, rioxarray, torch, xarray as xr
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from landslide_nb import scene
 from landslide_nb.core import OutputError, set_seed
@@ -44,12 +44,11 @@ def one_thread():
 def nets(): return {k: (*toy_model(**c), None) for k, c in NETS.items()}
 
 @pytest.fixture(scope='module')
-def known(nets): return {id(net): geometry(net) for net, *_ in nets.values()} # measured once, not for each example
+def known(nets): return {id(net): scene.measured(net) for net, *_ in nets.values()}
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_mosaic_equals_the_untiled_pass(data, nets, known, monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(scene, 'geometry', lambda net: known[id(net)])
+def test_mosaic_equals_the_untiled_pass(data, nets, known, tmp_path_factory):
     name = data.draw(st.sampled_from([*nets]))
     limit = 40 if 'published' in name else 140
     h, w, tile = data.draw(st.integers(1, limit)), data.draw(st.integers(1, limit)), data.draw(st.integers(1, 80))
