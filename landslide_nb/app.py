@@ -14,7 +14,7 @@ __all__ = ['RUN_FILES', 'MAX_DEPTH', 'MAX_FOLDERS', 'LOWEST', 'HIGHEST', 'VIEW',
            'compare_table', 'rank_chips', 'chip_bounds', 'gallery_image', 'chip_figure', 'polygon_file', 'cells_file',
            'view_file', 'read_state', 'write_state', 'palette', 'image_data', 'map_figure', 'color_bar', 'pr_plot',
            'cell_table', 'nearest_cell', 'Browser', 'beside', 'two_by_two', 'near_name', 'experiment_pane', 'page',
-           'serve']
+           'serve', 'Embedded', 'browser']
 
 # %% ../nbs/13_app.ipynb #cf4e568c
 import html, io, json, sys, threading
@@ -1079,7 +1079,7 @@ class Browser:
                 self.curve.data = dict(recall=curve.recall.values, precision=curve.precision.values)
             self.count()
             if 'compare' in self.built: self.compare_numbers()
-            if self.tab == 'chips': self.show_tab()
+            if 'chips' in self.built: self.fill_chips()
 
     def count(self):
         "What follows the threshold: the numbers at once, the outlines when the slider rests"
@@ -1412,7 +1412,6 @@ def page(
     runs:str|Path, # a run folder or a folder of them
 ):                 # Panel template, one a visitor
     "The page for one visitor, ready to be served"
-    pn.config.js_files.clear()
     pn.extension('tabulator', inline=False)
     try: return Browser(runs).template()
     except AppError as e:
@@ -1434,6 +1433,25 @@ def serve(
     return pn.serve({'/': lambda: page(runs)}, port=port, address=address, show=show, title='Landslide map', threaded=threaded, verbose=False, admin=False, websocket_origin=origins, check_unused_sessions_milliseconds=5000, unused_session_lifetime_milliseconds=10000)
 
 # %% ../nbs/13_app.ipynb #850ecc3e
+class Embedded:
+    "The page in a cell of a notebook"
+    def __init__(self, server, url, height): self.server, self.url, self.height = server, url, height
+    def _repr_html_(self): return f'<iframe src="{html.escape(self.url)}" style="width:100%;height:{int(self.height)}px;border:1px solid #ccc" title="Landslide map"></iframe>'
+    def stop(self):
+        "End it"
+        self.server.stop()
+
+def browser(
+    runs:str|Path,  # a run folder or a folder of them
+    height:int=820, # of the frame, px
+    **state,        # run, other, t, at, tab: what to show first, as in a link
+) -> Embedded:
+    "See, question and hand over the runs of a folder, in a cell of a notebook"
+    import socket
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    return Embedded(serve(runs, port, show=False, threaded=True), f'http://127.0.0.1:{port}/?{write_state(**state)}', height)
+
+# %% ../nbs/13_app.ipynb #7045da03
 if __name__.startswith('bokeh_app'):
     from landslide_nb.app import page as served_page
     served_page(sys.argv[1] if len(sys.argv) > 1 else '.').servable()
