@@ -8,7 +8,7 @@ def peak_gb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
 
 def make_run(folder:Path, side:int):
     "A run folder of a large scene: many small landslides, written strip by strip"
-    import numpy as np, rasterio
+    import numpy as np, rasterio, rasterio.shutil
     folder.mkdir(parents=True)
     plain = folder/'plain.tif'
     with rasterio.open(plain, 'w', driver='GTiff', width=side, height=side, count=1, dtype='float32', crs='EPSG:32654', transform=rasterio.transform.from_origin(5e5, 5e6, 10, 10), nodata=float('nan'), tiled=True, blockxsize=256, blockysize=256) as f:

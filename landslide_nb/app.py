@@ -5,18 +5,21 @@
 # %% auto #0
 __all__ = ['RUN_FILES', 'MAX_DEPTH', 'MAX_FOLDERS', 'LOWEST', 'HIGHEST', 'VIEW', 'ASPECT', 'STEPS', 'EDGES', 'CHIP', 'KEEP',
            'MOST', 'DIFFERENCE', 'METRICS', 'ORDERS', 'FOUND', 'MAPPED', 'CHOSEN', 'TABS', 'READOUT', 'FLICKER',
-           'PAGE_CSS', 'SHEET', 'TEMPLATE', 'BASES', 'NAMES', 'LIMITS', 'COLOURS', 'HELD', 'AppError', 'inside',
-           'find_runs', 'find_experiments', 'open_raster', 'read_layer', 'Run', 'clean_cells', 'open_run', 'View',
-           'read_view', 'fit', 'zoom', 'to_bytes', 'from_bytes', 'stretch', 'read_layers', 'hillshade', 'steps_of',
-           'Scan', 'row_areas', 'read_truth', 'chip_sums', 'scan_strip', 'scan_run', 'count_landslides', 'at_threshold',
-           'pr_curve', 'scan_later', 'mask_view', 'outlines', 'mapped_lines', 'lonlat_fit', 'lonlat', 'area_text',
-           'share_text', 'interval_of', 'worst_text', 'numbers_html', 'notes_html', 'run_html', 'difference_view',
-           'compare_table', 'rank_chips', 'chip_bounds', 'gallery_image', 'chip_figure', 'polygon_file', 'cells_file',
-           'view_file', 'read_state', 'write_state', 'palette', 'image_data', 'map_figure', 'color_bar', 'pr_plot',
-           'cell_table', 'nearest_cell', 'Browser', 'beside', 'two_by_two', 'near_name', 'experiment_pane', 'page',
-           'serve', 'Embedded', 'browser']
+           'PAGE_CSS', 'SHEET', 'TEMPLATE', 'BASES', 'NAMES', 'LIMITS', 'COLOURS', 'HELD', 'LEGEND', 'AppError',
+           'inside', 'find_runs', 'find_experiments', 'open_raster', 'read_layer', 'Run', 'clean_cells', 'open_run',
+           'View', 'read_view', 'fit', 'zoom', 'to_bytes', 'from_bytes', 'stretch', 'read_layers', 'hillshade',
+           'steps_of', 'Scan', 'row_areas', 'read_truth', 'chip_sums', 'scan_strip', 'scan_run', 'count_landslides',
+           'at_threshold', 'pr_curve', 'scan_later', 'mask_view', 'outlines', 'mapped_lines', 'lonlat_fit', 'lonlat',
+           'area_text', 'share_text', 'interval_of', 'worst_text', 'numbers_html', 'notes_html', 'run_html',
+           'difference_view', 'compare_table', 'rank_chips', 'chip_bounds', 'gallery_image', 'chip_figure',
+           'polygon_file', 'cells_file', 'view_file', 'read_state', 'write_state', 'palette', 'image_data',
+           'map_figure', 'color_bar', 'pr_plot', 'cell_table', 'nearest_cell', 'Browser', 'beside', 'two_by_two',
+           'near_name', 'experiment_pane', 'page', 'serve', 'Embedded', 'browser']
 
 # %% ../nbs/13_app.ipynb #cf4e568c
+if __name__.startswith('bokeh_app'): __package__ = 'landslide_nb' # `panel serve` runs this file as a script, which belongs to no package
+
+# %% ../nbs/13_app.ipynb #2f2d7be8
 import html, io, json, sys, threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -32,10 +35,10 @@ import pandas as pd
 
 from .core import *
 
-# %% ../nbs/13_app.ipynb #8f1ae252
+# %% ../nbs/13_app.ipynb #33eea6c9
 class AppError(LandslideError): "A folder, file or link the page cannot show"
 
-# %% ../nbs/13_app.ipynb #a7785521
+# %% ../nbs/13_app.ipynb #5eb1561b
 RUN_FILES = {'probability.tif': 'there is no probability map, no numbers and no polygons', 'pair.tif': 'before, after and change are not shown',
              'landslides.gpkg': 'the ranked cells and the mapped landslides are not shown', 'metrics.json': 'the scores of this run are not shown'}
 MAX_DEPTH, MAX_FOLDERS = 4, 5000
@@ -73,7 +76,7 @@ def find_experiments(
     "Folders of finished experiments; links are not followed"
     return _folders(root, lambda f: (f/'results.parquet').exists() and (f/'spec.json').exists())
 
-# %% ../nbs/13_app.ipynb #5c0c8e9f
+# %% ../nbs/13_app.ipynb #ebe9a71f
 @contextmanager
 def open_raster(
     path:Path, # .tif
@@ -96,7 +99,7 @@ def read_layer(
         return pyogrio.read_dataframe(path, layer=layer) if layer in pyogrio.list_layers(path)[:, 0] else None
     except (OSError, ValueError, RuntimeError) as e: raise AppError(f"{Path(path).name} cannot be read, it is damaged or not a GeoPackage; map this scene again.") from e
 
-# %% ../nbs/13_app.ipynb #875cf092
+# %% ../nbs/13_app.ipynb #6daaac8f
 @dataclass(frozen=True)
 class Run:
     "What the page knows of a run folder before it reads any pixel"
@@ -139,7 +142,7 @@ def clean_cells(
 def _bands(f): # of pair.tif: 'pre VV' -> number
     return {d.removesuffix(' (dB)'): i for i, d in enumerate(f.descriptions, 1) if d} if any(f.descriptions) else dict(zip(('pre VV', 'pre VH', 'post VV', 'post VH'), range(1, f.count+1)))
 
-# %% ../nbs/13_app.ipynb #6daaac8f
+# %% ../nbs/13_app.ipynb #c7e6a580
 def open_run(
     root:str|Path, # the only folder that may be read
     name:str,      # as `find_runs` calls it
@@ -174,7 +177,7 @@ def open_run(
     stamp = tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files.values())
     return Run(name, folder, files, crs, transform, shape, bounds, metrics if isinstance(metrics, dict) else {}, cells, mapped, bands, tuple(missing), stamp)
 
-# %% ../nbs/13_app.ipynb #a60ebba4
+# %% ../nbs/13_app.ipynb #99179862
 VIEW = (480, 640) # most pixels of a view: rows, columns; all maps have this shape
 ASPECT = VIEW[1]/VIEW[0]
 
@@ -204,7 +207,7 @@ def read_view(
         if f.nodata is not None and not np.isnan(f.nodata): data[data == np.float32(f.nodata)] = np.nan
         return View(data, window_bounds(window, f.transform))
 
-# %% ../nbs/13_app.ipynb #77799244
+# %% ../nbs/13_app.ipynb #97a4c25c
 def fit(
     bounds:tuple,  # (left, bottom, right, top)
     kx:float=1.,   # length of an x unit in those of a y unit
@@ -225,7 +228,7 @@ def zoom(
     cx, cy, w, h = (l+r)/2, (b+t)/2, (r-l)*factor/2, (t-b)*factor/2
     return cx-w, cy-h, cx+w, cy+h
 
-# %% ../nbs/13_app.ipynb #bdcfb7be
+# %% ../nbs/13_app.ipynb #ccf1f568
 def to_bytes(
     a:np.ndarray,  # values, NaN = no data
     low:float,     # becomes 1
@@ -243,7 +246,7 @@ def from_bytes(
     "The value in the middle of a step"
     return np.where(np.asarray(code) == 0, np.nan, low + (np.asarray(code, float)-1)*(high-low)/254)
 
-# %% ../nbs/13_app.ipynb #30784fb1
+# %% ../nbs/13_app.ipynb #3c862e8a
 def stretch(
     run:Run,
     pol:str='VH',
@@ -273,7 +276,7 @@ def read_layers(
                         change=View((at['post VV'] - at['pre VV'] - at['post VH'] + at['pre VH'])[None], view.bounds))
     return out
 
-# %% ../nbs/13_app.ipynb #8e4a5e1e
+# %% ../nbs/13_app.ipynb #8489ce47
 def hillshade(
     dem:np.ndarray, # (y, x) m, north up
     dx:float,       # m between columns
@@ -285,7 +288,7 @@ def hillshade(
     nx, ny, length = -east, south, np.sqrt(east**2 + south**2 + 1) # the normal: x east, y north
     return np.clip((-nx*.5 + ny*.5 + np.sqrt(.5))/length, 0, 1)
 
-# %% ../nbs/13_app.ipynb #a4bdaa19
+# %% ../nbs/13_app.ipynb #8327bd80
 STEPS = 1000
 EDGES = (np.arange(STEPS+2)/STEPS).astype('float32'); EDGES[-1] = np.inf
 
@@ -298,7 +301,7 @@ def steps_of(
     k -= p < EDGES[k]
     return k
 
-# %% ../nbs/13_app.ipynb #a8063233
+# %% ../nbs/13_app.ipynb #53d3d4dd
 CHIP, KEEP = 128, 6_000_000 # pixels a side of a chip; most pixels kept for counting
 
 @dataclass(frozen=True)
@@ -398,7 +401,7 @@ def scan_run(
 
 def _step(threshold): return int(steps_of(np.array([threshold], 'float32'))[0])
 
-# %% ../nbs/13_app.ipynb #0f93221f
+# %% ../nbs/13_app.ipynb #7a61e179
 def count_landslides(
     scan:Scan,
     threshold:float,
@@ -441,7 +444,7 @@ def pr_curve(
     ok = n.sum(1) > 0
     return pd.DataFrame(dict(threshold=EDGES[:-1][ok].astype(float), recall=n[ok, 0]/max(n[0, 0], 1), precision=n[ok, 0]/n[ok].sum(1)))
 
-# %% ../nbs/13_app.ipynb #a3045b61
+# %% ../nbs/13_app.ipynb #57e0e2e7
 _scans, _scan_lock, _scanner = OrderedDict(), threading.Lock(), ThreadPoolExecutor(1, 'scan')
 
 def scan_later(
@@ -454,7 +457,7 @@ def scan_later(
         while len(_scans) > 4: _scans.popitem(last=False)[1].cancel()
         return _scans[run.stamp]
 
-# %% ../nbs/13_app.ipynb #c1c4a672
+# %% ../nbs/13_app.ipynb #e1aa9c3f
 MOST = 3000 # outlines drawn at once
 
 def mask_view(
@@ -501,7 +504,7 @@ def mapped_lines(
     rings = [np.asarray(r.coords) for g in near for r in (g.exterior, *g.interiors)]
     return dict(xs=[r[:, 0] for r in rings], ys=[r[:, 1] for r in rings])
 
-# %% ../nbs/13_app.ipynb #13079bef
+# %% ../nbs/13_app.ipynb #23f564e1
 def lonlat_fit(
     run:Run,
 ) -> dict|None: # centre, scale and coefficients of lon and lat; None without a coordinate system
@@ -526,7 +529,7 @@ def lonlat(
     terms = np.array([u**i*v**j for i in range(4) for j in range(4-i)])
     return float(terms @ fit['lon']), float(terms @ fit['lat'])
 
-# %% ../nbs/13_app.ipynb #faefcc71
+# %% ../nbs/13_app.ipynb #194df0ab
 def area_text(
     m2:float|None, # m2
 ) -> str:
@@ -562,7 +565,7 @@ def worst_text(
 
 def _degrees(v, plus, minus): return f'{abs(v):.4f}° {plus if v >= 0 else minus}'
 
-# %% ../nbs/13_app.ipynb #6ae5ac4d
+# %% ../nbs/13_app.ipynb #13ed37f4
 DIFFERENCE = "<b>Expected area</b> adds up the probabilities of all pixels and is right on average, also where nothing is certain; <b>area above the threshold</b> is what the outlines cover, what one would go and look at."
 
 def numbers_html(
@@ -602,7 +605,7 @@ def run_html(
     if isinstance(m.get('auprc'), (int, float)): out.append(f"AUPRC {m['auprc']:.3f}" + (f" (log-ratio {m['auprc_log_ratio']:.3f})" if isinstance(m.get('auprc_log_ratio'), (int, float)) else ''))
     return '<p class="run">' + ' · '.join(out) + '</p>'
 
-# %% ../nbs/13_app.ipynb #507ed9c2
+# %% ../nbs/13_app.ipynb #f1b5d3cd
 def difference_view(
     a:Run,
     b:Run,
@@ -637,7 +640,7 @@ def compare_table(
         return m | {label: share_text(n.get(k)) for k, label in (('precision', 'Precision'), ('recall', 'Recall'), ('f1', 'F1'))}
     return pd.DataFrame({name: column(name, run) for name, run in runs.items()}).rename_axis('').reset_index()
 
-# %% ../nbs/13_app.ipynb #c965a50a
+# %% ../nbs/13_app.ipynb #2b6e9a6e
 ORDERS = {'false_m2': 'most false alarms', 'missed_m2': 'most misses', 'uncertain_m2': 'most uncertain', 'expected_m2': 'most landslide'}
 
 def rank_chips(
@@ -698,7 +701,7 @@ def chip_figure(
         bar = fig.colorbar(im, ax=ax, location='bottom', shrink=.9); bar.ax.tick_params(labelsize=8, colors=ink)
     return fig
 
-# %% ../nbs/13_app.ipynb #147c2f8b
+# %% ../nbs/13_app.ipynb #664937ab
 def polygon_file(
     run:Run,
     threshold:float,
@@ -754,7 +757,7 @@ def view_file(
 
 FOUND, MAPPED, CHOSEN = '#56B4E9', '#FF7AC6', '#F0E442' # sky blue, pink, yellow: told apart also by the colour-blind (after Okabe and Ito)
 
-# %% ../nbs/13_app.ipynb #38283f30
+# %% ../nbs/13_app.ipynb #ec266d66
 TABS = ('map', 'four', 'compare', 'chips', 'experiments')
 
 def read_state(
@@ -786,13 +789,13 @@ def write_state(
     words = dict(state, t=None if state.get('t') is None else f"{state['t']:.2f}", at=None if at is None else ','.join(f'{v:.{digits}f}' for v in at))
     return urlencode({k: v for k, v in words.items() if v is not None})
 
-# %% ../nbs/13_app.ipynb #2f7347fd
+# %% ../nbs/13_app.ipynb #18038f04
 import panel as pn
 from bokeh.events import MouseMove, RangesUpdate, Tap
 from bokeh.models import ColorBar, ColumnDataSource, CustomJS, Div, FixedTicker, ImperialLength, Label, LinearColorMapper, MetricLength, Range1d, ScaleBar
 from bokeh.plotting import figure
 
-# %% ../nbs/13_app.ipynb #18038f04
+# %% ../nbs/13_app.ipynb #a7ea203a
 def palette(
     name:str,         # of a matplotlib colour map
     fade:float=0.,    # share of the range over which the colours appear out of nothing
@@ -814,7 +817,7 @@ def image_data(
     (l, b, r, t) = view.bounds
     return dict(image=[np.ascontiguousarray(to_bytes(view.data[0], low, high)[::-1])], x=[l], y=[b], dw=[r-l], dh=[t-b])
 
-# %% ../nbs/13_app.ipynb #1767d856
+# %% ../nbs/13_app.ipynb #741abaea
 def map_figure(
     x:Range1d,
     y:Range1d,
@@ -844,7 +847,7 @@ def color_bar(
     figure_.add_layout(bar)
     return bar
 
-# %% ../nbs/13_app.ipynb #3dcb6960
+# %% ../nbs/13_app.ipynb #b429d86c
 READOUT = """
 const el = document.getElementById('readout'); if (!el) return
 const x = cb_obj.x, y = cb_obj.y, n = v => v.toLocaleString('en', {maximumFractionDigits: deg ? 5 : 0}), out = []
@@ -869,7 +872,7 @@ if (cb_obj.active) { pre.visible = true; post.visible = true; window.landslide_f
 else { title.text = '' }
 """
 
-# %% ../nbs/13_app.ipynb #b429d86c
+# %% ../nbs/13_app.ipynb #8b9e10b3
 PAGE_CSS = """
 :root { --ink:#1f2328; --quiet:#57606a; --paper:#ffffff; --back:#f5f6f8; --line:#d8dee4; --accent:#0072B2; color-scheme: light }
 :root.dark { --ink:#e6e6e6; --quiet:#a0a7b0; --paper:#1d2024; --back:#121417; --line:#363b42; --accent:#56B4E9; color-scheme: dark }
@@ -911,7 +914,7 @@ function copy_link(b) { navigator.clipboard.writeText(location.href).then(() => 
 {% endblock %}
 """
 
-# %% ../nbs/13_app.ipynb #c17391df
+# %% ../nbs/13_app.ipynb #1e13542a
 def pr_plot(
     curve,     # ColumnDataSource: recall, precision
     dot,       # ColumnDataSource: the point at the threshold
@@ -946,12 +949,13 @@ def nearest_cell(
     hit = cells.sindex.query(Point(x, y), predicate='intersects')
     return int(hit.min()) if len(hit) else None
 
-# %% ../nbs/13_app.ipynb #f4283c7a
+# %% ../nbs/13_app.ipynb #838152fe
 BASES = {'After': 'post', 'Before': 'pre', 'Log-ratio': 'change', 'Hillshade': 'hill', 'Plain': None}
 NAMES = {'pre': 'Before', 'post': 'After', 'change': 'Log-ratio dVV - dVH (dB, blue -8 to red 8)', 'probability': 'Landslide probability (black 0 to yellow 1)', 'other': 'Probability', 'difference': 'Difference'}
 LIMITS = {'change': (-8, 8), 'probability': (0, 1), 'hill': (0, 1), 'other': (0, 1), 'difference': (-1, 1)}
 COLOURS = {'pre': 'gray', 'post': 'gray', 'hill': 'gray', 'change': 'RdBu_r', 'difference': 'PuOr_r', 'probability': 'inferno', 'other': 'inferno'}
 HELD = 'Counting the scene …'
+LEGEND = '<p class="quiet">' + ', '.join(f'<span style="color:{c}">&#9632;</span> {w}' for c, w in ((FOUND, 'outline of what is above the threshold'), (MAPPED, 'mapped landslide'), (CHOSEN, 'the five worst cells'))) + '. Drag and scroll to move; click a cell to find it in the table.</p>'
 
 class Browser:
     "One visitor's page of the runs and experiments below a folder"
@@ -1217,7 +1221,7 @@ class Browser:
         self.base.options = list(layers)
         if self.base.value not in layers: self.base.value = next(iter(layers))
         right = pn.Column(self.worst, self.tour, self.table, sizing_mode='stretch_width', margin=0, css_classes=['cells'])
-        left = pn.Column(pn.FlexBox(self.base, self.pol, self.flicker, self.zooms, margin=0), self.pane(f), pn.FlexBox(self.shown, self.opacity, margin=0), sizing_mode='stretch_width', margin=0)
+        left = pn.Column(pn.FlexBox(self.base, self.pol, self.flicker, self.zooms, margin=0), self.pane(f), pn.FlexBox(self.shown, self.opacity, margin=0), self.text(LEGEND), sizing_mode='stretch_width', margin=0)
         return [beside(left, right)]
 
     def four_tab(self):
@@ -1381,7 +1385,7 @@ class Browser:
         for name, what in (('side', self.side), ('main', self.tabs), ('link', self.link)): t.add_panel(name, what)
         return t
 
-# %% ../nbs/13_app.ipynb #838152fe
+# %% ../nbs/13_app.ipynb #a3d6526e
 def beside(left, right):
     "Two columns, one under the other on a narrow screen"
     sheet = ":host { display:grid !important; grid-template-columns:minmax(0,5fr) minmax(0,3fr); gap:10px; width:100% } @media (max-width:1150px) { :host { grid-template-columns:minmax(0,1fr) } }"
@@ -1407,7 +1411,7 @@ def experiment_pane(
     with drawn_by('bokeh'): fig = all_figures(results)[name]()
     return pn.pane.Matplotlib(fig, tight=False, sizing_mode='scale_width', max_width=900) if hasattr(fig, 'savefig') else pn.pane.HoloViews(fig, backend='bokeh')
 
-# %% ../nbs/13_app.ipynb #7db0df75
+# %% ../nbs/13_app.ipynb #9bae1ab5
 def page(
     runs:str|Path, # a run folder or a folder of them
 ):                 # Panel template, one a visitor
@@ -1432,7 +1436,7 @@ def serve(
     pn.extension('tabulator', inline=False)
     return pn.serve({'/': lambda: page(runs)}, port=port, address=address, show=show, title='Landslide map', threaded=threaded, verbose=False, admin=False, websocket_origin=origins, check_unused_sessions_milliseconds=5000, unused_session_lifetime_milliseconds=10000)
 
-# %% ../nbs/13_app.ipynb #850ecc3e
+# %% ../nbs/13_app.ipynb #54434897
 class Embedded:
     "The page in a cell of a notebook"
     def __init__(self, server, url, height): self.server, self.url, self.height = server, url, height
@@ -1451,7 +1455,7 @@ def browser(
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     return Embedded(serve(runs, port, show=False, threaded=True), f'http://127.0.0.1:{port}/?{write_state(**state)}', height)
 
-# %% ../nbs/13_app.ipynb #7045da03
+# %% ../nbs/13_app.ipynb #bf756e3e
 if __name__.startswith('bokeh_app'):
     from landslide_nb.app import page as served_page
     served_page(sys.argv[1] if len(sys.argv) > 1 else '.').servable()

@@ -519,25 +519,24 @@ def plot_scene(
     title:str='',       # above the figure
     max_px:int=1200,    # longer scenes are averaged to about this many pixels a side
 ):                      # matplotlib figure
-    "Post-event VH, smoothed log-ratio and probability side by side, the mapped truth as outline"
+    "Post-event VH, smoothed log-ratio, probability and, if mapped, the truth side by side"
     from matplotlib.figure import Figure
     n = -(-max(prob.shape)//max_px)
     post, p = coarse(pair.vh.isel(moment=1), n), coarse(prob, n)
     change = log_ratio(pair.compute(), size=5).score if n == 1 else coarse(log_ratio(pair).score, n)
+    lo, hi = np.nanpercentile(post, [2, 98])
+    panels = [('post-event VH (dB)', post.values, dict(cmap='gray', vmin=lo, vmax=hi)),
+              (f'log-ratio, dVV - dVH, {5 if n == 1 else n} px mean (dB)', change.values, dict(cmap='RdBu_r', vmin=-6, vmax=6)),
+              ('landslide probability', p.values, dict(cmap='inferno', vmin=0, vmax=1))]
+    if 'landslides' in pair: panels.append(('mapped landslides (share of the pixel)', coarse((pair.landslides == 1).astype('float32'), n).values, dict(cmap='inferno', vmin=0, vmax=1)))
     scale = 1e-3 if not (pair.rio.crs and pair.rio.crs.is_geographic) else 1
     edges = [float(o)*scale for o in (p.x[0], p.x[-1], p.y[-1], p.y[0])]
-    fig = Figure(figsize=(15, 5.6), layout='constrained')
-    axes = fig.subplots(1, 3, sharex=True, sharey=True)
-    lo, hi = np.nanpercentile(post, [2, 98])
-    for ax, da, name, kw in zip(axes, (post, change, p), ('post-event VH (dB)', f'log-ratio, dVV - dVH, {5 if n == 1 else n} px mean (dB)', 'landslide probability'),
-                                (dict(cmap='gray', vmin=lo, vmax=hi), dict(cmap='RdBu_r', vmin=-6, vmax=6), dict(cmap='inferno', vmin=0, vmax=1))):
-        im = ax.imshow(da.values, extent=edges, interpolation='nearest', **kw)
+    fig = Figure(figsize=(4.6*len(panels), 5.6), layout='constrained')
+    axes = fig.subplots(1, len(panels), sharex=True, sharey=True)
+    for ax, (name, image, kw) in zip(axes, panels):
+        im = ax.imshow(image, extent=edges, interpolation='nearest', **kw)
         fig.colorbar(im, ax=ax, shrink=.75, location='bottom', label=name)
         ax.set_facecolor('.8'); ax.ticklabel_format(useOffset=False, style='plain')
-    if 'landslides' in pair:
-        truth = coarse((pair.landslides == 1).astype('uint8'), n, 'max').values > 0
-        if truth.any() and min(truth.shape) > 1:
-            for ax, color in ((axes[1], 'k'), (axes[2], 'deepskyblue')): ax.contour(truth, [.5], colors=color, linewidths=.6, extent=edges, origin='upper')
     unit = 'km' if scale == 1e-3 else 'degrees'
     axes[0].set(xlabel=f'east ({unit})', ylabel=f'north ({unit})')
     if title: fig.suptitle(title)
