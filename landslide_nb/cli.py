@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGE1_CHIP', 'COLUMNS', 'say', 'pair_options', 'event_of', 'cube_of', 'open_pair', 'cut_chips', 'fit', 'stage1',
            'stage2', 'pretrain', 'finetune', 'refuse_overwrite', 'score_table', 'map_scene', 'write_map',
-           'scene_summary', 'demo', 'fetch', 'experiment', 'parser', 'main']
+           'scene_summary', 'demo', 'fetch', 'experiment', 'app', 'parser', 'main']
 
 # %% ../nbs/14_cli.ipynb #e59814ae
 import argparse, os, sys, warnings
@@ -274,6 +274,14 @@ def experiment(
     say('\n\n'.join(effect) + f'\nreport: {report}')
 
 # %% ../nbs/14_cli.ipynb #dc352c13
+def app(
+    args, # runs, port, address, origin, no_show
+):
+    "`landslide-nb app`: see, question and hand over the maps of a folder"
+    from landslide_nb.app import serve
+    serve(args.runs, args.port, args.address, not args.no_show, args.origin)
+
+# %% ../nbs/14_cli.ipynb #a714018d
 def parser() -> argparse.ArgumentParser:
     "All commands and their arguments"
     p = argparse.ArgumentParser('landslide-nb', description='Landslide maps from Sentinel-1 datacubes and very few labels.')
@@ -325,9 +333,15 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--arch', metavar='NAME', help='unet (default) or published')
     c.add_argument('--quick', action='store_true', help='budgets 2, 10, 110, two seeds, short trainings: about a quarter of an hour on two cores')
     c.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same experiment, which is then continued')
+    c = command(app, 'app', 'browse the maps of a folder in a web page')
+    c.add_argument('runs', metavar='RUNS', help='a run folder or a folder of them')
+    c.add_argument('--port', type=int, default=5006, help='port (default 5006)')
+    c.add_argument('--address', default='127.0.0.1', help='address to bind to (default: this machine only)')
+    c.add_argument('--origin', action='append', metavar='HOST:PORT', help='name under which others reach it, needed with --address')
+    c.add_argument('--no-show', action='store_true', help='do not open a web browser')
     return p
 
-# %% ../nbs/14_cli.ipynb #a714018d
+# %% ../nbs/14_cli.ipynb #ffd3b311
 def main(
     argv=None, # words after the command's name; None: those of the process
 ) -> int:      # exit code: 0 done, 1 a mistake said in one sentence, 130 interrupted

@@ -34,7 +34,7 @@ def test_export_and_clean_change_nothing(tmp_path):
 def test_every_module_has_its_notebook():
     def exports(nb): return [line.split()[-1] for cell in json.loads(nb.read_text())['cells'] for line in ''.join(cell['source']).splitlines() if line.startswith('#| default_exp')]
     made = {m for nb in notebooks for m in exports(nb)}
-    assert made == {p.stem for p in (root/'landslide_nb').glob('*.py')} - {'__init__', '_modidx', 'app'}
+    assert made == {p.stem for p in (root/'landslide_nb').glob('*.py')} - {'__init__', '_modidx'}
 
 def test_every_notebook_opens_with_a_title_and_a_summary():
     for nb in notebooks:
