@@ -10,7 +10,8 @@ from landslide_nb.core import OutputError, set_seed
 from landslide_nb.cube import make_pair, open_cube
 from landslide_nb.metrics import calibrate
 from landslide_nb.models import build_model, geometry, save_model
-from landslide_nb.scene import landslide_polygons, logits_d4, logits_of, map_cube, map_pair, pixel_area, predict_scene, ranked_zones, stack_pair, write_products
+from landslide_nb.products import landslide_polygons, map_cube, map_pair, ranked_zones, write_products
+from landslide_nb.scene import logits_d4, logits_of, predict_scene, stack_pair
 
 STATS = dict(mean=[-9., -15.], std=[3., 3.], change_mean=[0., 0.], change_std=[2., 2.])
 FILES = ['item.json', 'landslides.gpkg', 'map.png', 'metrics.json', 'pair.tif', 'probability.tif', 'report.html']
@@ -80,7 +81,7 @@ RUN = """
 import sys; sys.path.insert(0, {tests!r})
 import torch; torch.set_num_threads(1)
 from test_scene import SMALL, toy_model, toy_pair
-from landslide_nb.scene import map_pair
+from landslide_nb.products import map_pair
 map_pair(toy_pair(700, 900).chunk(y=200, x=200), toy_model(**SMALL), {folder!r}, tile=64, progress=False)
 """
 
