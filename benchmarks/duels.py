@@ -97,7 +97,7 @@ def chips(scale):
     from landslide_nb.chips import make_chips, split_chips
     from landslide_nb.cube import make_pair, open_cube
     from landslide_nb.data import finetune_dls
-    from landslide_nb.scene import write_cog
+    from landslide_nb.products import write_cog
     n, size = max(1024, int(2048*scale**.5)//128*128), 128
     with tempfile.TemporaryDirectory() as d:
         pair = make_pair(open_cube(cube_on_disk(d, n, passes=1)), passes=1)
@@ -153,7 +153,8 @@ def scene_inference(scale):
     from landslide_nb.cube import make_pair, open_cube
     from landslide_nb.data import normalize_pair
     from landslide_nb.metrics import calibrate
-    from landslide_nb.scene import predict_scene, stack_pair, write_cog
+    from landslide_nb.products import write_cog
+    from landslide_nb.scene import predict_scene, stack_pair
     n, (net, meta) = max(768, int(2048*scale**.5)), model()
     with tempfile.TemporaryDirectory() as d:
         source = cube_on_disk(d, n)

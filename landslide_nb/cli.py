@@ -195,24 +195,27 @@ def score_table(
 
 # %% ../nbs/14_cli.ipynb #ee1e2051
 def map_scene(
-    args, # cube, model, out and the pair options
+    args, # cube, model, out, tile, tta, min_area, zones and the pair options
 ):
-    "`landslide-nb map`: a run folder from a cube and a stage-2 model"
-    from landslide_nb.models import read_header
+    "`landslide-nb map`: a run folder from a cube and a stage-2 model; the same command continues one that was cut off"
+    from landslide_nb.models import load_model
+    from landslide_nb.products import scene_pair
     new_folder(args.out)
-    extra = [c for c in read_header(args.model)['input']['channels'] if c not in ('vv', 'vh')]
-    write_map(open_pair(args.cube, args, extra).load(), args.model, args.out)
+    net, meta = load_model(args.model)
+    pair = scene_pair(cube_of(args.cube, args.size, args.seed), meta['input']['channels'], event_of(args), args.passes, args.orbit)
+    a = pair.attrs
+    say(f"{args.cube}: {pair.sizes['y']} x {pair.sizes['x']} px, {a['orbit']} orbit, {len(a['passes_pre'])} passes up to {a['event_start']} and {len(a['passes_post'])} from {a['event_end']}")
+    write_map(pair, (net, meta), args.out, tile=args.tile, tta=args.tta, min_area=args.min_area, zones=args.zones)
 
 def write_map(
-    pair,             # dims (moment, y, x), dB, in memory
-    model:str|Path,   # stage-2 model file
-    folder:str|Path,  # new or empty run folder
+    pair,              # dims (moment, y, x), dB, in memory or lazy
+    model,             # stage-2 model file, or what `load_model` returned
+    folder:str|Path,   # new or empty run folder
+    **options,         # of `map_pair`
 ):
     "Map a pair into a run folder and say what was found"
-    from landslide_nb.models import load_model
-    from landslide_nb.scene import predict_scene, write_products
-    net, meta = load_model(model)
-    say(scene_summary(write_products(folder, pair, predict_scene(pair, net, meta), meta), folder))
+    from landslide_nb.products import map_pair
+    say(scene_summary(map_pair(pair, model, folder, **options), folder))
 
 # %% ../nbs/14_cli.ipynb #b6525a13
 def scene_summary(
@@ -220,9 +223,9 @@ def scene_summary(
     folder:str|Path, # run folder
 ) -> str:
     "What a map found, in a few lines"
-    km2 = lambda a: f'{a/1e6:.3f} km2'
-    out = [f"expected landslide area {km2(m['expected_area_m2'])}; {m['polygons']} polygons above probability {m['threshold']:.2f} cover {km2(m['area_above_threshold_m2'])}"]
-    if 'auprc' in m: out += [f"mapped truth {km2(m['mapped_area_m2'])}: AUPRC model {m['auprc']:.3f}, log-ratio {m['auprc_log_ratio']:.3f}, smoothed log-ratio {m['auprc_log_ratio_smoothed']:.3f}, all-zero {m['auprc_all_zero']:.3f}"]
+    from landslide_nb.products import found_text, km2
+    out = [*(f'warning: {o}' for o in m.get('warnings', [])), found_text(m)]
+    if 'auprc' in m: out += [f"mapped truth {km2(m['mapped_area_m2'])} km2: AUPRC model {m['auprc']:.3f}, log-ratio {m['auprc_log_ratio']:.3f}, smoothed log-ratio {m['auprc_log_ratio_smoothed']:.3f}, all-zero {m['auprc_all_zero']:.3f}"]
     return '\n'.join([*out, f'run folder: {folder}'])
 
 # %% ../nbs/14_cli.ipynb #672aaf29
@@ -321,7 +324,11 @@ def parser() -> argparse.ArgumentParser:
     c = command(map_scene, 'map', 'map a whole cube into a run folder')
     c.add_argument('cube', metavar='CUBE', help=named)
     c.add_argument('--model', required=True, metavar='MODEL.safetensors', help='stage-2 model')
-    c.add_argument('--out', required=True, metavar='DIR', help='new or empty run folder')
+    c.add_argument('--out', required=True, metavar='DIR', help='new or empty run folder; one that was cut off is continued')
+    c.add_argument('--zones', metavar='FILE', help='polygons (districts, catchments, roads) to rank beside the 1 km cells')
+    c.add_argument('--min-area', type=float, default=500., metavar='M2', help='smallest polygon (default 500)')
+    c.add_argument('--tta', action='store_true', help='average over the eight symmetries of the square: steadier, eight times slower')
+    c.add_argument('--tile', type=int, default=1024, metavar='PX', help='side of a tile; smaller needs less memory (default 1024)')
     pair_options(c)
     c = command(experiment, 'experiment', 'how much pretraining helps, at which number of labels')
     words, numbers = (lambda s: tuple(s.split(','))), (lambda s: tuple(int(n) for n in s.split(',')))
