@@ -12,6 +12,7 @@ import hashlib, json, uuid
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -129,11 +130,12 @@ def map_tile(
     tta:bool, fast:bool, # see `predict_scene`
     path:Path|None=None, # write the tile there and return an empty array
     done=None,      # called with the tile's pixels when it is finished, on this machine
+    turn=None,      # lock: one network at a time, while other threads read
 ) -> np.ndarray:    # (y, x) float32 calibrated probability, NaN = no data
     "Map one tile: what a worker does"
     if np.isnan(x[..., *inner]).any((0, 1)).all(): prob = np.full(x[0, 0][inner].shape, np.nan, 'float32') # nothing to see, nothing to compute
     else:
-        logits = logits_d4(x, model, spec, stride, fast) if tta else logits_of(x, model, spec, fast)
+        with turn or nullcontext(): logits = logits_d4(x, model, spec, stride, fast) if tta else logits_of(x, model, spec, fast)
         prob = calibrate(logits[inner], calibration).astype('float32')
     if path is not None:
         with atomic(path) as tmp: np.save(tmp, prob)
@@ -147,7 +149,7 @@ def lazy_tiles(
     model, meta:dict,  # stage-2 network and what `load_model` returned beside it
     stride:int, tta:bool=False, fast:bool=False, # see `map_tile`
     work:Path|None=None, # folder for the tiles; None: they are returned
-    done=None,           # see `map_tile`
+    done=None, turn=None, # see `map_tile`
 ) -> list:             # of one-block dask arrays
     "The tiles as lazy arrays"
     import dask, dask.array as da
@@ -158,7 +160,7 @@ def lazy_tiles(
         inner = tuple(slice(o.start-wide.start, o.stop-wide.start) for o, wide in ((t.ys, t.outer_ys), (t.xs, t.outer_xs)))
         shape = tuple(o.stop-o.start for o in (t.ys, t.xs)) if work is None else (0, 0)
         return da.map_blocks(map_tile, window, name=f'tile-{run}-{t.row}-{t.col}', drop_axis=(0, 1), chunks=tuple((n,) for n in shape), dtype='float32', meta=np.empty((0, 0), 'float32'),
-            model=shared, spec=meta['input'], calibration=meta.get('calibration') or {}, inner=inner, stride=stride, tta=tta, fast=fast, path=work and tile_path(work, t), done=done)
+            model=shared, spec=meta['input'], calibration=meta.get('calibration') or {}, inner=inner, stride=stride, tta=tta, fast=fast, path=work and tile_path(work, t), done=done, turn=turn)
     return [one(t) for t in tiles]
 
 def tile_path(work:Path, t:Tile) -> Path: # file of a tile
@@ -176,7 +178,7 @@ def active_client():
 
 def compute_tiles(
     lazy:list,    # one-block dask arrays
-    at_once:int=8,# arrays in work, for each thread
+    at_once:int=8,# arrays in work; on a cluster, for each thread
 ):                # yields (position, array)
     "Compute arrays a few at a time, on the active cluster or on this machine"
     import dask
@@ -184,7 +186,7 @@ def compute_tiles(
     at_once *= sum(client.nthreads().values()) or 1 if client else 1
     for start in range(0, len(lazy), at_once):
         part = lazy[start:start+at_once]
-        if not client: yield from enumerate(dask.compute(*part, scheduler='single-threaded'), start); continue
+        if not client: yield from enumerate(dask.compute(*part, scheduler='threads'), start); continue
         from distributed import as_completed
         futures = client.compute(part)
         where = {f.key: k for k, f in enumerate(futures, start)}
@@ -224,7 +226,8 @@ def predict_scene(
     out, pixels = None if work else np.empty(shape, 'float32'), lambda t: (t.ys.stop-t.ys.start)*(t.xs.stop-t.xs.start)
     with tqdm(total=shape[0]*shape[1], initial=shape[0]*shape[1]-sum(map(pixels, todo)), desc='map', unit='px', unit_scale=True, disable=not progress) as bar:
         remote = active_client() is not None
-        for k, prob in compute_tiles(lazy_tiles(pair, todo, model, meta, stride, tta, fast, work and Path(work), None if remote else bar.update)):
+        here = dict(done=None if remote else bar.update, turn=None if remote else Lock())
+        for k, prob in compute_tiles(lazy_tiles(pair, todo, model, meta, stride, tta, fast, work and Path(work), **here)):
             if remote: bar.update(pixels(todo[k]))
             if not work: out[todo[k].ys, todo[k].xs] = prob
     out = read_tiles(work, tiles) if work else out
