@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .core import *
-from .metrics import RARE_BINS
+from .calibration import RARE_BINS
 
 # %% ../nbs/10_analysis.ipynb #1a4959b1
 class AnalysisError(LandslideError): "Results that cannot be read or do not allow a statement"

@@ -30,7 +30,8 @@ from .chips import ChipSet, check_leakage, draw_budget, make_chips, published_te
 from .cube import box_mean, make_pair, open_cube
 from .data import finetune_dls, normalize_pair, pretrain_dls, with_embedding
 from .finetune import RATES, finetune_learner, predict_chips
-from .metrics import BCEDice, IDENTITY, StreamingAP, average_precision, brier, calibrate, chip_counts, expected_calibration_error, f1_iou, fit_calibration
+from .calibration import IDENTITY, brier, calibrate, expected_calibration_error, fit_chips, likely_area
+from .metrics import BCEDice, StreamingAP, average_precision, chip_counts, f1_iou
 from .models import build_model, frozen_model, load_model, read_header
 from .pretrain import export_learner, pair_learner, pretrain_learner
 from .simulate import simulate_event

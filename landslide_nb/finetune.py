@@ -19,10 +19,10 @@ from fastai.callback.training import bn_types
 from fastai.learner import Learner
 
 from .core import ModelError, set_seed
+from .calibration import calibrate, expected_calibration_error, fit_calibration, fit_chips
 from .cube import box_mean
 from .data import ChipStack, input_spec, normalize_pair, with_embedding
-from .metrics import (AUPRC, BCEDice, CountError, F1Score, PublishedDiceLoss, StreamingAP, average_precision, calibrate, chip_counts,
-    count_errors, expected_calibration_error, f1_iou, fit_calibration)
+from .metrics import (AUPRC, BCEDice, CountError, F1Score, PublishedDiceLoss, StreamingAP, average_precision, chip_counts, count_errors, f1_iou)
 from .models import build_model, frozen_model, load_model, transfer, trunk_and_head
 from .pretrain import export_learner, pair_learner
 
@@ -88,14 +88,15 @@ def finetune_learner(
         if how == 'frozen': model, dls = _frozen(before, dls, arch, shape, size)
         else:
             model = _continued(before)
-            kwargs.update(splitter=trunk_and_head, cbs=[FreezeNorm(), *cbs])
+            if before.config['stage'] == 2: origin['how'] = 'on'
+            kwargs.update(splitter=trunk_and_head, cbs=[FreezeNorm(), *cbs], start=origin['how'] == 'on')
     lr = lr or (1e-3 if arch == 'published' else RATES[origin['how']])
     loss = PublishedDiceLoss() if arch == 'published' else BCEDice()
     learn = pair_learner(dls, model, loss, [AUPRC(), F1Score(), CountError('landslide'), CountError('landslide-free')], lr, **kwargs)
     learn.origin = origin
     return learn
 
-RATES = dict(scratch=4e-3, frozen=4e-3, full=4e-3) # highest learning rates
+RATES = dict(scratch=4e-3, frozen=4e-3, full=4e-3, on=3e-4) # highest learning rates; on: of a stage-2 model trained on
 
 def _frozen(stage1, dls, arch, shape, size):
     if stage1.config['stage'] != 1: raise ModelError("how='frozen' reads the features of a stage-1 model; this is a stage-2 model, use how='full'.")
@@ -133,13 +134,10 @@ def model_and_meta(
 # %% ../nbs/08_finetune.ipynb #99125f22
 def calibrate_learner(
     learn, # fitted, of stage 2
-) -> Learner: # the same, with `calibration`: scale, bias, threshold and how they were found
+) -> Learner: # the same, with `calibration` of `fit_chips`
     "Make the probabilities of a learner true on its validation chips"
     rows, stack = np.array(learn.dls.rows['valid']), learn.dls.chips
-    logits, truth = predict_chips(learn, stack, rows), truth_of(stack, rows)
-    learn.calibration = fit_calibration(logits, truth)
-    threshold, f1 = StreamingAP().update(calibrate(logits, learn.calibration), truth).best_threshold()
-    if not np.isnan(threshold): learn.calibration.update(threshold=threshold, f1=f1)
+    learn.calibration = fit_chips(predict_chips(learn, stack, rows), truth_of(stack, rows))
     return learn
 
 def truth_of(

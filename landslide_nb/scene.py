@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Tile', 'MEASURED', 'stack_pair', 'check_scene', 'forward', 'logits_of', 'logits_d4', 'tile_sizes', 'cut_tiles',
-           'map_tile', 'lazy_tiles', 'tile_path', 'active_client', 'compute_tiles', 'measured', 'predict_scene',
-           'open_work', 'read_tiles', 'on_processes']
+           'map_tile', 'lazy_tiles', 'tile_path', 'active_client', 'compute_tiles', 'measured', 'look_around',
+           'predict_scene', 'open_work', 'read_tiles', 'on_processes']
 
 # %% ../nbs/11_scene.ipynb #cde59f4f
 import hashlib, json, uuid
@@ -20,7 +20,7 @@ import xarray as xr
 
 from .core import *
 from .data import dihedral, normalize_pair
-from .metrics import calibrate
+from .calibration import calibrate, calibrate_around
 from .models import check_input, geometry, load_model
 from .pretrain import fast_dtype
 
@@ -154,13 +154,14 @@ def lazy_tiles(
     "The tiles as lazy arrays"
     import dask, dask.array as da
     x, run = stack_pair(pair, meta['input']['channels']).data, uuid.uuid4().hex[:8]
+    calibration = {k: v for k, v in (meta.get('calibration') or {}).items() if k != 'around'} # which needs more than a tile
     shared = dask.delayed(model.eval(), name=f'model-{run}', traverse=False)
     def one(t):
         window = da.asarray(x[:, :, t.outer_ys, t.outer_xs]).rechunk(-1)
         inner = tuple(slice(o.start-wide.start, o.stop-wide.start) for o, wide in ((t.ys, t.outer_ys), (t.xs, t.outer_xs)))
         shape = tuple(o.stop-o.start for o in (t.ys, t.xs)) if work is None else (0, 0)
         return da.map_blocks(map_tile, window, name=f'tile-{run}-{t.row}-{t.col}', drop_axis=(0, 1), chunks=tuple((n,) for n in shape), dtype='float32', meta=np.empty((0, 0), 'float32'),
-            model=shared, spec=meta['input'], calibration=meta.get('calibration') or {}, inner=inner, stride=stride, tta=tta, fast=fast, path=work and tile_path(work, t), done=done, turn=turn)
+            model=shared, spec=meta['input'], calibration=calibration, inner=inner, stride=stride, tta=tta, fast=fast, path=work and tile_path(work, t), done=done, turn=turn)
     return [one(t) for t in tiles]
 
 def tile_path(work:Path, t:Tile) -> Path: # file of a tile
@@ -203,6 +204,20 @@ def measured(
     if key not in MEASURED: MEASURED[key] = geometry(model)
     return MEASURED[key]
 
+# %% ../nbs/11_scene.ipynb #eedec932
+def look_around(
+    prob,                  # (y, x) probabilities of the whole scene, array or dask array, NaN = no data
+    calibration:dict|None, # of the model; its `around` looks at a pixel's neighbourhood, see `calibration`
+):                         # same kind and shape
+    "Calibrate by neighbourhoods, across the tiles' borders: done on the mosaic, so that tiles need no wider halo"
+    import dask.array as da
+    around = (calibration or {}).get('around')
+    if not around: return prob
+    lazy, reach = prob if isinstance(prob, da.Array) else da.from_array(prob, chunks=1024), around['window']//2
+    lazy = lazy.rechunk({k: -1 for k, n in enumerate(lazy.shape) if n <= reach})
+    out = lazy.map_overlap(calibrate_around, depth=tuple(reach*(n > reach) for n in lazy.shape), boundary='none', dtype='float32', meta=np.empty((0, 0), 'float32'), around=around)
+    return out if lazy is prob else out.compute(scheduler='threads')
+
 # %% ../nbs/11_scene.ipynb #a7f4603c
 def predict_scene(
     pair:xr.Dataset,     # dims (moment, y, x), dB, in memory or lazy
@@ -230,7 +245,7 @@ def predict_scene(
         for k, prob in compute_tiles(lazy_tiles(pair, todo, model, meta, stride, tta, fast, work and Path(work), **here)):
             if remote: bar.update(pixels(todo[k]))
             if not work: out[todo[k].ys, todo[k].xs] = prob
-    out = read_tiles(work, tiles) if work else out
+    out = look_around(read_tiles(work, tiles) if work else out, meta.get('calibration'))
     return xr.DataArray(out, dims=('y', 'x'), coords={k: v for k, v in pair.coords.items() if k in ('y', 'x', 'spatial_ref')}, name='probability', attrs=dict(long_name='landslide probability', units='1'))
 
 # %% ../nbs/11_scene.ipynb #8f5bb5a6

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from landslide_nb import scene
 from landslide_nb.core import OutputError, set_seed
 from landslide_nb.cube import make_pair, open_cube
-from landslide_nb.metrics import calibrate
+from landslide_nb.calibration import calibrate
 from landslide_nb.models import build_model, geometry, save_model
 from landslide_nb.products import landslide_polygons, map_cube, map_pair, ranked_zones, write_products
 from landslide_nb.scene import logits_d4, logits_of, predict_scene, stack_pair
@@ -55,6 +55,7 @@ def test_mosaic_equals_the_untiled_pass(data, nets, known, tmp_path_factory):
     h, w, tile = data.draw(st.integers(1, limit)), data.draw(st.integers(1, limit)), data.draw(st.integers(1, 80))
     tta = data.draw(st.booleans()) and name != 'published frozen'
     net, meta, _ = nets[name]
+    if data.draw(st.booleans()): meta = dict(meta, calibration=dict(meta['calibration'], around=dict(window=data.draw(st.sampled_from([3, 9, 61, 129])), log_density=[-3., 0.], factor=[.3, 1.2])))
     pair = toy_pair(h, w, data.draw(st.integers(0, 99)), data.draw(st.sampled_from([0., .02, 1.])))
     x = stack_pair(pair, ['vv', 'vh']).values
     whole = calibrate(logits_d4(x, net, meta['input'], known[id(net)][1]) if tta else logits_of(x, net, meta['input']), meta['calibration'])
