@@ -20,10 +20,10 @@ import xarray as xr
 
 from . import __version__
 from .core import *
-from .cube import log_ratio, make_pair, open_cube
+from .cube import describe_pair, log_ratio, make_pair, open_cube
 from .calibration import area_interval
 from .metrics import StreamingAP
-from .models import load_model
+from .models import domain_shift, load_model
 from .scene import check_scene, predict_scene
 
 # %% ../nbs/15_products.ipynb #6ad5ac57
@@ -385,7 +385,7 @@ def report_page(
     "A self-contained page: picture, totals, worst-hit cells, how to read the numbers"
     m, get, esc = metrics, lambda k: metrics.get(k, float('nan')), lambda o: html.escape(str(o))
     boxed = ''.join(f'<li>{esc(o)}</li>' for o in m.get('warnings', []))
-    boxed = f'<div class="warn" role="alert"><b>Read this map with care: the scene is unlike those the model learned from.</b><ul>{boxed}</ul></div>' if boxed else ''
+    boxed = f'<div class="warn" role="alert"><b>Read this map with care.</b><ul>{boxed}</ul></div>' if boxed else ''
     facts = {'expected landslide area (km2)': km2(m['expected_area_m2']), 'from - to (km2)': f"{km2(get('expected_area_low_m2'))} - {km2(get('expected_area_high_m2'))}",
              f"polygons at probability {m['threshold']:.2f} or more": m['polygons'], 'their area before leaving out small ones (km2)': km2(m['area_above_threshold_m2']), 'scene with data': f"{m['valid_fraction']:.1%}",
              'passes before': ', '.join(get('passes_pre')) if 'passes_pre' in m else '', 'passes after': ', '.join(get('passes_post')) if 'passes_post' in m else '', 'orbit': m.get('orbit', '')}
@@ -426,7 +426,7 @@ def write_products(
     folder:str|Path,       # new or empty run folder
     pair:xr.Dataset,       # dims (moment, y, x), dB, in memory or lazy; may carry `landslides`, `dem`, `slope`
     prob:xr.DataArray,     # dims (y, x), calibrated probability, in memory or lazy
-    meta:dict|None=None,   # of the model that made it: arch, version, training, calibration (threshold, area)
+    meta:dict|None=None,   # of the model that made it: arch, version, training, input (domain), calibration (threshold, area)
     min_area:float=500.,   # minimum mapping unit of polygons, m2
     cell:float=1000.,      # side of a ranked cell, m
     zones=None,            # polygons to rank beside the cells: path or GeoDataFrame, becomes the layer `zones`
@@ -451,7 +451,7 @@ def write_products(
         layers = dict(polygons=polygons, cells=cells, **({} if zones is None else dict(zones=ranked_zones(prob, zones, record))),
                       **(dict(mapped=mapped_polygons(pair.landslides)) if 'landslides' in pair else {}))
         for name, layer in layers.items(): layer.to_file(tmp/'landslides.gpkg', layer=name, driver='GPKG')
-        metrics = scene_metrics(pair, prob, threshold)
+        metrics = scene_metrics(pair, prob, threshold) | dict(warnings=domain_shift(meta, describe_pair(pair)) if 'input' in meta else [])
         m2 = float(pixel_area(prob).mean())
         low, high = area_interval(metrics['expected_area_m2']/m2, prob.size*metrics['valid_fraction'], record)
         metrics |= dict(expected_area_low_m2=float(low)*m2, expected_area_high_m2=float(high)*m2, polygons=len(polygons), min_area_m2=float(min_area), worst_cell_m2=float(cells.expected_m2.max()), **attrs,
