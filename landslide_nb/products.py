@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'EXTENSIONS', 'GUIDE', 'INTERVALS', 'scene_windows', 'widen', 'pixel_area', 'pixel_sides', 'expected_area',
-           'flat', 'terrain_of', 'shape_of', 'region_mask', 'landslide_polygons', 'ranked', 'ranked_cells',
-           'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene', 'bounded', 'write_cog', 'open_cog', 'stac_item',
-           'km2', 'found_text', 'report_page', 'whole_folder', 'write_products', 'from_cogs', 'layers_beside',
-           'mapped_polygons', 'map_pair', 'scene_pair', 'map_cube']
+           'flat', 'terrain_of', 'shape_of', 'region_mask', 'landslide_polygons', 'ranked', 'ranked_cells', 'name_of',
+           'read_zones', 'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene', 'bounded', 'write_cog', 'open_cog',
+           'stac_item', 'km2', 'found_text', 'report_page', 'whole_folder', 'write_products', 'from_cogs',
+           'layers_beside', 'mapped_polygons', 'map_pair', 'scene_pair', 'map_cube']
 
 # %% ../nbs/15_products.ipynb #ef5d4ad2
 import base64, html, json, os, shutil
@@ -182,20 +182,32 @@ def ranked_cells(
     return ranked(gpd.GeoDataFrame(rows, columns=['expected_m2', 'expected_px', 'pixels', 'max_probability', 'valid_fraction', 'geometry'], geometry='geometry', crs=prob.rio.crs), record)
 
 # %% ../nbs/15_products.ipynb #e63a3318
+def name_of(zones): return str(zones) if isinstance(zones, (str, Path)) else 'The zones'
+
+def read_zones(
+    zones,             # path of a vector file or GeoDataFrame of polygons, any CRS
+    like:xr.DataArray|xr.Dataset, # dims (..., y, x) with a CRS: the scene
+):                     # GeoDataFrame in the scene's CRS
+    "Zones, ready for a scene; raises `OutputError` if they are no polygons or lie elsewhere"
+    import geopandas as gpd
+    from shapely.geometry import box
+    name = name_of(zones)
+    try: zones = zones if isinstance(zones, gpd.GeoDataFrame) else gpd.read_file(zones)
+    except Exception as e: raise OutputError(f"Cannot read the zones {name}: {' '.join(str(e).split())[:120]}; give a vector file of polygons.") from e
+    if zones.crs is None: raise OutputError(f"{name} have no CRS; set it with set_crs.")
+    if not zones.geom_type.isin(['Polygon', 'MultiPolygon']).all(): raise OutputError(f"{name} hold {', '.join(sorted(set(map(str, zones.geom_type))))}; zones are polygons.")
+    zones = zones.assign(geometry=zones.geometry.make_valid()).to_crs(like.rio.crs).reset_index(drop=True)
+    if not zones.intersects(box(*like.rio.bounds())).any(): raise OutputError(f"None of the {len(zones)} zones of {name} lies on the scene; do both show the same place?")
+    return zones
+
 def ranked_zones(
     prob:xr.DataArray,  # dims (y, x), calibrated probability, in memory or lazy
     zones,              # path of a vector file or GeoDataFrame of polygons, any CRS; its columns are kept
     record:dict|None=None, # of `area_record`, gives the intervals
 ):                      # GeoDataFrame in the scene's CRS as of `ranked_cells`; zones without any data are left out
     "The user's zones ranked by expected landslide area; raises `OutputError` if none lies on the scene"
-    import geopandas as gpd
     from exactextract import exact_extract
-    name = 'The zones' if isinstance(zones, gpd.GeoDataFrame) else str(zones)
-    try: zones = zones if isinstance(zones, gpd.GeoDataFrame) else gpd.read_file(zones)
-    except Exception as e: raise OutputError(f"Cannot read the zones {name}: {' '.join(str(e).split())[:120]}; give a vector file of polygons.") from e
-    if zones.crs is None: raise OutputError(f"{name} have no CRS; set it with set_crs.")
-    if not zones.geom_type.isin(['Polygon', 'MultiPolygon']).all(): raise OutputError(f"{name} hold {', '.join(sorted(set(zones.geom_type)))}; zones are polygons.")
-    zones = zones.assign(geometry=zones.geometry.make_valid()).to_crs(prob.rio.crs).reset_index(drop=True)
+    zones, name = read_zones(zones, prob), name_of(zones)
     area = xr.DataArray(pixel_area(prob), dims=('y', 'one')).isel(one=0, drop=True)
     lazy = prob.chunk(y=1024, x=1024).reset_coords(drop=True) if not prob.chunks else prob.reset_coords(drop=True)
     grid = lambda a, k: a.transpose('y', 'x').astype('float64').assign_coords(y=prob.y, x=prob.x).rename(k).rio.write_crs(prob.rio.crs).rio.write_transform(prob.rio.transform())
@@ -203,7 +215,7 @@ def ranked_zones(
     p, m2, all_px = stats(lazy, 'p', 'sum', 'count', 'max'), stats(lazy*area, 'm', 'sum'), stats(lazy.notnull(), 'n', 'count')
     out = zones.assign(expected_m2=m2['sum'], expected_px=p['sum'], pixels=p['count'], max_probability=p['max'], valid_fraction=p['count']/all_px['count'].where(all_px['count'] > 0))
     out = out[out.pixels > 0]
-    if not len(out): raise OutputError(f"None of the {len(zones)} zones of {name} lies on the scene's data; do both show the same place?")
+    if not len(out): raise OutputError(f"None of the {len(zones)} zones of {name} has any data; see valid pixels in probability.tif.")
     return ranked(out, record)
 
 # %% ../nbs/15_products.ipynb #bc731ed9
@@ -501,10 +513,12 @@ def map_pair(
     net, meta = load_model(model) if isinstance(model, (str, Path)) else model
     check_scene(pair, meta['input']['channels'])
     work = final.with_name(f'.{final.name}.tiles')
+    if products.get('zones') is not None: products['zones'] = read_zones(products['zones'], pair)
     check_room(final.parent, pair.sizes['y']*pair.sizes['x']*40) # B a pixel: tiles, two rasters, and one of them twice
     try: prob = predict_scene(pair, net, meta, tile, progress, tta, fast, work)
     except OSError as e: raise OutputError(f"Cannot write {work}: {e.strerror or e}; make room and call again to continue, or choose another folder.") from e
-    metrics = write_products(final, pair, prob, meta, **products)
+    try: metrics = write_products(final, pair, prob, meta, **products)
+    except CubeError: shutil.rmtree(work); raise # nothing to continue
     shutil.rmtree(work)
     return metrics
 
