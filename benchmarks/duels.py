@@ -152,7 +152,7 @@ def scene_inference(scale):
     from terratorch.tasks.tiled_inference import tiled_inference
     from landslide_nb.cube import make_pair, open_cube
     from landslide_nb.data import normalize_pair
-    from landslide_nb.metrics import calibrate
+    from landslide_nb.calibration import calibrate
     from landslide_nb.products import write_cog
     from landslide_nb.scene import predict_scene, stack_pair
     n, (net, meta) = max(768, int(2048*scale**.5)), model()

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .core import *
-from .metrics import RARE_BINS
+from .calibration import RARE_BINS
 from .statistics import DRAWS, AnalysisError, ap_draws, block_draws, chip_draws, interval, ratio_interval
 
 # %% ../nbs/10_analysis.ipynb #d80d9cb5

@@ -29,7 +29,8 @@ from .chips import ChipSet, check_leakage, draw_budget, make_chips, published_te
 from .cube import make_pair, open_cube
 from .data import finetune_dls, normalize_pair, pretrain_dls, with_embedding
 from .finetune import RATES, finetune_learner, predict_chips
-from .metrics import BCEDice, IDENTITY
+from .calibration import IDENTITY
+from .metrics import BCEDice
 from .models import build_model, frozen_model, load_model, read_header
 from .pretrain import export_learner, pair_learner, pretrain_learner
 from .scores import BASELINES, baseline_scores, regression_scores, score_run

@@ -19,10 +19,10 @@ from fastai.callback.training import bn_types
 from fastai.learner import Learner
 
 from .core import ModelError, set_seed
+from .calibration import calibrate, expected_calibration_error, fit_calibration, fit_chips
 from .cube import box_mean
 from .data import ChipStack, input_spec, normalize_pair, with_embedding
-from .metrics import (AUPRC, BCEDice, CountError, F1Score, PublishedDiceLoss, StreamingAP, average_precision, calibrate, chip_counts,
-    count_errors, expected_calibration_error, f1_iou, fit_calibration)
+from .metrics import (AUPRC, BCEDice, CountError, F1Score, PublishedDiceLoss, StreamingAP, average_precision, chip_counts, count_errors, f1_iou)
 from .models import build_model, frozen_model, load_model, transfer, trunk_and_head
 from .pretrain import export_learner, pair_learner
 
@@ -134,13 +134,10 @@ def model_and_meta(
 # %% ../nbs/08_finetune.ipynb #99125f22
 def calibrate_learner(
     learn, # fitted, of stage 2
-) -> Learner: # the same, with `calibration`: scale, bias, threshold and how they were found
+) -> Learner: # the same, with `calibration` of `fit_chips`
     "Make the probabilities of a learner true on its validation chips"
     rows, stack = np.array(learn.dls.rows['valid']), learn.dls.chips
-    logits, truth = predict_chips(learn, stack, rows), truth_of(stack, rows)
-    learn.calibration = fit_calibration(logits, truth)
-    threshold, f1 = StreamingAP().update(calibrate(logits, learn.calibration), truth).best_threshold()
-    if not np.isnan(threshold): learn.calibration.update(threshold=threshold, f1=f1)
+    learn.calibration = fit_chips(predict_chips(learn, stack, rows), truth_of(stack, rows))
     return learn
 
 def truth_of(

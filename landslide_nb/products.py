@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'EXTENSIONS', 'GUIDE', 'INTERVALS', 'scene_windows', 'widen', 'pixel_area', 'pixel_sides', 'expected_area',
-           'area_record', 'area_interval', 'flat', 'terrain_of', 'shape_of', 'region_mask', 'landslide_polygons',
-           'ranked', 'ranked_cells', 'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene', 'bounded', 'write_cog',
-           'open_cog', 'stac_item', 'km2', 'found_text', 'report_page', 'whole_folder', 'write_products', 'from_cogs',
-           'layers_beside', 'mapped_polygons', 'map_pair', 'scene_pair', 'map_cube']
+           'flat', 'terrain_of', 'shape_of', 'region_mask', 'landslide_polygons', 'ranked', 'ranked_cells',
+           'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene', 'bounded', 'write_cog', 'open_cog', 'stac_item',
+           'km2', 'found_text', 'report_page', 'whole_folder', 'write_products', 'from_cogs', 'layers_beside',
+           'mapped_polygons', 'map_pair', 'scene_pair', 'map_cube']
 
 # %% ../nbs/15_products.ipynb #ef5d4ad2
 import base64, html, json, os, shutil
@@ -21,7 +21,8 @@ import xarray as xr
 from . import __version__
 from .core import *
 from .cube import log_ratio, make_pair, open_cube
-from .metrics import StreamingAP, chip_counts
+from .calibration import area_interval
+from .metrics import StreamingAP
 from .models import load_model
 from .scene import check_scene, predict_scene
 
@@ -71,38 +72,6 @@ def expected_area(
     "Expected landslide area: sum of probability times pixel area"
     area = pixel_area(prob)
     return float(sum(np.nansum(prob.isel(w).values*area[w['y']], dtype='float64') for w in scene_windows(prob.shape)))
-
-# %% ../nbs/15_products.ipynb #52df3525
-def area_record(
-    prob,              # (n, H, W) calibrated probabilities of labelled chips that were not trained on
-    truth,             # (n, H, W) 1 landslide, 0 not, 255 not mapped
-    coverage:float=.9, # share of cells whose interval should hold the truth
-    seed:int=0,        # of the bootstrap
-) -> dict:             # low, high (scaled errors), ratio [low, high], chips, pixels, coverage; {} if the chips are too few
-    "What labelled chips say about the error of expected areas; goes into `calibration['area']` of a model"
-    c = chip_counts(prob, truth)
-    c = c[c.pixels > 0]
-    n, tail = len(c), (1-coverage)/2
-    k = int((n+1)*tail + 1e-9) # the k-th smallest and largest error bound the interval
-    if k < 1 or c.predicted.sum() <= 0: return {}
-    error = np.sort((c.true-c.predicted)/np.sqrt(c.predicted+1))
-    draws = np.random.default_rng(seed).integers(n, size=(2000, n))
-    ratios = c.true.values[draws].sum(1)/np.maximum(c.predicted.values[draws].sum(1), 1e-9)
-    return dict(method='split conformal, scaled by sqrt(expected + 1)', coverage=coverage, chips=n, pixels=int(c.pixels.median()), low=float(error[k-1]), high=float(error[-k]),
-                ratio=np.quantile(ratios, [tail, 1-tail]).tolist())
-
-def area_interval(
-    expected,    # expected landslide pixels of cells or zones, array
-    pixels,      # their size, pixels
-    record:dict, # of `area_record`; empty: not known
-) -> tuple:      # (low, high), landslide pixels, NaN where not known
-    "Interval of the true landslide pixels; areas larger than a chip also take the ratio's interval, the wider counts"
-    e, n = np.asarray(expected, float), np.asarray(pixels, float)
-    if not record: return np.full(e.shape, np.nan), np.full(e.shape, np.nan)
-    scale, large = np.sqrt(e+1), n > record['pixels']
-    low, high = e+record['low']*scale, e+record['high']*scale
-    low, high = np.where(large, np.minimum(low, e*record['ratio'][0]), low), np.where(large, np.maximum(high, e*record['ratio'][1]), high)
-    return np.clip(np.minimum(low, e), 0, n), np.clip(np.maximum(high, e), 0, n)
 
 # %% ../nbs/15_products.ipynb #fd971051
 def flat(

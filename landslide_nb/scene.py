@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Tile', 'MEASURED', 'stack_pair', 'check_scene', 'forward', 'logits_of', 'logits_d4', 'tile_sizes', 'cut_tiles',
-           'map_tile', 'lazy_tiles', 'tile_path', 'active_client', 'compute_tiles', 'measured', 'predict_scene',
-           'open_work', 'read_tiles', 'on_processes']
+           'map_tile', 'lazy_tiles', 'tile_path', 'active_client', 'compute_tiles', 'measured', 'reach_of',
+           'predict_scene', 'open_work', 'read_tiles', 'on_processes']
 
 # %% ../nbs/11_scene.ipynb #cde59f4f
 import hashlib, json, uuid
@@ -19,7 +19,7 @@ import xarray as xr
 
 from .core import *
 from .data import dihedral, normalize_pair
-from .metrics import calibrate
+from .calibration import calibrate
 from .models import check_input, geometry, load_model
 from .pretrain import fast_dtype
 
@@ -134,7 +134,7 @@ def map_tile(
     if np.isnan(x[..., *inner]).any((0, 1)).all(): prob = np.full(x[0, 0][inner].shape, np.nan, 'float32') # nothing to see, nothing to compute
     else:
         logits = logits_d4(x, model, spec, stride, fast) if tta else logits_of(x, model, spec, fast)
-        prob = calibrate(logits[inner], calibration).astype('float32')
+        prob = calibrate(logits, calibration)[inner].astype('float32')
     if path is not None:
         with atomic(path) as tmp: np.save(tmp, prob)
     if done: done(prob.size)
@@ -201,6 +201,10 @@ def measured(
     if key not in MEASURED: MEASURED[key] = geometry(model)
     return MEASURED[key]
 
+def reach_of(calibration:dict|None) -> int: # pixels
+    "How far a calibration looks around a pixel"
+    return ((calibration or {}).get('around') or {}).get('window', 1)//2
+
 # %% ../nbs/11_scene.ipynb #a7f4603c
 def predict_scene(
     pair:xr.Dataset,     # dims (moment, y, x), dB, in memory or lazy
@@ -218,7 +222,7 @@ def predict_scene(
     if meta.get('stage', 2) != 2: raise ModelError("This is a stage-1 (pretrained) model; fine-tune it first, only stage 2 makes maps.")
     check_input(meta, list(pair.data_vars))
     shape, (radius, stride) = (pair.sizes['y'], pair.sizes['x']), measured(model)
-    tiles = cut_tiles(shape, tile, radius, stride)
+    tiles = cut_tiles(shape, tile, radius + reach_of(meta.get('calibration')), stride)
     if work: open_work(work, pair, model, meta, tile=tile, tta=tta, fast=fast)
     todo = [t for t in tiles if not (work and tile_path(work, t).exists())]
     out, pixels = None if work else np.empty(shape, 'float32'), lambda t: (t.ys.stop-t.ys.start)*(t.xs.stop-t.xs.start)

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from landslide_nb import scene
 from landslide_nb.core import OutputError, set_seed
 from landslide_nb.cube import make_pair, open_cube
-from landslide_nb.metrics import calibrate
+from landslide_nb.calibration import calibrate
 from landslide_nb.models import build_model, geometry, save_model
 from landslide_nb.products import landslide_polygons, map_cube, map_pair, ranked_zones, write_products
 from landslide_nb.scene import logits_d4, logits_of, predict_scene, stack_pair
