@@ -6,10 +6,10 @@
 __all__ = ['Tile', 'MEASURED', 'COLUMNS', 'EXTENSIONS', 'GUIDE', 'INTERVALS', 'stack_pair', 'check_scene', 'forward', 'logits_of',
            'logits_d4', 'tile_sizes', 'cut_tiles', 'map_tile', 'lazy_tiles', 'tile_path', 'active_client',
            'compute_tiles', 'measured', 'predict_scene', 'open_work', 'read_tiles', 'scene_windows', 'widen',
-           'pixel_area', 'pixel_sides', 'expected_area', 'area_record', 'area_interval', 'terrain_of', 'shape_of',
-           'region_mask', 'landslide_polygons', 'ranked', 'ranked_cells', 'ranked_zones', 'scene_metrics', 'coarse',
-           'plot_scene', 'bounded', 'write_cog', 'open_cog', 'stac_item', 'report_page', 'whole_folder',
-           'write_products', 'from_cogs', 'mapped_polygons', 'map_pair', 'map_cube', 'on_processes']
+           'pixel_area', 'pixel_sides', 'expected_area', 'area_record', 'area_interval', 'flat', 'terrain_of',
+           'shape_of', 'region_mask', 'landslide_polygons', 'ranked', 'ranked_cells', 'ranked_zones', 'scene_metrics',
+           'coarse', 'plot_scene', 'bounded', 'write_cog', 'open_cog', 'stac_item', 'report_page', 'whole_folder',
+           'write_products', 'from_cogs', 'layers_beside', 'mapped_polygons', 'map_pair', 'map_cube', 'on_processes']
 
 # %% ../nbs/11_scene.ipynb #cde59f4f
 import base64, hashlib, html, io, json, os, shutil, uuid
@@ -344,13 +344,20 @@ def area_interval(
     return np.clip(np.minimum(low, e), 0, n), np.clip(np.maximum(high, e), 0, n)
 
 # %% ../nbs/11_scene.ipynb #fd971051
+def flat(
+    pair:xr.Dataset, # dims (moment, y, x)
+    name:str,        # a variable that does not change: dem, slope
+) -> xr.DataArray:   # dims (y, x)
+    "A variable of a pair without its moments"
+    return pair[name].isel(moment=0, drop=True) if 'moment' in pair[name].dims else pair[name]
+
 def terrain_of(
     pair:xr.Dataset|None, # may carry `slope` (degrees) and `dem` (m), dims (y, x) or (moment, y, x)
     wide:dict,            # window
     sides:tuple,          # height and width of a pixel, m
 ) -> tuple:               # (slope in degrees, eastward and northward downslope component), each (y, x) or None
     "Slope and downhill direction of a window"
-    get = lambda k: (pair[k].isel(moment=0) if 'moment' in pair[k].dims else pair[k]).isel(wide).values.astype('float64')
+    get = lambda k: flat(pair, k).isel(wide).values.astype('float64')
     if pair is None or not {'dem', 'slope'} & set(pair.data_vars): return None, None
     if 'dem' not in pair or min(o.stop-o.start for o in wide.values()) < 2: return get('slope') if 'slope' in pair else None, None
     down, right = np.gradient(get('dem'), *sides)
@@ -551,18 +558,19 @@ def bounded():
 
 # %% ../nbs/11_scene.ipynb #0c5f2eed
 def write_cog(
-    da:xr.DataArray,     # dims (y, x) or (band, y, x), float32 with a CRS, NaN = no data; in memory or lazy
+    da:xr.DataArray,     # dims (y, x) or (band, y, x) with a CRS, in memory or lazy: floats, NaN = no data, or uint8 classes, 255 = not mapped
     path:str|Path,       # .tif
     bands:list[str],     # one name a band
     tags:dict|None=None, # provenance
 ):
-    "Write a cloud-optimised GeoTIFF: tiled, overviews, NaN as nodata, band names and provenance in the tags"
+    "Write a cloud-optimised GeoTIFF: tiled, overviews, nodata, band names and provenance in the tags"
     import rasterio
     from rasterio.enums import Resampling
     from rasterio.shutil import copy
     from rasterio.windows import Window
     da = da if da.ndim == 3 else da.expand_dims('band')
-    grid = dict(width=da.sizes['x'], height=da.sizes['y'], count=len(bands), dtype='float32', crs=da.rio.crs, transform=da.rio.transform(), nodata=np.nan)
+    dtype, nodata, shrink = ('uint8', 255, Resampling.mode) if da.dtype == 'uint8' else ('float32', np.nan, Resampling.average)
+    grid = dict(width=da.sizes['x'], height=da.sizes['y'], count=len(bands), dtype=dtype, crs=da.rio.crs, transform=da.rio.transform(), nodata=nodata)
     path = Path(path)
     plain, factors = path.with_name(f'.{path.stem}.plain.tif'), [2**k for k in range(1, 12) if max(da.shape[1:]) > 256*2**k]
     try:
@@ -570,9 +578,9 @@ def write_cog(
             with rasterio.open(plain, 'w', driver='GTiff', tiled=True, blockxsize=512, blockysize=512, interleave='band', BIGTIFF='IF_SAFER', **grid) as f:
                 f.update_tags(**{k: str(v) for k, v in (tags or {}).items()})
                 for k, name in enumerate(bands, 1): f.set_band_description(k, name)
-                for o in scene_windows(da.shape[1:]): f.write(da.isel(o).values.astype('float32'), window=Window.from_slices(o['y'], o['x']))
+                for o in scene_windows(da.shape[1:]): f.write(da.isel(o).values.astype(dtype), window=Window.from_slices(o['y'], o['x']))
             if factors: # here, uncompressed and band by band: three times faster than in the last step
-                with rasterio.open(plain, 'r+') as f: f.build_overviews(factors, Resampling.average)
+                with rasterio.open(plain, 'r+') as f: f.build_overviews(factors, shrink)
             with atomic(path) as tmp:
                 copy(plain, tmp, driver='COG', compress='DEFLATE', level=1, predictor='YES', blocksize=512, overviews='FORCE_USE_EXISTING' if factors else 'NONE', BIGTIFF='IF_SAFER', num_threads='ALL_CPUS')
     finally: plain.unlink(missing_ok=True)
@@ -685,6 +693,7 @@ def write_products(
         names = [f'{m} {c} (dB)' for m in ('pre', 'post') for c in ('VV', 'VH')]
         bands = xr.concat([pair[c].isel(moment=m, drop=True).astype('float32') for m in (0, 1) for c in ('vv', 'vh')], 'band').rio.write_crs(pair.rio.crs).rio.write_transform(pair.rio.transform())
         write_cog(bands, tmp/'pair.tif', names, dict(tags, units='dB'))
+        for name, layer in layers_beside(pair).items(): write_cog(layer, tmp/f'{name}.tif', [name], dict(tags, units='m' if name == 'dem' else '1'))
         prob, pair = from_cogs(tmp, prob, pair) # what was written is cheaper to read than to compute again
         cells = ranked_cells(prob, cell, record)
         if not len(cells): raise CubeError("The scene has no pixel with data in every channel before and after the event; choose other passes or another orbit.")
@@ -711,6 +720,14 @@ def from_cogs(
     p, b = open_cog(folder/'probability.tif').data[0], open_cog(folder/'pair.tif').data
     moments = {c: (('moment', 'y', 'x'), b[[k, k+2]]) for k, c in enumerate(('vv', 'vh'))}
     return prob.copy(data=p), pair.drop_vars(['vv', 'vh']).assign(moments)
+
+def layers_beside(
+    pair:xr.Dataset, # dims (moment, y, x); may carry `landslides` and `dem`
+) -> dict:           # file name -> dims (y, x): truth (uint8, 255 not mapped), dem (float32, m)
+    "What lies beside the map in a run folder: the mapped truth and the heights, if there are any"
+    known = dict(truth=('landslides', 'uint8'), dem=('dem', 'float32'))
+    grid = lambda a: a.rio.write_crs(pair.rio.crs).rio.write_transform(pair.rio.transform())
+    return {k: grid(flat(pair, name).astype(dtype)) for k, (name, dtype) in known.items() if name in pair}
 
 def mapped_polygons(
     label:xr.DataArray, # dims (y, x) uint8, 1 landslide

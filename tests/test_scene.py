@@ -187,7 +187,8 @@ def png_run(shared, tmp_path_factory):
 
 def test_real_cube_to_run_folder(png_run):
     run, metrics, cube, _ = png_run
-    assert sorted(p.name for p in run.iterdir()) == FILES
+    assert sorted(p.name for p in run.iterdir()) == [*FILES, 'truth.tif']
+    with rasterio.open(run/'truth.tif') as f: np.testing.assert_array_equal(f.read(1), cube.landslides.values); assert f.dtypes == ('uint8',) and f.nodata == 255
     with rasterio.open(run/'probability.tif') as f:
         assert f.crs == cube.rio.crs and f.transform == cube.rio.transform() and f.shape == (50, 50) and f.tags()['units'] == '1' and 'event_name' in f.tags()
     assert abs(metrics['auprc_log_ratio']-.884) < .01 and metrics['mapped_area_m2'] == 96*900
@@ -195,7 +196,7 @@ def test_real_cube_to_run_folder(png_run):
 
 def test_rasters_are_valid_cogs(png_run):
     from rio_cogeo.cogeo import cog_validate
-    for name in ('probability.tif', 'pair.tif'): assert cog_validate(png_run[0]/name, strict=True) == (True, [], [])
+    for name in ('probability.tif', 'pair.tif', 'truth.tif'): assert cog_validate(png_run[0]/name, strict=True) == (True, [], [])
 
 def test_stac_item_is_valid(png_run):
     import jsonschema, pystac
@@ -207,6 +208,7 @@ def test_stac_item_is_valid(png_run):
     schema = next(v for k, v in cache.items() if k.endswith('item-spec/json-schema/item.json'))
     jsonschema.Draft7Validator(schema, registry=registry).validate(item)
     p = item['properties']
+    assert item['assets']['truth']['href'] == 'truth.tif'
     assert {o.split('/')[-3] for o in item['stac_extensions']} == {'projection', 'processing'}
     assert p['proj:code'] == 'EPSG:32654' and p['proj:shape'] == [50, 50] and p['processing:level'] == 'L4' and p['processing:software'].keys() == {'landslide_nb'}
     for o in pystac.Item.from_file(str(png_run[0]/'item.json')).get_assets().values(): assert Path(o.get_absolute_href()).exists()
@@ -234,6 +236,22 @@ def test_areas_on_a_grid_in_degrees(tmp_path):
     assert .8 < np.sqrt(cells.to_crs('ESRI:54034').area.max())/1000 < 1.2 # cells are a kilometre on the ground, not in degrees
     zones = gpd.GeoDataFrame(geometry=[__import__('shapely').box(9, 59, 11, 61)], crs=4326)
     assert abs(ranked_zones(prob, zones).expected_m2[0]/m['expected_area_m2']-1) < 1e-6
+
+def test_terrain_and_truth_lie_beside_the_map(tmp_path):
+    from rio_cogeo.cogeo import cog_validate
+    h, w = 700, 600
+    rng, pair, (net, meta) = np.random.default_rng(0), toy_pair(700, 600), toy_model(**SMALL)
+    truth = rng.choice(np.array([0, 1, 255], 'uint8'), (h, w)); dem = rng.normal(1000, 50, (h, w)).astype('float32'); dem[:9, :9] = np.nan
+    both = np.stack([dem, dem]) # a pair made with dem as a channel carries it for both moments
+    pair = pair.assign(landslides=(('y', 'x'), truth), dem=(('moment', 'y', 'x'), both)).chunk(y=256, x=256)
+    map_pair(pair, (net, meta), tmp_path/'run', progress=False)
+    for name, wanted, dtype, nodata in (('truth', truth, 'uint8', 255), ('dem', dem, 'float32', np.nan)):
+        with rasterio.open(tmp_path/'run'/f'{name}.tif') as f:
+            np.testing.assert_array_equal(f.read(1), wanted)
+            assert f.dtypes == (dtype,) and f.crs == pair.rio.crs and f.transform == pair.rio.transform() and f.overviews(1)
+            np.testing.assert_equal(f.nodata, nodata)
+        assert cog_validate(tmp_path/'run'/f'{name}.tif', strict=True) == (True, [], [])
+    assert {'truth', 'dem'} <= set(json.loads((tmp_path/'run'/'item.json').read_text())['assets'])
 
 def test_bad_zones_and_orbits_are_one_sentence(png_run, tmp_path, shared):
     _, _, cube, model = png_run
