@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['DIFFERENCE', 'METRICS', 'ORDERS', 'FOUND', 'MAPPED', 'CHOSEN', 'TABS', 'READOUT', 'FLICKER', 'PAGE_CSS', 'SHEET',
-           'TEMPLATE', 'BASES', 'NAMES', 'LIMITS', 'COLOURS', 'HELD', 'LEGEND', 'area_text', 'share_text',
-           'interval_of', 'worst_text', 'numbers_html', 'notes_html', 'run_html', 'difference_view', 'compare_table',
-           'rank_chips', 'chip_bounds', 'gallery_image', 'chip_figure', 'polygon_file', 'cells_file', 'view_file',
-           'read_state', 'write_state', 'palette', 'image_data', 'map_figure', 'color_bar', 'pr_plot', 'cell_table',
-           'nearest_cell', 'Browser', 'beside', 'two_by_two', 'near_name', 'experiment_pane', 'page', 'serve',
-           'Embedded', 'browser']
+           'TEMPLATE', 'BUTTONS', 'BASES', 'NAMES', 'LIMITS', 'COLOURS', 'HELD', 'LEGEND', 'area_text', 'share_text',
+           'interval_of', 'side_of', 'worst_text', 'numbers_html', 'notes_html', 'run_html', 'difference_view',
+           'compare_table', 'rank_chips', 'chip_bounds', 'gallery_image', 'png_of', 'chip_figure', 'polygon_file',
+           'cells_file', 'view_file', 'read_state', 'write_state', 'palette', 'image_data', 'map_figure', 'color_bar',
+           'pr_plot', 'cell_table', 'nearest_cell', 'Browser', 'beside', 'two_by_two', 'near_name', 'experiment_pane',
+           'page', 'serve', 'Embedded', 'browser']
 
 # %% ../nbs/13_app.ipynb #cf4e568c
 if __name__.startswith('bokeh_app'): __package__ = 'landslide_nb' # `panel serve` runs this file as a script, which belongs to no package
@@ -52,16 +52,28 @@ def interval_of(
         if d.get(low) is not None and d.get(high) is not None and np.isfinite(d[low]) and np.isfinite(d[high]): return float(d[low]), float(d[high])
     return None
 
+def side_of(
+    run:Run,
+    x:float,
+    y:float,
+) -> str: # north-west ... middle ... south-east
+    "In which ninth of the scene a place lies"
+    l, b, r, t = run.bounds
+    word = lambda v, *names: names[int(np.clip(v*3, 0, 2))]
+    return '-'.join(filter(None, (word((y-b)/(t-b), 'south', '', 'north'), word((x-l)/(r-l), 'west', '', 'east')))) or 'middle'
+
 def worst_text(
     run:Run,
 ) -> str:
-    "Where the worst damage is, in a sentence"
+    "Where the worst damage is, in a sentence or two"
     if run.cells is None: return 'The cells of this run cannot be ranked.'
     c = run.cells.iloc[0]
     if not c.expected_m2 > 0: return 'No landslide area is expected anywhere in this scene.'
-    share = c.expected_m2/max(run.cells.expected_m2.sum(), 1e-9)
+    share, middle = c.expected_m2/max(run.cells.expected_m2.sum(), 1e-9), c.geometry.centroid
     between = f" ({area_text(interval_of(c)[0])} to {area_text(interval_of(c)[1])})" if interval_of(c) else ''
-    return f"The worst-hit cell lies at {_degrees(c.lat, 'N', 'S')} {_degrees(c.lon, 'E', 'W')}: {area_text(c.expected_m2)} of landslide expected{between}, {share_text(share)} of the scene's total."
+    found = run.cells.max_probability.max() >= run.threshold or np.isnan(run.cells.max_probability.max())
+    start = "Worst hit is cell 1" if found else f"No landslide was found: no pixel reaches this model's threshold of {run.threshold:.2f}. Most is expected in cell 1"
+    return f"{start}, in the {side_of(run, middle.x, middle.y)} of the scene, at {_degrees(c.lat, 'N', 'S')} {_degrees(c.lon, 'E', 'W')}: {area_text(c.expected_m2)} of landslide expected{between}, {share_text(share)} of the scene's total."
 
 def _degrees(v, plus, minus): return f'{abs(v):.4f}° {plus if v >= 0 else minus}'
 
@@ -79,17 +91,19 @@ def numbers_html(
     wait = '<i>counting …</i>'
     if scan is not None: expected = scan.expected
     rows = [('expected', 'Expected area', area_text(expected) if isinstance(expected, (int, float)) else wait, f'{area_text(span[0])} to {area_text(span[1])}' if span else 'no interval in this run'),
-            ('area', f'Area above {threshold:.2f}', area_text(n['area_m2']) if n else wait, ''),
-            ('landslides', f'Landslides above {threshold:.2f}', ('too many to count' if n['landslides'] is None else f"{n['landslides']:,}") if n else wait, 'of at least 500 m²')]
-    if run.has_truth: rows += [('precision', 'Precision', share_text(n['precision']) if n else wait, 'of that area is mapped landslide'), ('recall', 'Recall', share_text(n['recall']) if n else wait, 'of mapped landslide lies in it')]
+            ('area', f'Area above {threshold:.2f}', area_text(n['area_m2']) if n else wait, 'inside the outlines'),
+            ('landslides', 'Landslides', ('too many to count' if n['landslides'] is None else f"{n['landslides']:,}") if n else wait, f'above {threshold:.2f}, at least 500 m²')]
+    if run.has_truth: rows += [('precision', 'Precision', share_text(n['precision']) if n else wait, 'of it is mapped landslide'), ('recall', 'Recall', share_text(n['recall']) if n else wait, 'of mapped landslide is in it')]
     items = ''.join(f'<div><dt>{name}</dt><dd data-n="{key}">{value}</dd><small>{note}</small></div>' for key, name, value, note in rows)
     return f'<dl class="numbers">{items}</dl><p class="quiet">{DIFFERENCE}</p>'
 
 def notes_html(
-    sentences, # plain text, perhaps from files
+    sentences,   # what is missing: plain text, perhaps from files
+    warnings=(), # what the map must not be trusted for
 ) -> str:
-    "What is missing, as a list"
-    return f'<ul class="notes" role="status">{"".join(f"<li>{html.escape(s)}</li>" for s in sentences)}</ul>' if sentences else ''
+    "Warnings and what is missing, as a list"
+    items = [f'<li class="warning">{html.escape(s)}</li>' for s in warnings] + [f'<li>{html.escape(s)}</li>' for s in sentences]
+    return f'<ul class="notes" role="status">{"".join(items)}</ul>' if items else ''
 
 def run_html(
     run:Run,
@@ -102,7 +116,7 @@ def run_html(
     if m.get('orbit'): out.append(f"{e(m['orbit'])} orbit")
     out.append(f'{run.shape[1]:,} x {run.shape[0]:,} px')
     if model.get('arch'): out.append(f"model {e(model['arch'])}")
-    if isinstance(m.get('auprc'), (int, float)): out.append(f"AUPRC {m['auprc']:.3f}" + (f" (log-ratio {m['auprc_log_ratio']:.3f})" if isinstance(m.get('auprc_log_ratio'), (int, float)) else ''))
+    if isinstance(m.get('auprc'), (int, float)): out.append(f"<abbr title='Area under the precision-recall curve: 1 is perfect'>AUPRC</abbr> {m['auprc']:.3f}" + (f" (log-ratio {m['auprc_log_ratio']:.3f})" if isinstance(m.get('auprc_log_ratio'), (int, float)) else ''))
     return '<p class="run">' + ' · '.join(out) + '</p>'
 
 # %% ../nbs/13_app.ipynb #f1b5d3cd
@@ -176,6 +190,15 @@ def gallery_image(
         out[r:r+a.shape[0], q:q+a.shape[1]] = a
     return out
 
+def png_of(
+    fig,   # matplotlib Figure
+    dpi:int=110,
+) -> bytes:
+    "A figure as a picture"
+    out = io.BytesIO()
+    fig.savefig(out, dpi=dpi, format='png')
+    return out.getvalue()
+
 def chip_figure(
     run:Run,
     row:int,
@@ -194,11 +217,13 @@ def chip_figure(
     if run.has_truth:
         truth = read_truth(run, Window(col, row, shape[1], shape[0])).astype('float32')
         images.append((np.where(truth == 255, np.nan, truth), 'mapped landslide', 'cividis', 0, 1))
-    fig = Figure(figsize=(2.5*len(images), 3.1), layout='constrained', facecolor='none')
-    for ax, (a, title, cmap, lo, hi) in zip(np.ravel(fig.subplots(1, len(images))), images):
+    rows = -(-len(images)//2)
+    fig = Figure(figsize=(5, 3*rows), layout='constrained', facecolor='none')
+    for i, (a, title, cmap, lo, hi) in enumerate(images, 1):
+        ax = fig.add_subplot(rows, 2, i)
         im = ax.imshow(a, cmap=cmap, vmin=lo, vmax=hi, interpolation='nearest')
         ax.set(xticks=[], yticks=[], facecolor='.5'); ax.set_title(title, fontsize=10, color=ink)
-        bar = fig.colorbar(im, ax=ax, location='bottom', shrink=.9); bar.ax.tick_params(labelsize=8, colors=ink)
+        if title != 'mapped landslide': fig.colorbar(im, ax=ax, location='bottom', shrink=.9).ax.tick_params(labelsize=8, colors=ink)
     return fig
 
 # %% ../nbs/13_app.ipynb #664937ab
@@ -252,8 +277,7 @@ def view_file(
         fig.colorbar(im, ax=ax, shrink=.8)
     for ax in list(axes)[len(panels):]: ax.set_visible(False)
     fig.suptitle(f"{run.title}: outlined is probability above {threshold:.2f}" + (', mapped landslides in pink' if mapped else '')).set_parse_math(False)
-    out = io.BytesIO(); fig.savefig(out, dpi=110, format='png'); out.seek(0)
-    return out
+    return io.BytesIO(png_of(fig))
 
 FOUND, MAPPED, CHOSEN = '#56B4E9', '#FF7AC6', '#F0E442' # sky blue, pink, yellow: told apart also by the colour-blind (after Okabe and Ito)
 
@@ -381,10 +405,11 @@ header { display:flex; gap:.6em; align-items:center; padding:.45em 1em; backgrou
 header h1 { font-size:1.05em; margin:0; flex:1 }
 header button { font:inherit; color:var(--ink); background:none; border:1px solid var(--line); border-radius:6px; padding:.25em .7em; cursor:pointer }
 :focus-visible { outline:2px solid var(--accent); outline-offset:1px }
-.page { display:grid; grid-template-columns:290px minmax(0,1fr); gap:12px; padding:10px 14px; max-width:1900px; margin:auto }
-.side, .main { background:var(--paper); border:1px solid var(--line); border-radius:8px; padding:8px 12px; min-width:0 }
+.page { display:grid; grid-template:'head main' auto 'side main' 1fr / 290px minmax(0,1fr); gap:10px 12px; padding:10px 14px; max-width:1900px; margin:auto }
+.head { grid-area:head } .side { grid-area:side } .main { grid-area:main }
+.head, .side, .main { background:var(--paper); border:1px solid var(--line); border-radius:8px; padding:8px 12px; min-width:0 }
 #readout { font-size:12px; color:var(--quiet); min-height:2.8em; padding:2px 4px; font-variant-numeric:tabular-nums }
-@media (max-width: 900px) { .page { grid-template-columns:minmax(0,1fr); padding:6px } .main { order:-1 } header h1 { font-size:.95em } }
+@media (max-width: 900px) { .page { grid-template:'head' auto 'main' auto 'side' auto / minmax(0,1fr); padding:6px } header h1 { font-size:.95em } }
 """
 SHEET = """
 :host { color:var(--ink); font:14px/1.4 system-ui, 'DejaVu Sans', sans-serif }
@@ -392,7 +417,8 @@ p { margin:.2em 0 } b { font-weight:600 } small, .quiet { color:var(--quiet); fo
 .numbers { display:grid; grid-template-columns:1fr 1fr; gap:6px 10px; margin:.2em 0 .4em } .numbers div { min-width:0 } .numbers div:first-child { grid-column:1/-1 }
 dt { color:var(--quiet); font-size:12px } dd { margin:0; font-size:17px; font-weight:600; font-variant-numeric:tabular-nums } .numbers div:first-child dd { font-size:23px }
 .notes { margin:.3em 0; border-left:3px solid #E69F00; font-size:12px; color:var(--quiet); list-style:none; padding-left:.7em }
-.worst { font-size:14px } table { border-collapse:collapse; font-variant-numeric:tabular-nums } td, th { border-bottom:1px solid var(--line); padding:.3em .9em .3em 0; text-align:left; font-weight:400 } th { color:var(--quiet) }
+.warning { color:var(--ink); font-weight:600; font-size:13px }
+.worst { font-size:16px } abbr { text-decoration:underline dotted } table { border-collapse:collapse; font-variant-numeric:tabular-nums } td, th { border-bottom:1px solid var(--line); padding:.3em .9em .3em 0; text-align:left; font-weight:400 } th { color:var(--quiet) }
 """
 TEMPLATE = """
 {% extends base %}
@@ -409,12 +435,14 @@ function copy_link(b) { navigator.clipboard.writeText(location.href).then(() => 
 {% endblock %}
 {% block contents %}
 <header><h1>Landslide map</h1><button onclick="copy_link(this)" title="A link to exactly this view">Copy link</button><button onclick="other_theme()" title="Light or dark page">Light / dark</button></header>
-<div class="page"><aside class="side">{{ embed(roots.side) }}</aside><main class="main">{{ embed(roots.main) }}<div id="readout" aria-live="off"></div></main></div>
+<div class="page"><div class="head">{{ embed(roots.head) }}</div><aside class="side">{{ embed(roots.side) }}</aside><main class="main">{{ embed(roots.main) }}<div id="readout" aria-live="off"></div></main></div>
 {{ embed(roots.link) }}
 {% endblock %}
 """
 
 # %% ../nbs/13_app.ipynb #1e13542a
+BUTTONS = [":host .bk-btn-group, .bk-btn-group { flex-wrap:wrap } :host .bk-btn, .bk-btn { padding:4px 9px } .bk-btn.bk-active { background:var(--accent) !important; color:var(--paper) !important }"]
+
 def pr_plot(
     curve,     # ColumnDataSource: recall, precision
     dot,       # ColumnDataSource: the point at the threshold
@@ -437,7 +465,7 @@ def cell_table(
     if cells is None: return pd.DataFrame({name: pd.Series(dtype=float) for name in ('rank', 'expected (ha)')})
     out = pd.DataFrame({'rank': cells['rank'], 'expected (ha)': cells.expected_m2/1e4})
     if {'low_m2', 'high_m2'} <= set(cells) and cells.low_m2.notna().any(): out = out.assign(**{'from (ha)': cells.low_m2/1e4, 'to (ha)': cells.high_m2/1e4})
-    return out.assign(**{'highest prob.': cells.max_probability, 'lat (°)': cells.lat, 'lon (°)': cells.lon})
+    return out.assign(**{'highest prob.': cells.max_probability, 'lat, lon (°)': [f'{a:.3f}, {o:.3f}' for a, o in zip(cells.lat, cells.lon)]})
 
 def nearest_cell(
     cells, # GeoDataFrame
@@ -450,12 +478,12 @@ def nearest_cell(
     return int(hit.min()) if len(hit) else None
 
 # %% ../nbs/13_app.ipynb #838152fe
-BASES = {'After': 'post', 'Before': 'pre', 'Log-ratio': 'change', 'Hillshade': 'hill', 'Plain': None}
+BASES = {'After': 'post', 'Before': 'pre', 'Log-ratio': 'change', 'Hillshade': 'hill', 'Plain': None, 'Web map': 'web'}
 NAMES = {'pre': 'Before', 'post': 'After', 'change': 'Log-ratio dVV - dVH (dB, blue -8 to red 8)', 'probability': 'Landslide probability (black 0 to yellow 1)', 'other': 'Probability', 'difference': 'Difference'}
 LIMITS = {'change': (-8, 8), 'probability': (0, 1), 'hill': (0, 1), 'other': (0, 1), 'difference': (-1, 1)}
 COLOURS = {'pre': 'gray', 'post': 'gray', 'hill': 'gray', 'change': 'RdBu_r', 'difference': 'PuOr_r', 'probability': 'inferno', 'other': 'inferno'}
 HELD = 'Counting the scene …'
-LEGEND = '<p class="quiet">' + ', '.join(f'<span style="color:{c}">&#9632;</span> {w}' for c, w in ((FOUND, 'outline of what is above the threshold'), (MAPPED, 'mapped landslide'), (CHOSEN, 'the five worst cells'))) + '. Drag and scroll to move; click a cell to find it in the table.</p>'
+LEGEND = '<p class="quiet">' + ', '.join(f'<span style="color:{c}">&#9632;</span> {w}' for c, w in ((FOUND, 'outline of what is above the threshold'), (MAPPED, 'mapped landslide'), (CHOSEN, 'the five worst cells'))) + '. Drag and scroll to move; click a cell to find it in the table. The web map is by <a href="https://www.openstreetmap.org/copyright" rel="noreferrer">OpenStreetMap contributors</a> and is loaded only while it is chosen.</p>'
 
 class Browser:
     "One visitor's page of the runs and experiments below a folder"
@@ -467,7 +495,7 @@ class Browser:
         self.names, self.experiments = find_runs(self.root), find_experiments(self.root)
         if query is None: query = {k: v[0].decode('utf-8', 'replace') for k, v in pn.state.session_args.items()}
         self.wanted, self.notes = read_state(query, self.names)
-        self.run = self.scan = self.future = self.timer = self.at = self.chosen = None
+        self.run = self.scan = self.future = self.timer = self.at = self.chosen = self.second_scan = None
         self.layers, self.built, self.second, self.due = {}, set(), None, {}
         self._widgets()
         self.tabs.active = TABS.index(self.wanted.get('tab', 'map' if self.names or not self.experiments else 'experiments'))
@@ -490,29 +518,28 @@ class Browser:
         self.threshold = pn.widgets.FloatSlider(name='Threshold of probability', start=LOWEST, end=HIGHEST, step=.01, value=.5, sizing_mode='stretch_width', disabled=True)
         self.curve, self.dot = (ColumnDataSource(dict(recall=[], precision=[])) for _ in range(2))
         self.pr = pn.pane.Bokeh(pr_plot(self.curve, self.dot, self.dark), sizing_mode='stretch_width', visible=False)
-        self.base = pn.widgets.RadioButtonGroup(name='Background', options=list(BASES), value='After', margin=2, stylesheets=[':host .bk-btn, .bk-btn { padding:4px 9px }'])
-        self.pol = pn.widgets.RadioButtonGroup(name='Polarisation', options=['VH', 'VV'], value='VH', margin=2, stylesheets=[':host .bk-btn, .bk-btn { padding:4px 9px }'])
+        self.base = pn.widgets.RadioButtonGroup(name='Background', options=list(BASES), value='After', margin=2, stylesheets=BUTTONS)
+        self.pol = pn.widgets.RadioButtonGroup(name='Polarisation', options=['VH', 'VV'], value='VH', margin=2, stylesheets=BUTTONS)
         self.opacity = pn.widgets.FloatSlider(name='Opacity of probability', start=0, end=1, step=.05, value=.8, width=170, margin=(0, 8))
         layers = ['Probability', 'Outlines', 'Mapped', 'Cells']
         self.shown = pn.widgets.CheckBoxGroup(name='Layers', options=layers, value=layers, inline=True, margin=(4, 3))
-        small = [':host .bk-btn, .bk-btn { padding:4px 9px }']
-        button = lambda name, do, **k: pn.widgets.Button(name=name, on_click=lambda _: do(), margin=2, stylesheets=small, **k)
+        button = lambda name, do, **k: pn.widgets.Button(name=name, on_click=lambda _: do(), margin=2, stylesheets=BUTTONS, **k)
         self.zooms = pn.Row(button('+', lambda: self.go(zoom(self.at, .5))), button('−', lambda: self.go(zoom(self.at, 2))), button('Whole scene', lambda: self.go(fit(self.run.bounds, self.run.kx))), margin=0)
         self.tour = pn.Row(button('◀ Previous', lambda: self.step_cell(-1)), button('Next worst ▶', lambda: self.step_cell(1), button_type='primary'), margin=0)
         ha, number = 'expected (ha)', dict(type='number', func='>=', placeholder='at least')
         from bokeh.models.widgets.tables import NumberFormatter
-        formats = {n: NumberFormatter(format=f) for n, f in (('rank', '0'), (ha, '0,0.00'), ('from (ha)', '0,0.00'), ('to (ha)', '0,0.00'), ('highest prob.', '0.00'), ('lat (°)', '0.0000'), ('lon (°)', '0.0000'))}
+        formats = {n: NumberFormatter(format=f) for n, f in (('rank', '0'), (ha, '0,0.00'), ('from (ha)', '0,0.00'), ('to (ha)', '0,0.00'), ('highest prob.', '0.00'))}
         self.table = pn.widgets.Tabulator(cell_table(None), show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12, layout='fit_columns', theme='midnight' if self.dark else 'simple', sizing_mode='stretch_width',
-            header_filters={ha: number, 'highest prob.': number}, formatters=formats, widths={'rank': 55}, configuration=dict(columnDefaults=dict(headerWordWrap=True)))
+            header_filters={ha: number, 'highest prob.': number}, formatters=formats, titles={'rank': '#', 'highest prob.': 'top prob.'}, widths={'rank': 42, 'lat, lon (°)': 122}, configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[':host .tabulator, .tabulator { font-size:13px } .tabulator .tabulator-header .tabulator-col .tabulator-col-content { padding:3px 4px } .tabulator-row .tabulator-cell { padding:6px 4px } .tabulator-col-title { padding-right:12px !important }'])
         save = lambda label, name, make: pn.widgets.FileDownload(label=label, filename=name, callback=make, button_type='default', sizing_mode='stretch_width', margin=1, stylesheets=[':host .bk-btn, .bk-btn a { font-size:12px; padding:4px 2px }'])
         self.downloads = pn.Column(save('Polygons, GPKG', 'landslides.gpkg', lambda: polygon_file(self.run, self.threshold.value)), save('Polygons, GeoJSON', 'landslides.geojson', lambda: polygon_file(self.run, self.threshold.value, 'GeoJSON')),
             save('Cells, CSV', 'ranked_cells.csv', lambda: cells_file(self.run.cells.loc[self.table.current_view.index])), save('View, PNG', 'view.png', lambda: view_file(self.run, self.at, self.threshold.value, self.scan, self.pol.value)), sizing_mode='stretch_width', margin=0, visible=False,
-            stylesheets=[':host { display:grid; grid-template-columns:1fr 1fr; gap:4px }'])
+            stylesheets=[':host { display:grid; grid-template-columns:1fr 1fr; gap:4px; padding-top:6px }'])
         self.link = pn.pane.Bokeh(Div(text='', visible=False))
         self.link.object.js_on_change('text', CustomJS(code="const q = new URLSearchParams(cb_obj.text), t = new URLSearchParams(location.search).get('theme'); if (t) q.set('theme', t); history.replaceState(null, '', '?' + q)"))
         self.holder = {k: pn.Column(sizing_mode='stretch_width', min_height=120, margin=0) for k in TABS}
         self.tabs = pn.Tabs(*zip(('Map', 'Four views', 'Compare', 'Chips', 'Experiments'), self.holder.values()), sizing_mode='stretch_width', margin=0, stylesheets=[':host .bk-header .bk-tab, .bk-tab { color:var(--quiet) } .bk-tab.bk-active { color:var(--ink) !important; background:none; border-color:var(--line); font-weight:600 }'])
-        self.side = pn.Column(self.pick, self.about, self.warn, self.threshold, self.numbers, self.pr, self.downloads, sizing_mode='stretch_width', margin=0)
+        self.head, self.side = (pn.Column(*o, sizing_mode='stretch_width', margin=0) for o in ((self.pick, self.about, self.warn), (self.threshold, self.numbers, self.pr, self.downloads)))
 
     def _watch(self):
         self.pick.param.watch(lambda e: self.quiet or self.open(e.new), 'value')
@@ -528,7 +555,7 @@ class Browser:
     def say(self, *sentences):
         "Add to what is missing, once each"
         self.notes += [s for s in sentences if s not in self.notes]
-        self.warn.object = notes_html(self.notes)
+        self.warn.object = notes_html(self.notes, self.run.warnings if self.run else ())
 
     @contextmanager
     def telling(self):
@@ -545,9 +572,9 @@ def open(self:Browser, name):
     with self.telling(): self.run = open_run(self.root, name)
     if self.run is None and first: self.say("Choose another run.")
     if self.run is None: self.run = before; return
-    run, self.scan, self.layers, self.chosen, self.second, self.built = self.run, None, {}, None, None, set()
+    run, self.scan, self.layers, self.chosen, self.second, self.second_scan, self.built = self.run, None, {}, None, None, None, set()
     for h in self.holder.values(): h.clear()
-    self.overlays, self.readouts, self.grays, self.flicker = [], [], [], pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=[':host .bk-btn, .bk-btn { padding:4px 9px }'])
+    self.overlays, self.readouts, self.grays, self.flicker = [], [], [], pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=BUTTONS)
     self.flicker.param.watch(lambda _: self.draw(), 'value')
     self.quiet = True
     self.pick.value, self.threshold.value, self.threshold.disabled = name, self.wanted.get('t', round(run.threshold, 2)), 'probability.tif' not in run.files
@@ -557,8 +584,8 @@ def open(self:Browser, name):
     self.limits = dict(LIMITS, pre=(-25., 0.), post=(-25., 0.))
     self.sources = {k: ColumnDataSource(image_data(None, 0, 1)) for k in COLOURS}
     self.mappers = {k: LinearColorMapper(palette=palette(c), low=0, high=255) for k, c in COLOURS.items()}
-    self.lines = {k: ColumnDataSource(dict(xs=[], ys=[])) for k in ('found', 'mapped', 'chosen')}
-    self.stretched = None
+    self.lines = {k: ColumnDataSource(dict(xs=[], ys=[])) for k in ('found', 'found_b', 'mapped', 'chosen')}
+    self.stretched, self.tiles = None, ColumnDataSource(dict(url=[], x=[], y=[], w=[], h=[], angle=[]))
     with self.telling(): self.restretch()
     self.about.object, self.worst.object = run_html(run), f'<p class="worst">{worst_text(run)}</p>'
     self.table.value = cell_table(run.cells)
@@ -610,8 +637,13 @@ def now(self:Browser):
 @patch
 def outline(self:Browser):
     "Outlines of what lies above the threshold"
-    view = self.layers.get('probability')
-    if view is not None: self.lines['found'].data = outlines(mask_view(self.run, view, self.threshold.value, self.scan), view.bounds)
+    for k, view, run, scan in (('found', self.layers.get('probability'), self.run, self.scan), ('found_b', self.layers.get('other'), self.second, self.done(self.second_scan))):
+        if view is not None: self.lines[k].data = outlines(mask_view(run, view, self.threshold.value, scan), view.bounds)
+
+@patch
+def done(self:Browser, future):
+    "The scan, if it has been made"
+    return future.result() if future is not None and future.done() and not future.cancelled() and not future.exception() else None
 
 @patch
 def remember(self:Browser):
@@ -658,6 +690,7 @@ def draw(self:Browser):
         for k, title in self.titles.items(): title.object = f'{NAMES[k]}, {self.pol.value} (dB, {self.limits[k][0]:.0f} to {self.limits[k][1]:.0f})' if k in ('pre', 'post') else NAMES[k]
     for k in need & set(self.sources): self.sources[k].data = image_data(self.layers.get(k), *self.limits[k])
     if run.mapped is not None: self.lines['mapped'].data = mapped_lines(run.mapped, self.at, (self.at[2]-self.at[0])/VIEW[1])
+    self.tiles.data = web_tiles(run, self.at) if 'web' in need else web_tiles(replace(run, crs=None), self.at)
     self.outline(); self.toggle(); self.remember()
 
 @patch
@@ -680,14 +713,15 @@ def toggle(self:Browser):
 
 # %% ../nbs/13_app.ipynb #38699a57
 @patch
-def figure(self:Browser, *images, veil=False, found=True):
+def figure(self:Browser, *images, veil=False, found='found'):
     "A map of some layers, with outlines and the selected cell"
     f = map_figure(self.x, self.y, self.run, self.dark)
     image = lambda k, mapper: f.image('image', 'x', 'y', 'dw', 'dh', source=self.sources[k], color_mapper=mapper)
     renderers = {k: image(k, self.mappers[k]) for k in images}
+    if veil: renderers['web'] = f.image_url('url', 'x', 'y', 'w', 'h', angle='angle', anchor='center', source=self.tiles)
     if veil: renderers['veil'] = image('probability', LinearColorMapper(palette=palette('inferno', .25), low=0, high=255))
-    for layer, k, kw in (('Mapped', 'mapped', dict(color=MAPPED, line_width=1.6)), ('Outlines', 'found', dict(color=FOUND, line_width=1.3)), ('Cells', 'chosen', dict(color=CHOSEN, line_width=3))):
-        if found or k != 'found': self.overlays.append((layer, f.multi_line('xs', 'ys', source=self.lines[k], **kw)))
+    for layer, k, kw in (('Mapped', 'mapped', dict(color=MAPPED, line_width=1.6)), ('Outlines', found, dict(color=FOUND, line_width=1.3)), ('Cells', 'chosen', dict(color=CHOSEN, line_width=3))):
+        if k: self.overlays.append((layer, f.multi_line('xs', 'ys', source=self.lines[k], **kw)))
     f.on_event(RangesUpdate, self.moved); f.on_event(Tap, self.tapped)
     read = [[name, self.sources[k], *self.limits[k], unit] for k, name, unit in (('pre', 'before', 'dB'), ('post', 'after', 'dB'), ('change', 'log-ratio', 'dB'), ('probability', 'probability', ''))]
     self.readouts.append(CustomJS(args=dict(layers=read, deg=self.run.geographic, fit=lonlat_fit(self.run)), code=READOUT))
@@ -700,7 +734,8 @@ def keys(self:Browser):
     low, high = self.limits['pre']
     for r in self.readouts: r.args = dict(r.args, layers=[[n, s, *((low, high) if n in ('before', 'after') else rest[:2]), rest[2]] for n, s, *rest in r.args['layers']])
     for bar in self.grays:
-        at = {1 + (v-low)*254/(high-low): f'{v}' for v in range(-40, 20, 5) if low <= v <= high}
+        every = next(n for n in (1, 2, 5, 10, 20) if (high-low)/n <= 5)
+        at = {1 + (v-low)*254/(high-low): f'{v}' for v in range(-60, 60, every) if low <= v <= high}
         bar.update(ticker=FixedTicker(ticks=list(at)), major_label_overrides=at)
 
 @patch
@@ -739,12 +774,12 @@ def map_tab(self:Browser):
     state = Label(x=8, y=60, x_units='screen', y_units='screen', text='', text_font_size='15px', text_font_style='bold', text_color='black', background_fill_color='white', background_fill_alpha=.8, padding=4)
     f.add_layout(state)
     self.flicker.jscallback(args=dict(pre=self.backs['pre'], post=self.backs['post'], title=state), value=FLICKER)
-    layers = {k: v for k, v in BASES.items() if v is None or (v == 'hill' and 'dem.tif' in run.files) or (v in ('pre', 'post', 'change') and 'pair.tif' in run.files)}
+    layers = {k: v for k, v in BASES.items() if v is None or (v == 'hill' and 'dem.tif' in run.files) or (v == 'web' and run.crs is not None) or (v in ('pre', 'post', 'change') and 'pair.tif' in run.files)}
     self.base.options = list(layers)
     if self.base.value not in layers: self.base.value = next(iter(layers))
-    right = pn.Column(self.worst, self.tour, self.table, sizing_mode='stretch_width', margin=0, css_classes=['cells'])
+    right = pn.Column(self.tour, self.table, sizing_mode='stretch_width', margin=0, css_classes=['cells'])
     left = pn.Column(pn.FlexBox(self.base, self.pol, self.flicker, self.zooms, margin=0), self.pane(f), pn.FlexBox(self.shown, self.opacity, margin=0), self.text(LEGEND), sizing_mode='stretch_width', margin=0)
-    return [beside(left, right)]
+    return [self.worst, beside(left, right)]
 
 @patch
 def four_tab(self:Browser):
@@ -791,10 +826,10 @@ def compare_tab(self:Browser):
     "Two runs, their difference, and their metrics"
     if len(self.names) < 2: return [self.text('There is only one run here; map the same event with another model to compare them.')]
     same = [n for n in self.names if n != self.run.name]
-    self.other = pn.widgets.Select(name='Compare with', options=same, value=self.wanted.get('other') if self.wanted.get('other') in same else near_name(self.run.name, same), width=320)
+    self.other = pn.widgets.Select(name='Compare with', options=same, value=self.wanted.get('other') if self.wanted.get('other') in same else near_name(self.run.name, same), width=290)
     self.metrics = self.text('')
     self.other.param.watch(lambda _: (self.open_second(), self.draw()), 'value')
-    f, g, d = (self.figure(k, found=k == 'probability')[0] for k in ('probability', 'other', 'difference'))
+    f, g, d = (self.figure(k, found=lines)[0] for k, lines in (('probability', 'found'), ('other', 'found_b'), ('difference', None)))
     self.label_b = self.text('')
     under = lambda title, f: pn.Column(title if isinstance(title, pn.viewable.Viewable) else self.text(title), self.pane(f), sizing_mode='stretch_width', margin=0)
     color_bar(f, self.mappers['probability'], 0, 1, [0, .5, 1], 'landslide probability'); color_bar(d, self.mappers['difference'], -1, 1, [-1, -.5, 0, .5, 1], 'B - A')
@@ -815,6 +850,7 @@ def open_second(self:Browser):
 def compare_layers(self:Browser):
     "Pixels of the second run and of the difference"
     out = dict(other=read_view(self.second.files['probability.tif'], self.at) if 'probability.tif' in self.second.files and self.second.crs == self.run.crs else None)
+    if out['other'] is None: self.say(f"Nothing of {self.second.name} lies in this view.")
     return out | dict(difference=difference_view(self.run, self.second, self.at))
 
 @patch
@@ -834,22 +870,22 @@ def chips_tab(self:Browser):
     "A gallery, and one chip in full"
     if 'probability.tif' not in self.run.files: return [self.text('There is no probability map to cut chips from.')]
     orders = {v.capitalize(): k for k, v in ORDERS.items() if self.run.has_truth or k not in ('false_m2', 'missed_m2')}
-    self.order = pn.widgets.RadioButtonGroup(name='Sorted by', options=orders, value='expected_m2', margin=3)
-    self.chip = pn.widgets.Select(name='Chip in full', options=[], width=320)
+    self.order = pn.widgets.RadioButtonGroup(name='Sorted by', options=orders, value='expected_m2', margin=3, stylesheets=BUTTONS)
+    self.chip = pn.widgets.Select(name='Chip in full', options=[], width=250)
     self.chip_tiles = ColumnDataSource(image_data(None, 0, 1)); self.chip_words = ColumnDataSource(dict(x=[], y=[], text=[])); self.chip_frame = ColumnDataSource(dict(x=[], y=[]))
-    self.chip_full = pn.pane.Matplotlib(None, tight=False, sizing_mode='stretch_width', format='png', dpi=110, alt_text='before, after, log-ratio, probability and mapped landslides of the chip')
-    f = figure(x_range=(0, 6), y_range=(0, 2), tools='', toolbar_location=None, aspect_ratio=3, width=900, height=300, sizing_mode='scale_width', min_border=0, outline_line_color=None, border_fill_color=None, background_fill_color=None)
+    self.chip_full = pn.pane.PNG(None, sizing_mode='scale_width', max_width=560, alt_text='before, after, log-ratio, probability and mapped landslides of the chip')
+    f = figure(x_range=(0, 4), y_range=(0, 3), tools='', toolbar_location=None, aspect_ratio=4/3, width=640, height=480, sizing_mode='scale_width', min_border=0, outline_line_color=None, border_fill_color=None, background_fill_color=None)
     f.axis.visible = f.grid.visible = False
     f.image('image', 'x', 'y', 'dw', 'dh', source=self.chip_tiles, color_mapper=self.mappers['probability'])
     f.text('x', 'y', 'text', source=self.chip_words, text_font_size='12px', text_color='white', text_baseline='top', x_offset=4, y_offset=4)
     f.rect('x', 'y', 1, 1, source=self.chip_frame, fill_color=None, line_color=CHOSEN, line_width=3)
-    f.on_event(Tap, lambda e: self.pick_chip(int(2-e.y)*6 + int(e.x) if 0 <= e.x < 6 and 0 < e.y <= 2 else None))
+    f.on_event(Tap, lambda e: self.pick_chip(int(3-e.y)*4 + int(e.x) if 0 <= e.x < 4 and 0 < e.y <= 3 else None))
     there = pn.widgets.Button(name='Show on the map', on_click=lambda _: self.chip_to_map(), margin=(20, 3, 3, 3))
     for w, do in ((self.order, self.fill_chips), (self.chip, self.full_chip)): w.param.watch(lambda _, do=do: do(), 'value')
     self.chip_note = self.text('')
     self.built.add('chips')
     self.fill_chips()
-    return [self.order, self.chip_note, self.pane(f), pn.Row(self.chip, there, margin=0), self.chip_full]
+    return [self.order, self.chip_note, beside(pn.Column(self.pane(f), sizing_mode='stretch_width', margin=0), pn.Column(pn.FlexBox(self.chip, there, margin=0), self.chip_full, sizing_mode='stretch_width', margin=0))]
 
 @patch
 def fill_chips(self:Browser):
@@ -859,10 +895,10 @@ def fill_chips(self:Browser):
     self.ranked = rank_chips(self.scan, by)
     what = {'false_m2': 'expected false alarms', 'missed_m2': 'expected misses', 'uncertain_m2': 'sum of p (1 - p)', 'expected_m2': 'expected landslide'}[by]
     self.chip_note.object = f'Probability in chips of {CHIP} x {CHIP} pixels, {ORDERS[by]} first: {what} as area. Click one to see it in full.' if len(self.ranked) else 'No chip has any.'
-    image = gallery_image(self.run, self.ranked, 6)
-    image = np.vstack([image, np.full((2*CHIP - len(image), image.shape[1]), np.nan, 'float32')]) if len(image) < 2*CHIP else image
-    self.chip_tiles.data = image_data(View(image[None], (0, 0, 6, 2)), 0, 1)
-    self.chip_words.data = dict(x=[i % 6 for i in range(len(self.ranked))], y=[2 - i//6 for i in range(len(self.ranked))], text=[f'{i+1}: {area_text(v)}' for i, v in enumerate(self.ranked[by])])
+    image = gallery_image(self.run, self.ranked)
+    image = np.vstack([image, np.full((3*CHIP - len(image), image.shape[1]), np.nan, 'float32')])
+    self.chip_tiles.data = image_data(View(image[None], (0, 0, 4, 3)), 0, 1)
+    self.chip_words.data = dict(x=[i % 4 for i in range(len(self.ranked))], y=[3 - i//4 for i in range(len(self.ranked))], text=[f'{i+1}: {area_text(v)}' for i, v in enumerate(self.ranked[by])])
     labels = [f'{i+1}: row {c.row}, column {c.col}, {area_text(getattr(c, by))}' for i, c in enumerate(self.ranked.itertuples())]
     self.chip.param.update(options=labels, value=labels[0] if labels else None)
     self.full_chip()
@@ -883,8 +919,8 @@ def full_chip(self:Browser):
     "The chosen chip with all its layers"
     if not self.chip.value: self.chip_full.object = None; return
     i = self.chip.options.index(self.chip.value)
-    self.chip_frame.data = dict(x=[i % 6 + .5], y=[1.5 - i//6])
-    with self.telling(): self.chip_full.object = chip_figure(self.run, *self.place, dark=self.dark)
+    self.chip_frame.data = dict(x=[i % 4 + .5], y=[2.5 - i//4])
+    with self.telling(): self.chip_full.object = png_of(chip_figure(self.run, *self.place, dark=self.dark))
 
 @patch
 def chip_to_map(self:Browser):
@@ -896,27 +932,35 @@ def chip_to_map(self:Browser):
 def experiments_tab(self:Browser):
     "The figures of an experiment folder"
     if not self.experiments: return [self.text('There is no experiment in this folder; `landslide-nb experiment` makes one.')]
-    from landslide_nb.analysis import all_figures, read_results
-    self.experiment = pn.widgets.Select(name='Experiment', options=list(self.experiments), width=300)
+    self.experiment = pn.widgets.Select(name='Experiment', options=list(self.experiments), value=next(iter(self.experiments)), width=300)
     self.what = pn.widgets.Select(name='Figure', options=[], width=300)
-    self.settings = pn.widgets.MultiChoice(name='Shown', options=[], sizing_mode='stretch_width')
-    self.figure_pane = pn.Column(sizing_mode='stretch_width')
-    def load():
-        with self.telling():
-            self.results = read_results(inside(self.root, self.experiments[self.experiment.value]))
-            self.quiet = True
-            self.what.options = {k.replace('_', ' '): k for k in all_figures(self.results)}
-            self.settings.options = self.settings.value = self.results.settings
-            self.quiet = False
-            show()
-    def show():
-        if self.quiet: return
-        with self.telling():
-            self.figure_pane.objects = [experiment_pane(replace(self.results, runs=self.results.runs[self.results.runs.setting.isin(self.settings.value)]), self.what.value, self.dark)] if self.settings.value else [self.text('Choose at least one setting.')]
-    self.experiment.param.watch(lambda _: load(), 'value')
-    for w in (self.what, self.settings): w.param.watch(lambda _: show(), 'value')
-    load()
-    return [pn.FlexBox(self.experiment, self.what), self.settings, self.figure_pane]
+    self.settings = pn.widgets.CheckButtonGroup(name='Shown', options=[], margin=3, stylesheets=BUTTONS)
+    self.figure_pane = pn.Column(sizing_mode='stretch_width', margin=0)
+    self.experiment.param.watch(lambda _: self.load_experiment(), 'value')
+    for w in (self.what, self.settings): w.param.watch(lambda _: self.quiet or self.show_experiment(), 'value')
+    self.load_experiment()
+    return [pn.FlexBox(self.experiment, self.what), self.text('Settings shown, click to take one out or in:'), self.settings, self.figure_pane]
+
+@patch
+def load_experiment(self:Browser):
+    "Read the chosen experiment"
+    from landslide_nb.analysis import all_figures, read_results
+    self.results = None
+    with self.telling():
+        self.results, self.quiet = read_results(inside(self.root, self.experiments[self.experiment.value])), True
+        figures = {k.replace('auprc', 'AUPRC').replace('_', ' '): k for k in all_figures(self.results)}
+        self.what.param.update(options=figures, value=next(iter(figures.values())))
+        self.settings.param.update(options=self.results.settings, value=self.results.settings)
+    self.quiet = False
+    self.show_experiment()
+
+@patch
+def show_experiment(self:Browser):
+    "The chosen figure of the chosen settings"
+    self.figure_pane.objects = [self.text('Choose at least one setting.' if self.results else 'This experiment cannot be shown.')]
+    if not self.results or not self.settings.value: return
+    runs = self.results.runs
+    with self.telling(): self.figure_pane.objects = [experiment_pane(replace(self.results, runs=runs[runs.setting.isin(self.settings.value)]), self.what.value, self.dark)]
 
 # %% ../nbs/13_app.ipynb #8d6cf9e9
 @patch
@@ -924,7 +968,7 @@ def template(self:Browser):
     "The page"
     t = pn.Template(TEMPLATE)
     t.title = 'Landslide map'
-    for name, what in (('side', self.side), ('main', self.tabs), ('link', self.link)): t.add_panel(name, what)
+    for name, what in (('head', self.head), ('side', self.side), ('main', self.tabs), ('link', self.link)): t.add_panel(name, what)
     return t
 
 # %% ../nbs/13_app.ipynb #a3d6526e
@@ -962,7 +1006,7 @@ def page(
     try: return Browser(runs).template()
     except AppError as e:
         t = pn.Template(TEMPLATE)
-        for name, what in (('side', pn.pane.HTML(notes_html([str(e)]), stylesheets=[SHEET])), ('main', pn.Spacer()), ('link', pn.Spacer())): t.add_panel(name, what)
+        for name, what in (('head', pn.pane.HTML(notes_html([str(e)]), stylesheets=[SHEET])), ('side', pn.Spacer()), ('main', pn.Spacer()), ('link', pn.Spacer())): t.add_panel(name, what)
         return t
 
 def serve(

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'MAX_DEPTH', 'MAX_FOLDERS', 'LOWEST', 'HIGHEST', 'VIEW', 'ASPECT', 'STEPS', 'EDGES', 'CHIP', 'KEEP',
-           'MOST', 'AppError', 'inside', 'find_runs', 'find_experiments', 'open_raster', 'read_layer', 'Run',
-           'clean_cells', 'open_run', 'View', 'read_view', 'fit', 'zoom', 'to_bytes', 'from_bytes', 'stretch',
-           'read_layers', 'hillshade', 'steps_of', 'Scan', 'row_areas', 'read_truth', 'chip_sums', 'scan_strip',
-           'scan_run', 'count_landslides', 'at_threshold', 'pr_curve', 'scan_later', 'mask_view', 'outlines',
-           'mapped_lines', 'lonlat_fit', 'lonlat']
+           'MOST', 'TILES', 'MERCATOR', 'MOST_TILES', 'AppError', 'inside', 'find_runs', 'find_experiments',
+           'open_raster', 'read_layer', 'Run', 'clean_cells', 'open_run', 'View', 'read_view', 'fit', 'zoom',
+           'to_bytes', 'from_bytes', 'stretch', 'read_layers', 'hillshade', 'steps_of', 'Scan', 'row_areas',
+           'read_truth', 'chip_sums', 'scan_strip', 'scan_run', 'count_landslides', 'at_threshold', 'pr_curve',
+           'scan_later', 'mask_view', 'outlines', 'mapped_lines', 'lonlat_fit', 'lonlat', 'web_tiles']
 
 # %% ../nbs/16_views.ipynb #87dd1663
 import json, threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,8 @@ class Run:
     def has_truth(self): return 'truth.tif' in self.files or self.mapped is not None
     @property
     def threshold(self): return float(np.clip(self.metrics.get('threshold') or .5, LOWEST, HIGHEST))
+    @property
+    def warnings(self): return [str(s) for s in w] if isinstance(w := self.metrics.get('warnings'), list) else []
     @property
     def title(self): return str(self.metrics.get('event_name') or self.name)
     @property
@@ -290,7 +292,7 @@ def steps_of(
     return k
 
 # %% ../nbs/16_views.ipynb #d63d9166
-CHIP, KEEP = 128, 6_000_000 # pixels a side of a chip; most pixels kept for counting
+CHIP, KEEP = 128, 2_000_000 # pixels a side of a chip; most pixels kept for counting
 
 @dataclass(frozen=True)
 class Scan:
@@ -307,6 +309,7 @@ class Scan:
     lowest:float           # threshold from which they are complete
     chips:pd.DataFrame     # a row a chip: row, col, expected_m2, mapped_m2, false_m2, missed_m2, uncertain_m2
     has_truth:bool
+    counts:dict=field(default_factory=dict) # (step, min_area) -> landslides, once counted
 
 def row_areas(
     run:Run,
@@ -358,7 +361,7 @@ def scan_strip(
     pixels = np.bincount(both, minlength=(STEPS+1)*3).reshape(-1, 3)
     if row_area[0] == row_area[-1]: area = pixels*row_area[0]
     else: area = np.bincount(both, np.broadcast_to(row_area[:, None], p.shape)[ok], (STEPS+1)*3).reshape(-1, 3)
-    q, a = np.nan_to_num(p), row_area[:, None].astype('float32')
+    q, a = np.where(ok, p, np.float32(0)), row_area[:, None].astype('float32')
     chips = chip_sums(valid=ok.astype('float32'), expected_m2=q*a, uncertain_m2=q*(1-q)*a, mapped_m2=(kind == 0)*a*ok, false_m2=(kind == 1)*q*a, missed_m2=(kind == 0)*(1-q)*a*ok)
     return area, pixels, k, ok, chips
 
@@ -369,7 +372,8 @@ def scan_run(
     "Read a scene once, in strips"
     from rasterio.windows import Window
     if 'probability.tif' not in run.files: raise AppError("There is no probability map to count.")
-    (h, w), row_area, strip = run.shape, row_areas(run), 4*CHIP
+    (h, w), row_area = run.shape, row_areas(run)
+    strip = CHIP*max(1, 2**21//(CHIP*w)) # about two million pixels at once
     area, pixels, chips, flat, step, lowest, expected = np.zeros((STEPS+1, 3)), np.zeros((STEPS+1, 3), int), [], [], [], LOWEST, 0.
     with open_raster(run.files['probability.tif']) as f:
         for r in range(0, h, strip):
@@ -396,9 +400,14 @@ def count_landslides(
     min_area:float=500., # minimum mapping unit, m2
 ) -> int|None:           # None if the scan kept no pixels that low
     "Connected regions above the threshold, as many as `landslide_polygons` would draw"
+    if threshold < scan.lowest - 1e-9: return None
+    key = _step(threshold), min_area
+    if key not in scan.counts: scan.counts[key] = _count(scan, threshold, min_area)
+    return scan.counts[key]
+
+def _count(scan, threshold, min_area):
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
-    if threshold < scan.lowest - 1e-9: return None
     i, w = scan.flat[scan.step >= _step(threshold)], scan.shape[1] + 1
     if not len(i): return 0
     first = np.flatnonzero(np.diff(i, prepend=-2) != 1)
@@ -433,14 +442,18 @@ def pr_curve(
     return pd.DataFrame(dict(threshold=EDGES[:-1][ok].astype(float), recall=n[ok, 0]/max(n[0, 0], 1), precision=n[ok, 0]/n[ok].sum(1)))
 
 # %% ../nbs/16_views.ipynb #552c200c
-_scans, _scan_lock, _scanner = OrderedDict(), threading.Lock(), ThreadPoolExecutor(1, 'scan')
+_scans, _scan_lock, _scanner, _counter = OrderedDict(), threading.Lock(), ThreadPoolExecutor(1, 'scan'), ThreadPoolExecutor(1, 'count')
+
+def _count_ahead(future): # the steps of a slider, in the background, so that they are there when asked for
+    if future.cancelled() or future.exception(): return
+    for t in np.arange(99, 0, -1)/100: _counter.submit(count_landslides, future.result(), float(t))
 
 def scan_later(
     run:Run,
 ):           # concurrent.futures.Future of a Scan
     "The scan of a run, made in the background once and shared"
     with _scan_lock:
-        if run.stamp not in _scans: _scans[run.stamp] = _scanner.submit(scan_run, run)
+        if run.stamp not in _scans: _scans[run.stamp] = _scanner.submit(scan_run, run); _scans[run.stamp].add_done_callback(_count_ahead)
         _scans.move_to_end(run.stamp)
         while len(_scans) > 4: _scans.popitem(last=False)[1].cancel()
         return _scans[run.stamp]
@@ -516,3 +529,29 @@ def lonlat(
     u, v = (x-fit['c'][0])/fit['s'][0], (y-fit['c'][1])/fit['s'][1]
     terms = np.array([u**i*v**j for i in range(4) for j in range(4-i)])
     return float(terms @ fit['lon']), float(terms @ fit['lat'])
+
+# %% ../nbs/16_views.ipynb #3ab52514
+TILES, MERCATOR, MOST_TILES = 'https://tile.openstreetmap.org/{z}/{x}/{y}.png', 20037508.342789244, 48
+
+def web_tiles(
+    run:Run,
+    bounds:tuple, # (left, bottom, right, top), in the run's CRS
+) -> dict:        # url, x, y (middle), w, h (in the CRS's unit), angle (radians): lists, a tile each
+    "The tiles of OpenStreetMap that fill a view, and where they lie in the run's coordinates"
+    from rasterio.warp import transform, transform_bounds
+    empty = dict(url=[], x=[], y=[], w=[], h=[], angle=[])
+    if run.crs is None: return empty
+    l, b, r, t = np.clip(transform_bounds(run.crs, 'EPSG:3857', *bounds), -MERCATOR, MERCATOR)
+    if not (l < r and b < t): return empty
+    z = int(np.clip(np.round(np.log2(2*MERCATOR/(r-l)*VIEW[1]/256)), 0, 19))
+    tiles = lambda z: (2*MERCATOR/2**z, [(i, j) for i in range(*_span(l, r, z)) for j in range(*_span(-t, -b, z))])
+    while len(tiles(z)[1]) > MOST_TILES: z -= 1
+    side, ij = tiles(z)
+    x, y = np.array([(-MERCATOR + (i+.5)*side, MERCATOR - (j+.5)*side) for i, j in ij]).T
+    at = lambda dx, dy: np.array(transform('EPSG:3857', run.crs, x + dx*side/2, y + dy*side/2))
+    (ex, ey), (nx, ny), (cx, cy) = at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1), (at(1, 0) + at(-1, 0) + at(0, 1) + at(0, -1))/4
+    return dict(url=[TILES.format(z=z, x=i, y=j) for i, j in ij], x=cx, y=cy, w=np.hypot(ex, ey), h=np.hypot(nx, ny), angle=np.zeros(len(ij)) if run.geographic else np.arctan2(ey, ex))
+
+def _span(low, high, z): # first and one past the last tile
+    n = 2**z
+    return max(0, int(np.floor((low + MERCATOR)/(2*MERCATOR)*n))), min(n, int(np.floor((high + MERCATOR)/(2*MERCATOR)*n)) + 1)
