@@ -87,7 +87,7 @@ def main():
     args = p.parse_args()
     net, meta = load_model(args.model)
     event = real_event(args.data, net, meta)
-    print(event.round(3).to_markdown() if hasattr(event, 'to_markdown') else event.round(3))
+    print(event.round(3).to_string())
     alarms = false_alarms(args.data, net, meta)
     table = (100*alarms.pivot_table(index=['series', 'images'], columns='kind', values='share', aggfunc='max')).round(2)
     print(f"\nFalse alarms, % of pixels at threshold {meta['calibration']['threshold']:.2f}, worst of each series\n{table.to_string()}")
