@@ -461,6 +461,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'landslide_nb.experiment.pretrain_chips': ( 'experiment.html#pretrain_chips',
                                                                                      'landslide_nb/experiment.py'),
                                          'landslide_nb.experiment.quick_spec': ('experiment.html#quick_spec', 'landslide_nb/experiment.py'),
+                                         'landslide_nb.experiment.read_spec': ('experiment.html#read_spec', 'landslide_nb/experiment.py'),
                                          'landslide_nb.experiment.region_chips': ( 'experiment.html#region_chips',
                                                                                    'landslide_nb/experiment.py'),
                                          'landslide_nb.experiment.region_name': ( 'experiment.html#region_name',

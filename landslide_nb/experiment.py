@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHS', 'HOWS', 'REGRESSION', 'CODE', 'LOOKS', 'FORMAT', 'ExperimentError', 'parts_of', 'is_weights', 'regions_of',
            'start_of', 'region_name', 'source_name', 'ExperimentSpec', 'check_spec', 'check_start', 'default_sources',
-           'quick_spec', 'Run', 'is_stage2', 'plan_runs', 'region_pair', 'region_chips', 'pretrain_chips',
+           'quick_spec', 'read_spec', 'Run', 'is_stage2', 'plan_runs', 'region_pair', 'region_chips', 'pretrain_chips',
            'square_table', 'check_experiment', 'fingerprint', 'file_hash', 'code_version', 'key_of', 'Features',
            'write_features', 'Tick', 'Bench', 'frozen_learner', 'frozen_logits', 'epoch_chips', 'network_scores',
            'gallery_chips', 'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'run_experiment']
@@ -172,6 +172,17 @@ def quick_spec(
 ) -> ExperimentSpec:
     "Three budgets, two seeds, short trainings"
     return ExperimentSpec(**{**dict(event=event, pretrain=default_sources(event), budgets=(2, 10, 110), seeds=2, epochs=5, pretrain_epochs=4), **more})
+
+def read_spec(
+    path:str|Path, # JSON with some fields of `ExperimentSpec`, or the spec.json of an experiment
+    **more,        # fields that replace those of the file
+) -> ExperimentSpec:
+    "A specification from a file"
+    try: d = json.loads(Path(path).read_text())
+    except OSError as e: raise ExperimentError(f"{path} cannot be read ({e.strerror}); give a JSON file with fields of an experiment's specification.") from e
+    except ValueError as e: raise ExperimentError(f"{path} is not JSON ({e}).") from e
+    d = d.get('spec', d) if isinstance(d, dict) else d
+    return ExperimentSpec.from_json(json.dumps({**d, **more} if isinstance(d, dict) else d))
 
 # %% ../nbs/09_experiment.ipynb #02d044a8
 REGRESSION = 'pixel regression'
