@@ -118,7 +118,7 @@ def test_files_that_are_no_cube(model, fails, tmp_path):
                        ('half.nc', 'half.nc'), ('nowhere.zarr', 'nowhere.zarr does not exist'), ('hokkaido', 'landslide-nb fetch hokkaido')):
         fails('map', name, '--model', model['good'], '--out', 'run', says=says)
 
-@pytest.mark.parametrize('which,says', [('pickle', 'is a pickle .* only .safetensors'), ('stage1', 'stage-1'), ('slope', 'has no slope; extra channels it can give: none'), ('nowhere', 'no such model file')])
+@pytest.mark.parametrize('which,says', [('pickle', 'is a pickle .* only .safetensors'), ('stage1', 'stage-1'), ('slope', 'has no slope; extra channels it can give: coherence, dem'), ('nowhere', 'no such model file')])
 def test_a_model_that_does_not_fit(which, says, model, fails, tmp_path):
     raw().drop_vars('dem_slope_radians').to_netcdf(tmp_path/'cube.nc')
     fails('map', 'cube.nc', '--model', model.get(which, 'nowhere.safetensors'), '--out', 'run', says=says)
