@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'EXTENSIONS', 'GUIDE', 'INTERVALS', 'scene_windows', 'widen', 'pixel_area', 'pixel_sides', 'expected_area',
-           'flat', 'terrain_of', 'shape_of', 'region_mask', 'landslide_polygons', 'ranked', 'ranked_cells',
-           'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene', 'bounded', 'write_cog', 'open_cog', 'stac_item',
-           'km2', 'found_text', 'report_page', 'whole_folder', 'write_products', 'from_cogs', 'layers_beside',
-           'mapped_polygons', 'map_pair', 'scene_pair', 'map_cube']
+           'flat', 'terrain_of', 'shape_of', 'region_mask', 'landslide_polygons', 'ranked', 'ranked_cells', 'name_of',
+           'read_zones', 'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene', 'bounded', 'write_cog', 'open_cog',
+           'stac_item', 'km2', 'found_text', 'report_page', 'whole_folder', 'write_products', 'from_cogs',
+           'layers_beside', 'mapped_polygons', 'map_pair', 'scene_pair', 'map_cube']
 
 # %% ../nbs/15_products.ipynb #ef5d4ad2
 import base64, html, json, os, shutil
@@ -20,10 +20,10 @@ import xarray as xr
 
 from . import __version__
 from .core import *
-from .cube import log_ratio, make_pair, open_cube
+from .cube import describe_pair, log_ratio, make_pair, open_cube
 from .calibration import area_interval
 from .metrics import StreamingAP
-from .models import load_model
+from .models import domain_shift, load_model
 from .scene import check_scene, predict_scene
 
 # %% ../nbs/15_products.ipynb #6ad5ac57
@@ -182,20 +182,32 @@ def ranked_cells(
     return ranked(gpd.GeoDataFrame(rows, columns=['expected_m2', 'expected_px', 'pixels', 'max_probability', 'valid_fraction', 'geometry'], geometry='geometry', crs=prob.rio.crs), record)
 
 # %% ../nbs/15_products.ipynb #e63a3318
+def name_of(zones): return str(zones) if isinstance(zones, (str, Path)) else 'The zones'
+
+def read_zones(
+    zones,             # path of a vector file or GeoDataFrame of polygons, any CRS
+    like:xr.DataArray|xr.Dataset, # dims (..., y, x) with a CRS: the scene
+):                     # GeoDataFrame in the scene's CRS
+    "Zones, ready for a scene; raises `OutputError` if they are no polygons or lie elsewhere"
+    import geopandas as gpd
+    from shapely.geometry import box
+    name = name_of(zones)
+    try: zones = zones if isinstance(zones, gpd.GeoDataFrame) else gpd.read_file(zones)
+    except Exception as e: raise OutputError(f"Cannot read the zones {name}: {' '.join(str(e).split())[:120]}; give a vector file of polygons.") from e
+    if zones.crs is None: raise OutputError(f"{name} have no CRS; set it with set_crs.")
+    if not zones.geom_type.isin(['Polygon', 'MultiPolygon']).all(): raise OutputError(f"{name} hold {', '.join(sorted(set(map(str, zones.geom_type))))}; zones are polygons.")
+    zones = zones.assign(geometry=zones.geometry.make_valid()).to_crs(like.rio.crs).reset_index(drop=True)
+    if not zones.intersects(box(*like.rio.bounds())).any(): raise OutputError(f"None of the {len(zones)} zones of {name} lies on the scene; do both show the same place?")
+    return zones
+
 def ranked_zones(
     prob:xr.DataArray,  # dims (y, x), calibrated probability, in memory or lazy
     zones,              # path of a vector file or GeoDataFrame of polygons, any CRS; its columns are kept
     record:dict|None=None, # of `area_record`, gives the intervals
 ):                      # GeoDataFrame in the scene's CRS as of `ranked_cells`; zones without any data are left out
     "The user's zones ranked by expected landslide area; raises `OutputError` if none lies on the scene"
-    import geopandas as gpd
     from exactextract import exact_extract
-    name = 'The zones' if isinstance(zones, gpd.GeoDataFrame) else str(zones)
-    try: zones = zones if isinstance(zones, gpd.GeoDataFrame) else gpd.read_file(zones)
-    except Exception as e: raise OutputError(f"Cannot read the zones {name}: {' '.join(str(e).split())[:120]}; give a vector file of polygons.") from e
-    if zones.crs is None: raise OutputError(f"{name} have no CRS; set it with set_crs.")
-    if not zones.geom_type.isin(['Polygon', 'MultiPolygon']).all(): raise OutputError(f"{name} hold {', '.join(sorted(set(zones.geom_type)))}; zones are polygons.")
-    zones = zones.assign(geometry=zones.geometry.make_valid()).to_crs(prob.rio.crs).reset_index(drop=True)
+    zones, name = read_zones(zones, prob), name_of(zones)
     area = xr.DataArray(pixel_area(prob), dims=('y', 'one')).isel(one=0, drop=True)
     lazy = prob.chunk(y=1024, x=1024).reset_coords(drop=True) if not prob.chunks else prob.reset_coords(drop=True)
     grid = lambda a, k: a.transpose('y', 'x').astype('float64').assign_coords(y=prob.y, x=prob.x).rename(k).rio.write_crs(prob.rio.crs).rio.write_transform(prob.rio.transform())
@@ -203,7 +215,7 @@ def ranked_zones(
     p, m2, all_px = stats(lazy, 'p', 'sum', 'count', 'max'), stats(lazy*area, 'm', 'sum'), stats(lazy.notnull(), 'n', 'count')
     out = zones.assign(expected_m2=m2['sum'], expected_px=p['sum'], pixels=p['count'], max_probability=p['max'], valid_fraction=p['count']/all_px['count'].where(all_px['count'] > 0))
     out = out[out.pixels > 0]
-    if not len(out): raise OutputError(f"None of the {len(zones)} zones of {name} lies on the scene's data; do both show the same place?")
+    if not len(out): raise OutputError(f"None of the {len(zones)} zones of {name} has any data; see valid pixels in probability.tif.")
     return ranked(out, record)
 
 # %% ../nbs/15_products.ipynb #bc731ed9
@@ -385,7 +397,7 @@ def report_page(
     "A self-contained page: picture, totals, worst-hit cells, how to read the numbers"
     m, get, esc = metrics, lambda k: metrics.get(k, float('nan')), lambda o: html.escape(str(o))
     boxed = ''.join(f'<li>{esc(o)}</li>' for o in m.get('warnings', []))
-    boxed = f'<div class="warn" role="alert"><b>Read this map with care: the scene is unlike those the model learned from.</b><ul>{boxed}</ul></div>' if boxed else ''
+    boxed = f'<div class="warn" role="alert"><b>Read this map with care.</b><ul>{boxed}</ul></div>' if boxed else ''
     facts = {'expected landslide area (km2)': km2(m['expected_area_m2']), 'from - to (km2)': f"{km2(get('expected_area_low_m2'))} - {km2(get('expected_area_high_m2'))}",
              f"polygons at probability {m['threshold']:.2f} or more": m['polygons'], 'their area before leaving out small ones (km2)': km2(m['area_above_threshold_m2']), 'scene with data': f"{m['valid_fraction']:.1%}",
              'passes before': ', '.join(get('passes_pre')) if 'passes_pre' in m else '', 'passes after': ', '.join(get('passes_post')) if 'passes_post' in m else '', 'orbit': m.get('orbit', '')}
@@ -426,7 +438,7 @@ def write_products(
     folder:str|Path,       # new or empty run folder
     pair:xr.Dataset,       # dims (moment, y, x), dB, in memory or lazy; may carry `landslides`, `dem`, `slope`
     prob:xr.DataArray,     # dims (y, x), calibrated probability, in memory or lazy
-    meta:dict|None=None,   # of the model that made it: arch, version, training, calibration (threshold, area)
+    meta:dict|None=None,   # of the model that made it: arch, version, training, input (domain), calibration (threshold, area)
     min_area:float=500.,   # minimum mapping unit of polygons, m2
     cell:float=1000.,      # side of a ranked cell, m
     zones=None,            # polygons to rank beside the cells: path or GeoDataFrame, becomes the layer `zones`
@@ -451,7 +463,7 @@ def write_products(
         layers = dict(polygons=polygons, cells=cells, **({} if zones is None else dict(zones=ranked_zones(prob, zones, record))),
                       **(dict(mapped=mapped_polygons(pair.landslides)) if 'landslides' in pair else {}))
         for name, layer in layers.items(): layer.to_file(tmp/'landslides.gpkg', layer=name, driver='GPKG')
-        metrics = scene_metrics(pair, prob, threshold)
+        metrics = scene_metrics(pair, prob, threshold) | dict(warnings=domain_shift(meta, describe_pair(pair)) if 'input' in meta else [])
         m2 = float(pixel_area(prob).mean())
         low, high = area_interval(metrics['expected_area_m2']/m2, prob.size*metrics['valid_fraction'], record)
         metrics |= dict(expected_area_low_m2=float(low)*m2, expected_area_high_m2=float(high)*m2, polygons=len(polygons), min_area_m2=float(min_area), worst_cell_m2=float(cells.expected_m2.max()), **attrs,
@@ -501,10 +513,12 @@ def map_pair(
     net, meta = load_model(model) if isinstance(model, (str, Path)) else model
     check_scene(pair, meta['input']['channels'])
     work = final.with_name(f'.{final.name}.tiles')
+    if products.get('zones') is not None: products['zones'] = read_zones(products['zones'], pair)
     check_room(final.parent, pair.sizes['y']*pair.sizes['x']*40) # B a pixel: tiles, two rasters, and one of them twice
     try: prob = predict_scene(pair, net, meta, tile, progress, tta, fast, work)
     except OSError as e: raise OutputError(f"Cannot write {work}: {e.strerror or e}; make room and call again to continue, or choose another folder.") from e
-    metrics = write_products(final, pair, prob, meta, **products)
+    try: metrics = write_products(final, pair, prob, meta, **products)
+    except CubeError: shutil.rmtree(work); raise # nothing to continue
     shutil.rmtree(work)
     return metrics
 

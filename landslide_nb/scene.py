@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Tile', 'MEASURED', 'stack_pair', 'check_scene', 'forward', 'logits_of', 'logits_d4', 'tile_sizes', 'cut_tiles',
-           'map_tile', 'lazy_tiles', 'tile_path', 'active_client', 'compute_tiles', 'measured', 'reach_of',
+           'map_tile', 'lazy_tiles', 'tile_path', 'active_client', 'compute_tiles', 'measured', 'look_around',
            'predict_scene', 'open_work', 'read_tiles', 'on_processes']
 
 # %% ../nbs/11_scene.ipynb #cde59f4f
@@ -12,6 +12,7 @@ import hashlib, json, uuid
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ import xarray as xr
 
 from .core import *
 from .data import dihedral, normalize_pair
-from .calibration import calibrate
+from .calibration import calibrate, calibrate_around
 from .models import check_input, geometry, load_model
 from .pretrain import fast_dtype
 
@@ -129,12 +130,13 @@ def map_tile(
     tta:bool, fast:bool, # see `predict_scene`
     path:Path|None=None, # write the tile there and return an empty array
     done=None,      # called with the tile's pixels when it is finished, on this machine
+    turn=None,      # lock: one network at a time, while other threads read
 ) -> np.ndarray:    # (y, x) float32 calibrated probability, NaN = no data
     "Map one tile: what a worker does"
     if np.isnan(x[..., *inner]).any((0, 1)).all(): prob = np.full(x[0, 0][inner].shape, np.nan, 'float32') # nothing to see, nothing to compute
     else:
-        logits = logits_d4(x, model, spec, stride, fast) if tta else logits_of(x, model, spec, fast)
-        prob = calibrate(logits, calibration)[inner].astype('float32')
+        with turn or nullcontext(): logits = logits_d4(x, model, spec, stride, fast) if tta else logits_of(x, model, spec, fast)
+        prob = calibrate(logits[inner], calibration).astype('float32')
     if path is not None:
         with atomic(path) as tmp: np.save(tmp, prob)
     if done: done(prob.size)
@@ -147,18 +149,19 @@ def lazy_tiles(
     model, meta:dict,  # stage-2 network and what `load_model` returned beside it
     stride:int, tta:bool=False, fast:bool=False, # see `map_tile`
     work:Path|None=None, # folder for the tiles; None: they are returned
-    done=None,           # see `map_tile`
+    done=None, turn=None, # see `map_tile`
 ) -> list:             # of one-block dask arrays
     "The tiles as lazy arrays"
     import dask, dask.array as da
     x, run = stack_pair(pair, meta['input']['channels']).data, uuid.uuid4().hex[:8]
+    calibration = {k: v for k, v in (meta.get('calibration') or {}).items() if k != 'around'} # which needs more than a tile
     shared = dask.delayed(model.eval(), name=f'model-{run}', traverse=False)
     def one(t):
         window = da.asarray(x[:, :, t.outer_ys, t.outer_xs]).rechunk(-1)
         inner = tuple(slice(o.start-wide.start, o.stop-wide.start) for o, wide in ((t.ys, t.outer_ys), (t.xs, t.outer_xs)))
         shape = tuple(o.stop-o.start for o in (t.ys, t.xs)) if work is None else (0, 0)
         return da.map_blocks(map_tile, window, name=f'tile-{run}-{t.row}-{t.col}', drop_axis=(0, 1), chunks=tuple((n,) for n in shape), dtype='float32', meta=np.empty((0, 0), 'float32'),
-            model=shared, spec=meta['input'], calibration=meta.get('calibration') or {}, inner=inner, stride=stride, tta=tta, fast=fast, path=work and tile_path(work, t), done=done)
+            model=shared, spec=meta['input'], calibration=calibration, inner=inner, stride=stride, tta=tta, fast=fast, path=work and tile_path(work, t), done=done, turn=turn)
     return [one(t) for t in tiles]
 
 def tile_path(work:Path, t:Tile) -> Path: # file of a tile
@@ -176,7 +179,7 @@ def active_client():
 
 def compute_tiles(
     lazy:list,    # one-block dask arrays
-    at_once:int=8,# arrays in work, for each thread
+    at_once:int=8,# arrays in work; on a cluster, for each thread
 ):                # yields (position, array)
     "Compute arrays a few at a time, on the active cluster or on this machine"
     import dask
@@ -184,7 +187,7 @@ def compute_tiles(
     at_once *= sum(client.nthreads().values()) or 1 if client else 1
     for start in range(0, len(lazy), at_once):
         part = lazy[start:start+at_once]
-        if not client: yield from enumerate(dask.compute(*part, scheduler='single-threaded'), start); continue
+        if not client: yield from enumerate(dask.compute(*part, scheduler='threads'), start); continue
         from distributed import as_completed
         futures = client.compute(part)
         where = {f.key: k for k, f in enumerate(futures, start)}
@@ -201,9 +204,19 @@ def measured(
     if key not in MEASURED: MEASURED[key] = geometry(model)
     return MEASURED[key]
 
-def reach_of(calibration:dict|None) -> int: # pixels
-    "How far a calibration looks around a pixel"
-    return ((calibration or {}).get('around') or {}).get('window', 1)//2
+# %% ../nbs/11_scene.ipynb #eedec932
+def look_around(
+    prob,                  # (y, x) probabilities of the whole scene, array or dask array, NaN = no data
+    calibration:dict|None, # of the model; its `around` looks at a pixel's neighbourhood, see `calibration`
+):                         # same kind and shape
+    "Calibrate by neighbourhoods, across the tiles' borders: done on the mosaic, so that tiles need no wider halo"
+    import dask.array as da
+    around = (calibration or {}).get('around')
+    if not around: return prob
+    lazy, reach = prob if isinstance(prob, da.Array) else da.from_array(prob, chunks=1024), around['window']//2
+    lazy = lazy.rechunk({k: -1 for k, n in enumerate(lazy.shape) if n <= reach})
+    out = lazy.map_overlap(calibrate_around, depth=tuple(reach*(n > reach) for n in lazy.shape), boundary='none', dtype='float32', meta=np.empty((0, 0), 'float32'), around=around)
+    return out if lazy is prob else out.compute(scheduler='threads')
 
 # %% ../nbs/11_scene.ipynb #a7f4603c
 def predict_scene(
@@ -222,16 +235,17 @@ def predict_scene(
     if meta.get('stage', 2) != 2: raise ModelError("This is a stage-1 (pretrained) model; fine-tune it first, only stage 2 makes maps.")
     check_input(meta, list(pair.data_vars))
     shape, (radius, stride) = (pair.sizes['y'], pair.sizes['x']), measured(model)
-    tiles = cut_tiles(shape, tile, radius + reach_of(meta.get('calibration')), stride)
+    tiles = cut_tiles(shape, tile, radius, stride)
     if work: open_work(work, pair, model, meta, tile=tile, tta=tta, fast=fast)
     todo = [t for t in tiles if not (work and tile_path(work, t).exists())]
     out, pixels = None if work else np.empty(shape, 'float32'), lambda t: (t.ys.stop-t.ys.start)*(t.xs.stop-t.xs.start)
     with tqdm(total=shape[0]*shape[1], initial=shape[0]*shape[1]-sum(map(pixels, todo)), desc='map', unit='px', unit_scale=True, disable=not progress) as bar:
         remote = active_client() is not None
-        for k, prob in compute_tiles(lazy_tiles(pair, todo, model, meta, stride, tta, fast, work and Path(work), None if remote else bar.update)):
+        here = dict(done=None if remote else bar.update, turn=None if remote else Lock())
+        for k, prob in compute_tiles(lazy_tiles(pair, todo, model, meta, stride, tta, fast, work and Path(work), **here)):
             if remote: bar.update(pixels(todo[k]))
             if not work: out[todo[k].ys, todo[k].xs] = prob
-    out = read_tiles(work, tiles) if work else out
+    out = look_around(read_tiles(work, tiles) if work else out, meta.get('calibration'))
     return xr.DataArray(out, dims=('y', 'x'), coords={k: v for k, v in pair.coords.items() if k in ('y', 'x', 'spatial_ref')}, name='probability', attrs=dict(long_name='landslide probability', units='1'))
 
 # %% ../nbs/11_scene.ipynb #8f5bb5a6
