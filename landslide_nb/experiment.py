@@ -31,7 +31,7 @@ from .data import finetune_dls, normalize_pair, pretrain_dls, with_embedding
 from .finetune import RATES, finetune_learner, predict_chips
 from .calibration import IDENTITY
 from .metrics import BCEDice
-from .models import build_model, frozen_model, load_model, read_header
+from .models import build_model, frozen_model, load_model, model_path, read_header
 from .pretrain import export_learner, pair_learner, pretrain_learner
 from .scores import BASELINES, baseline_scores, regression_scores, score_run
 from .simulate import simulate_event
@@ -62,9 +62,8 @@ def start_of(
     source:str,   # pretraining source
 ) -> Path|None:   # None: random weights
     "The model file from whose weights a source starts"
-    from landslide_nb import models
     start = [p for p in parts_of(source) if is_weights(p)]
-    return None if not start else models.model_path('base') if start[0] == 'base' else Path(start[0])
+    return model_path(start[0]) if start else None
 
 def region_name(
     region:str, # registered event, path of a cube or of a model
