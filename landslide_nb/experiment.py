@@ -292,6 +292,10 @@ def check_experiment(
         hits = sorted({(int(seen.index[a]), int(test.index[b])) for a, b in zip([*i, *i2], [*j, *j2])})
         if hits: raise ExperimentError(f"Chips of {region_name(region)} that stage 1 learns from lie on test chips of {region_name(spec.event)}: " +
             ', '.join(f"{a} on {b}" for a, b in hits[:5]) + f" ({len(hits)} in all); pretrain on {region_name(spec.event)} itself, whose test blocks are kept out.")
+    for source in (s for s in spec.pretrain if start_of(s)):
+        learned = read_header(start_of(source))['training'].get('chips', '').split('+')
+        if {target.name, region_name(spec.event)} & {*learned}: raise ExperimentError(f"{start_of(source)} was trained on chips of {region_name(spec.event)}, perhaps on those it would be tested on; "
+            f"pretrain on {region_name(spec.event)} itself, whose test blocks are kept out.")
     train = set(target.rows('train').tolist())
     for seed in range(spec.seeds):
         drawn = [draw_budget(target, b, seed).tolist() for b in sorted(spec.budgets)]

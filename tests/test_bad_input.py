@@ -157,3 +157,12 @@ def test_an_experiment_that_cannot_be(words, says, fails, tmp_path):
     (tmp_path/'bad.json').write_text('{')
     fails('experiment', '--out', 'exp', *words, says=says)
     assert not (tmp_path/'exp').exists()
+
+@pytest.mark.parametrize('name,says', [('atlantis', "Unknown event 'atlantis'"), ('demo_a', 'demo_a is simulated|needs no download'), ('mulitaka', 'to fetch are hokkaido, kaikoura, puerto_rico, talakmau')])
+def test_what_cannot_be_fetched(name, says, fails): fails('fetch', name, says=says)
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    from landslide_nb.core import OutputError, new_folder
+    def denied(_): raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr(Path, 'iterdir', denied)
+    with pytest.raises(OutputError, match='Cannot write into .*: Permission denied; choose a folder'): new_folder(tmp_path/'run')
