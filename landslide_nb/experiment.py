@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHS', 'HOWS', 'REGRESSION', 'CODE', 'LOOKS', 'FORMAT', 'ExperimentError', 'parts_of', 'is_weights', 'regions_of',
            'start_of', 'region_name', 'source_name', 'ExperimentSpec', 'check_spec', 'check_start', 'default_sources',
-           'quick_spec', 'Run', 'is_stage2', 'plan_runs', 'region_pair', 'region_chips', 'pretrain_chips',
+           'quick_spec', 'read_spec', 'Run', 'is_stage2', 'plan_runs', 'region_pair', 'region_chips', 'pretrain_chips',
            'square_table', 'check_experiment', 'fingerprint', 'file_hash', 'code_version', 'key_of', 'Features',
            'write_features', 'Tick', 'Bench', 'frozen_learner', 'frozen_logits', 'epoch_chips', 'network_scores',
            'gallery_chips', 'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'run_experiment']
@@ -31,7 +31,7 @@ from .data import finetune_dls, normalize_pair, pretrain_dls, with_embedding
 from .finetune import RATES, finetune_learner, predict_chips
 from .calibration import IDENTITY
 from .metrics import BCEDice
-from .models import build_model, frozen_model, load_model, read_header
+from .models import build_model, frozen_model, load_model, model_path, read_header
 from .pretrain import export_learner, pair_learner, pretrain_learner
 from .scores import BASELINES, baseline_scores, regression_scores, score_run
 from .simulate import simulate_event
@@ -62,9 +62,8 @@ def start_of(
     source:str,   # pretraining source
 ) -> Path|None:   # None: random weights
     "The model file from whose weights a source starts"
-    from landslide_nb import models
     start = [p for p in parts_of(source) if is_weights(p)]
-    return None if not start else models.model_path('base') if start[0] == 'base' else Path(start[0])
+    return model_path(start[0]) if start else None
 
 def region_name(
     region:str, # registered event, path of a cube or of a model
@@ -172,6 +171,17 @@ def quick_spec(
 ) -> ExperimentSpec:
     "Three budgets, two seeds, short trainings"
     return ExperimentSpec(**{**dict(event=event, pretrain=default_sources(event), budgets=(2, 10, 110), seeds=2, epochs=5, pretrain_epochs=4), **more})
+
+def read_spec(
+    path:str|Path, # JSON with some fields of `ExperimentSpec`, or the spec.json of an experiment
+    **more,        # fields that replace those of the file
+) -> ExperimentSpec:
+    "A specification from a file"
+    try: d = json.loads(Path(path).read_text())
+    except OSError as e: raise ExperimentError(f"{path} cannot be read ({e.strerror}); give a JSON file with fields of an experiment's specification.") from e
+    except ValueError as e: raise ExperimentError(f"{path} is not JSON ({e}).") from e
+    d = d.get('spec', d) if isinstance(d, dict) else d
+    return ExperimentSpec.from_json(json.dumps({**d, **more} if isinstance(d, dict) else d))
 
 # %% ../nbs/09_experiment.ipynb #02d044a8
 REGRESSION = 'pixel regression'
@@ -282,6 +292,10 @@ def check_experiment(
         hits = sorted({(int(seen.index[a]), int(test.index[b])) for a, b in zip([*i, *i2], [*j, *j2])})
         if hits: raise ExperimentError(f"Chips of {region_name(region)} that stage 1 learns from lie on test chips of {region_name(spec.event)}: " +
             ', '.join(f"{a} on {b}" for a, b in hits[:5]) + f" ({len(hits)} in all); pretrain on {region_name(spec.event)} itself, whose test blocks are kept out.")
+    for source in (s for s in spec.pretrain if start_of(s)):
+        learned = read_header(start_of(source))['training'].get('chips', '').split('+')
+        if {target.name, region_name(spec.event)} & {*learned}: raise ExperimentError(f"{start_of(source)} was trained on chips of {region_name(spec.event)}, perhaps on those it would be tested on; "
+            f"pretrain on {region_name(spec.event)} itself, whose test blocks are kept out.")
     train = set(target.rows('train').tolist())
     for seed in range(spec.seeds):
         drawn = [draw_budget(target, b, seed).tolist() for b in sorted(spec.budgets)]
