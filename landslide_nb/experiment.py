@@ -64,7 +64,7 @@ def start_of(
     "The model file from whose weights a source starts"
     from landslide_nb import models
     start = [p for p in parts_of(source) if is_weights(p)]
-    return None if not start else models.base_model() if start[0] == 'base' else Path(start[0])
+    return None if not start else models.model_path('base') if start[0] == 'base' else Path(start[0])
 
 def region_name(
     region:str, # registered event, path of a cube or of a model
