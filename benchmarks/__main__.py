@@ -18,11 +18,11 @@ def machine():
 
 def page(results):
     "results.json for people"
-    out = ['# Duels', '', 'Made by `python -m benchmarks`; ratios are medians over alternating rounds in one process, with their range. Above 1: landslide_nb is faster. '
-           '`load` is the machine\'s average load when a duel began: other work on it slows both sides of a duel, and blurs absolute rates.', '']
+    out = ['# Duels', '', 'Made by `python -m benchmarks`; ratios are medians over alternating rounds in one process, with their range; above 1, landslide_nb is faster. Beside the clock stands the ratio in CPU time of '
+           'all threads, which other work on the machine disturbs less. `load` is the machine\'s average load when a duel began: it slows both sides of a duel, and blurs absolute rates.', '']
     for name, r in results.items():
         m = r['machine']
-        out += [f'## {name}', '', r['what'], '', f"{r['settings']}; {'3 rounds' if r.get('scale', 1) > .5 else '1 round'} after a warm-up. {m['cpu']}, {m['cores']} cores, load {m['load']}, Python {m['python']}, torch {m['packages']['torch']}; {r['seconds']:.0f} s.", '']
+        out += [f'## {name}', '', r['what'], '', f"{r['settings']}. {m['cpu']}, {m['cores']} cores, load {m['load']}, Python {m['python']}, torch {m['packages']['torch']}; {r['seconds']:.0f} s.", '']
         if 'failed' in r: out += [f"Not run: {r['failed']}", '']; continue
         columns = list(dict.fromkeys(k for row in r['rows'] for k in row))
         form = lambda v: '' if v is None else f'{v:,.4g}' if isinstance(v, float) else str(v)

@@ -1,5 +1,6 @@
 "The duels: each calls the peer's own API on the same input in the same process, in turn, and returns its settings and one row a contender"
-import tempfile, threading, time
+import json, subprocess, sys, tempfile, threading, time
+from collections import namedtuple
 from pathlib import Path
 from statistics import median
 
@@ -10,23 +11,29 @@ DUELS = {}
 
 def duel(f): DUELS[f.__name__] = f; return f
 
-def rounds(contenders, scale):
-    "Seconds of each contender, taken in turn three times (once at small scale) after a warm-up round; returns {name: [seconds]} and {name: last result}"
-    n = 3 if scale > .5 else 1
-    seconds, results = {k: [] for k in contenders}, {}
-    for i in range(n+1):
-        for k, f in contenders.items():
-            t = time.perf_counter(); results[k] = f(); t = time.perf_counter()-t
-            if i: seconds[k].append(t)
-    return seconds, results
+Rounds = namedtuple('Rounds', 'seconds cpu results') # {name: [wall seconds]}, {name: [CPU seconds of all threads]}, {name: last result}
 
-def table(seconds, amount, unit, **more):
-    "A row a contender: rate, and how many times faster the first (ours) is"
-    ours = next(iter(seconds))
-    rows = []
-    for k, s in seconds.items():
-        ratio = sorted(o/a for o, a in zip(s, seconds[ours]))
-        rows.append({'': k, unit: amount/median(s), 'ours is faster by': None if k == ours else float(median(ratio)), 'range': '' if k == ours else f'{ratio[0]:.2f} - {ratio[-1]:.2f}', **{c: v.get(k) for c, v in more.items()}})
+def rounds(contenders, scale, n=3, warm=True):
+    "Take the contenders in turn, n times (once at small scale), after a warm-up round"
+    out = Rounds({k: [] for k in contenders}, {k: [] for k in contenders}, {})
+    for i in range(0 if warm else 1, (n if scale > .5 else 1)+1):
+        for k, f in contenders.items():
+            t, c = time.perf_counter(), time.process_time()
+            out.results[k] = f()
+            t, c = time.perf_counter()-t, time.process_time()-c
+            if i: out.seconds[k].append(t); out.cpu[k].append(c)
+    return out
+
+def table(found, amount, unit, **more):
+    "A row a contender: rate, and how many times faster the first (ours) is, by the clock and in CPU time; `amount` of work is a number or {name: number}"
+    ours, rows = next(iter(found.seconds)), []
+    amount = amount if isinstance(amount, dict) else dict.fromkeys(found.seconds, amount)
+    each = lambda times, k: [t/amount[k] for t in times[k]]
+    for k in found.seconds:
+        ratio, cpu = (sorted(o/a for o, a in zip(each(times, k), each(times, ours))) for times in (found.seconds, found.cpu))
+        row = {'': k, unit: 1/median(each(found.seconds, k)), 'ours is faster by': None if k == ours else float(median(ratio)), 'range': '' if k == ours else f'{ratio[0]:.2f} - {ratio[-1]:.2f}',
+               'in CPU time': None if k == ours else float(median(cpu))}
+        rows.append({**row, **{c: v.get(k) for c, v in more.items()}})
     return rows
 
 def peak(f):
@@ -82,13 +89,13 @@ def average_precision(scale):
         ap = BinaryAveragePrecision(); ap.update(torch.from_numpy(prob), torch.from_numpy(truth).int()); return float(ap.compute())
     contenders = {'StreamingAP': ours, 'scikit-learn': lambda: average_precision_score(truth, prob), 'torchmetrics': torchmetrics}
     ours()
-    memory = {k: peak(f)[1] for k, f in contenders.items()}
-    seconds, found = rounds(contenders, scale)
-    return f'{n:,} pixels, 2 % landslide', table(seconds, n/1e6, 'Mpx/s', **{'MB more': memory, 'error': {k: abs(v-found['scikit-learn']) for k, v in found.items()}})
+    memory = {k: peak(f)[1] for k, f in contenders.items()} # warms up as well
+    found = rounds(contenders, scale, 2, warm=False)
+    return f'{n:,} pixels, 2 % landslide', table(found, n/1e6, 'Mpx/s', **{'MB more': memory, 'error': {k: abs(v-found.results['scikit-learn']) for k, v in found.results.items()}})
 
 @duel
 def chips(scale):
-    "Chips of 128 x 128 x (2 moments, VV and VH) into a training batch: pre-cut chips and their loader against xbatcher on a Zarr cube and torchgeo on its rasters (goals: 100 x and 50 x)."
+    "Chips of 128 x 128 x (2 moments, VV and VH, truth) into a training batch of 16: pre-cut chips and their loader against xbatcher on a Zarr cube and torchgeo on its raster (goals: 100 x and 50 x; waiting for data under 5 % of an epoch)."
     import xarray as xr, torch
     import xbatcher
     from torch.utils.data import DataLoader
@@ -96,52 +103,102 @@ def chips(scale):
     from torchgeo.samplers import RandomGeoSampler
     from landslide_nb.chips import make_chips, split_chips
     from landslide_nb.cube import make_pair, open_cube
-    from landslide_nb.data import finetune_dls
-    from landslide_nb.scene import write_cog
-    n, size = max(1024, int(2048*scale**.5)//128*128), 128
+    from landslide_nb.data import ChipStack, finetune_dls
+    from landslide_nb.models import build_model
+    from landslide_nb.products import write_cog
+    n, size, bs = max(1024, int(2048*scale**.5)//128*128), 128, 16
     with tempfile.TemporaryDirectory() as d:
         pair = make_pair(open_cube(cube_on_disk(d, n, passes=1)), passes=1)
         pair = pair.assign(landslides=(('y', 'x'), (np.random.default_rng(0).random((n, n)) < 1e-4).astype('uint8')))
         pair[['vv', 'vh', 'landslides']].drop_attrs().chunk(moment=1, y=512, x=512).to_zarr(f'{d}/pair.zarr', zarr_format=2)
-        truth = pair.landslides.astype('float32')
-        bands = xr.concat([pair[c].isel(moment=m, drop=True).load() for m in (0, 1) for c in ('vv', 'vh')] + [truth], 'band').rio.write_crs(32654)
+        bands = xr.concat([pair[c].isel(moment=m, drop=True).load() for m in (0, 1) for c in ('vv', 'vh')] + [pair.landslides.astype('float32')], 'band').rio.write_crs(32654)
         write_cog(bands, f'{d}/pair.tif', ['a', 'b', 'c', 'd', 'truth'])
-        dls = finetune_dls(split_chips(make_chips(pair.load(), f'{d}/chips'), by='random'), epoch_chips=512)
-        def ours(): return sum(len(b[0]) for b in dls.train)
+        cut = split_chips(make_chips(pair.load(), f'{d}/chips'), by='random')
+        stack, dls, order = ChipStack(cut), finetune_dls(cut, epoch_chips=1024), np.random.default_rng(0)
+        def ours():
+            rows = order.permutation(len(stack))
+            for i in range(0, len(rows)-bs+1, bs): torch.stack([stack.pair(r) for r in rows[i:i+bs]]), torch.stack([stack.truth(r) for r in rows[i:i+bs]])
+            return len(rows)//bs*bs
+        def ours_loader(): return sum(len(b[0]) for b in dls.train)
         lazy = xr.open_zarr(f'{d}/pair.zarr')
         def peer_xbatcher(take=48):
-            got = 0
+            got, some = 0, []
             for b in xbatcher.BatchGenerator(lazy, dict(y=size, x=size)):
-                torch.from_numpy(np.stack([b[c].values for c in ('vv', 'vh')])), torch.from_numpy(b.landslides.values); got += 1
-                if got == take: return got
+                some.append((torch.from_numpy(np.stack([b[c].values for c in ('vv', 'vh')])), torch.from_numpy(b.landslides.values))); got += 1
+                if len(some) == bs: [torch.stack(o) for o in zip(*some)]; some = []
+                if got == take: break
             return got
         class Pair(RasterDataset): filename_glob, is_image = 'pair.tif', True
         data = Pair(d)
-        def peer_torchgeo(take=48): return sum(len(b['image']) for b in DataLoader(data, batch_size=16, sampler=RandomGeoSampler(data, size=size, length=take), collate_fn=stack_samples))
-        contenders = {'landslide_nb': ours, 'xbatcher': peer_xbatcher, 'torchgeo': peer_torchgeo}
-        seconds, found = rounds(contenders, scale)
-        each = {k: [o/found[k] for o in s] for k, s in seconds.items()}
-        return f'{n} x {n} px, batches of 16 with normalisation, change and dihedral (ours), bare batches (peers)', table(each, 1, 'chips/s')
+        def peer_torchgeo(take=48): return sum(len(b['image']) for b in DataLoader(data, batch_size=bs, sampler=RandomGeoSampler(data, size=size, length=take), collate_fn=stack_samples))
+        found = rounds({'landslide_nb, bare batches': ours, 'landslide_nb, loader with normalisation, change and turns': ours_loader, 'xbatcher, bare batches': peer_xbatcher, 'torchgeo, bare batches': peer_torchgeo}, scale)
+        step = training_steps(torch.randn(bs, 3, 2, size, size), {'ours': build_model('unet', stage=2)})['ours']
+        step(); t = time.process_time(); [step() for _ in range(5)]; each = (time.process_time()-t)/5/bs
+        waits = {k: f'{c/(c+each):.1%}' for k in found.cpu if (c := median(found.cpu[k])/found.results[k])}
+        return f'{n} x {n} px; Zarr chunks and raster blocks of 512; waiting: the share of an epoch of the default network that is spent on loading, in CPU time', table(found, found.results, 'chips/s', waiting=waits)
+
+def training_steps(x, nets, lr=1e-3):
+    "{name: function that makes one step of forward, loss, backward and AdamW on a batch}; x (B, moments, channels, H, W); a network that takes images gets (B, moments*channels, H, W)"
+    import torch
+    from landslide_nb.metrics import BCEDice
+    y, loss = (torch.rand(x.shape[0], *x.shape[-2:]) < .02).to(torch.uint8), BCEDice()
+    def one(net):
+        opt = torch.optim.AdamW(net.train().parameters(), lr)
+        def run(): loss(logits_of(net, x), y).backward(); opt.step(); opt.zero_grad(); return len(x)
+        return run
+    return {k: one(net) for k, net in nets.items()}
+
+def logits_of(net, x):
+    "Logits (B, H, W) of a network of ours or of a peer, from (B, 3, channels, H, W)"
+    config = getattr(net, 'config', None)
+    return net(x[:, :config['moments']]) if isinstance(config, dict) and 'moments' in config else net(x.flatten(1, 2))[:, 0]
+
+def networks():
+    "The contenders of training: the default network, smp's and fastai's ResNet-34 U-Nets with random weights, the published stage 2"
+    import segmentation_models_pytorch as smp
+    from fastai.vision.models import resnet34
+    from fastai.vision.learner import create_unet_model
+    from landslide_nb.models import build_model
+    return {'landslide_nb unet': lambda: build_model('unet', stage=2), 'smp.Unet resnet34': lambda: smp.Unet('resnet34', encoder_weights=None, in_channels=6, classes=1),
+        'fastai create_unet_model resnet34': lambda: create_unet_model(resnet34, 1, (128, 128), pretrained=False, n_in=6), 'published stage 2': lambda: build_model('published', stage=2, moments=2)}
 
 @duel
 def training_step(scale):
-    "A training step (forward, loss, backward, AdamW) at 128 x 128, batch 16: the default network against smp's and fastai's ResNet-34 U-Nets and the published stage 2 (goals: 2 x, 8 x, 15 x). Speed only."
-    import torch, segmentation_models_pytorch as smp
-    from fastai.vision.models import resnet34
-    from fastai.vision.learner import create_unet_model
-    from landslide_nb.metrics import BCEDice
-    from landslide_nb.models import build_model
-    x, y, loss = torch.randn(16, 3, 2, 128, 128), (torch.rand(16, 128, 128) < .02).to(torch.uint8), BCEDice()
-    def step(net, take):
-        opt = torch.optim.AdamW(net.train().parameters(), 1e-3)
-        def run():
-            out = net(take); loss(out[:, 0] if out.ndim == 4 else out, y).backward(); opt.step(); opt.zero_grad(); return 16
-        return run
-    six, four = x.flatten(1, 2), x[:, :2].flatten(1, 2)
-    contenders = {'landslide_nb unet': step(build_model('unet', stage=2), x), 'smp.Unet resnet34': step(smp.Unet('resnet34', encoder_weights=None, in_channels=6, classes=1), six),
-        'fastai create_unet_model resnet34': step(create_unet_model(resnet34, 1, (128, 128), pretrained=False, n_in=6), six), 'published stage 2': step(build_model('published', stage=2, moments=2), x[:, :2])}
-    seconds, _ = rounds(contenders, scale)
-    return f'float32, {torch.get_num_threads()} threads, untrained weights', table(seconds, 16, 'chips/s')
+    "A training step (forward, loss, backward, AdamW) at 128 x 128, batch 16: the default network against smp's and fastai's ResNet-34 U-Nets and the published stage 2 (goals: 2 x, 8 x, 15 x)."
+    import torch
+    steps = training_steps(torch.randn(16, 3, 2, 128, 128), {k: make() for k, make in networks().items()})
+    return f'float32, {torch.get_num_threads()} threads, random weights', table(rounds(steps, scale), 16, 'chips/s')
+
+@duel
+def learning(scale):
+    "What the same number of chips teaches: every network of `training_step` from random weights, the same chips in the same order, one-cycle AdamW (highest rate 1e-3 for peers and the published network, as its authors had it; the package's own for its network), scored on spatially separate test chips of the embedded demo_a (goal: no lower AUPRC than each)."
+    import torch
+    from landslide_nb.chips import make_chips, split_chips
+    from landslide_nb.core import set_seed
+    from landslide_nb.cube import make_pair
+    from landslide_nb.data import finetune_dls, normalize_pair
+    from landslide_nb.finetune import RATES, truth_of
+    from landslide_nb.metrics import BCEDice, average_precision
+    from landslide_nb.simulate import simulate_event
+    seen, loss = max(64, int(512*scale)//16*16), BCEDice()
+    with tempfile.TemporaryDirectory() as d:
+        chips = split_chips(make_chips(make_pair(simulate_event('demo_a', size=2048)), f'{d}/chips'), block=4)
+        dls = finetune_dls(chips, epoch_chips=seen)
+        batches = [tuple(o.as_subclass(torch.Tensor) for o in b) for b in dls.train]
+        stack, rows = dls.chips, dls.chips.rows('test')
+        makers = networks(); ours = next(iter(makers.values()))
+        test, truth = normalize_pair(torch.stack([stack.pair(int(r)) for r in rows]), dls.stats, True), truth_of(stack, rows)
+        def learn(make):
+            lr = RATES['scratch'] if make is ours else 1e-3
+            set_seed(0); net = make(); opt = torch.optim.AdamW(net.train().parameters(), lr)
+            plan, t = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=len(batches)), time.process_time()
+            for x, y in batches: loss(logits_of(net, x), y).backward(); opt.step(); opt.zero_grad(); plan.step()
+            t = time.process_time()-t
+            with torch.inference_mode(): out = torch.cat([logits_of(net.eval(), o) for o in test.split(16)])
+            return average_precision(out, truth, scores=True), lr, t
+        found = {k: learn(make) for k, make in makers.items()}
+        baseline = float((truth == 1).sum()/(truth != 255).sum())
+        return f'{seen} chips seen ({len(dls.rows["train"])} training chips), {len(rows)} test chips, one seed; a map of zeros scores {baseline:.3f}', [{'': k, 'AUPRC': float(ap), 'highest rate': lr, 'training, CPU s': t} for k, (ap, lr, t) in found.items()]
 
 @duel
 def scene_inference(scale):
@@ -152,8 +209,9 @@ def scene_inference(scale):
     from terratorch.tasks.tiled_inference import tiled_inference
     from landslide_nb.cube import make_pair, open_cube
     from landslide_nb.data import normalize_pair
-    from landslide_nb.metrics import calibrate
-    from landslide_nb.scene import predict_scene, stack_pair, write_cog
+    from landslide_nb.calibration import calibrate
+    from landslide_nb.products import write_cog
+    from landslide_nb.scene import predict_scene, stack_pair
     n, (net, meta) = max(768, int(2048*scale**.5)), model()
     with tempfile.TemporaryDirectory() as d:
         source = cube_on_disk(d, n)
@@ -178,28 +236,34 @@ def scene_inference(scale):
         @torch.inference_mode()
         def peer_terratorch(): return write(calibrate(tiled_inference(back, flat(stacked()), out_channels=1, crop=512, stride=384, delta=8, average_patches=True, blend_overlaps=True, verbose=False)[0, 0].numpy(), {}))
         contenders = {'landslide_nb': ours, 'untiled pass': untiled, 'monai, 25 % gaussian': peer_monai, 'tiler, 25 % overlap-tile': peer_tiler, 'terratorch, 25 % blended': peer_terratorch}
-        seconds, found = rounds(contenders, scale)
-        wrong = {k: int((abs(v-found['untiled pass']) > 1e-5).sum()) for k, v in found.items()}
-        worst = {k: float(abs(v-found['untiled pass']).max()) for k, v in found.items()}
-        return f'{n} x {n} px from Zarr (3+3 passes) to a COG, random weights, {torch.get_num_threads()} threads', table(seconds, n*n/1e6, 'Mpx/s', **{'wrong pixels': wrong, 'largest difference': worst})
+        found = rounds(contenders, scale)
+        off = {k: abs(v-found.results['untiled pass']) for k, v in found.results.items()}
+        return f'{n} x {n} px from Zarr (3+3 passes) to a COG, random weights, {torch.get_num_threads()} threads', table(found, n*n/1e6, 'Mpx/s', **{'wrong pixels': {k: int((v > 1e-5).sum()) for k, v in off.items()}, 'largest difference': {k: float(v.max()) for k, v in off.items()}})
+
+PNG = Path(__file__).parents[2]/'shared'/'data'/'png_2024'/'png_landslide_2024_track9.nc' # kept beside the project, not in it
 
 @duel
 def map_without_labels(scale):
-    "A map without labels: the log-ratio and the network against OPERA's transformer and Mahalanobis metrics (`distmetrics`), on speckled passes (goal: 10 x the transformer)."
+    "A map without labels of the real 2024 cube (Papua New Guinea), repeated to 1,000 px squared: the default network and the log-ratio against OPERA's transformer and Mahalanobis metrics (`distmetrics`) (goal: 10 x the transformer)."
     import distmetrics as dm
-    from landslide_nb.cube import make_pair, mock_cube
+    from landslide_nb.cube import cube_event, log_ratio, make_pair, open_cube
     from landslide_nb.scene import predict_scene
-    n, (net, meta) = max(256, int(1000*scale**.5)), model()
-    cube = mock_cube((n, n), passes=5)
-    cube = __import__('landslide_nb.cube', fromlist=['open_cube']).open_cube(cube)
-    down = cube.isel(time=np.flatnonzero(cube.orbit.values == 'descending'))
-    pre = [list(down[c].values[:5]) for c in ('vv', 'vh')]
-    post = [down[c].values[5] for c in ('vv', 'vh')]
+    if not PNG.exists(): raise ImportError('the real cube is kept beside the project and is absent here')
+    n, (net, meta) = max(100, int(1000*scale**.5)//50*50), model()
+    small = open_cube(PNG)
+    many = {c: (('time', 'y', 'x'), np.tile(small[c].values, (1, n//50, n//50))) for c in ('vv', 'vh')}
+    cube = small.drop_vars(['vv', 'vh', 'landslides', 'y', 'x']).assign(many).assign_coords(y=small.y.values[0]-30*np.arange(n), x=small.x.values[0]+30*np.arange(n))
+    event = cube_event(small)
+    before, after = np.flatnonzero(event.is_pre(cube.time.values)), np.flatnonzero(event.is_post(cube.time.values))
+    pre, post = [list(cube[c].values[before]) for c in ('vv', 'vh')], [cube[c].values[after[0]] for c in ('vv', 'vh')]
     transformer = dm.load_transformer_model()
-    contenders = {'landslide_nb': lambda: predict_scene(make_pair(cube, 'hokkaido', passes=None), net, meta, progress=False),
+    pair = lambda: make_pair(cube, event, passes=None)
+    contenders = {'landslide_nb network': lambda: predict_scene(pair(), net, meta, progress=False).values, 'landslide_nb log-ratio': lambda: log_ratio(pair()).score.values,
         'distmetrics Mahalanobis': lambda: dm.compute_mahalonobis_dist_2d(*pre, *post), 'distmetrics transformer': lambda: dm.compute_transformer_zscore(transformer, *pre, *post)}
-    seconds, _ = rounds(contenders, scale)
-    return f'{n} x {n} px, 5 passes before and 1 after (peers) or 5 (ours)', table(seconds, n*n/1e6, 'Mpx/s')
+    for k, f in contenders.items():
+        if 'transformer' not in k: f() # which takes minutes: one round, without a warm-up
+    found = rounds(contenders, scale, 1, warm=False)
+    return f'{n} x {n} px, {len(before)} passes before; ours use all {len(after)} after, the peers the first', table(found, n*n/1e6, 'Mpx/s')
 
 @duel
 def opening_and_pairing(scale):
@@ -218,25 +282,66 @@ def opening_and_pairing(scale):
             return float((10*np.log10(xr.concat([pre, post], 'moment'))).vv[0, 0].sum())
         contenders = {'landslide_nb, windows': ours, 'xarray, load': straightforward}
         memory = {k: peak(f)[1] for k, f in contenders.items()}
-        seconds, _ = rounds(contenders, scale)
-        return f'{n} x {n} px, 3+3 passes, chunks of 512', table(seconds, n*n/1e6, 'Mpx/s', **{'MB more': memory})
+        return f'{n} x {n} px, 3+3 passes, chunks of 512', table(rounds(contenders, scale), n*n/1e6, 'Mpx/s', **{'MB more': memory})
 
 @duel
 def growth(scale):
-    "How cost grows: a whole scene into tiles on disk at 1, 4 and 16 times the area (goal: linear within 10 %)."
+    "How cost grows: a whole scene into tiles on disk at 1, 4 and 16 times the area, and an epoch of chips at 1, 4 and 16 times their number (goal: linear within 10 %)."
+    from landslide_nb.chips import make_chips, split_chips
     from landslide_nb.cube import make_pair, open_cube
+    from landslide_nb.data import finetune_dls
     from landslide_nb.scene import predict_scene
     n, (net, meta) = max(512, int(1024*scale**.5)//256*256), model(width=4, levels=3)
-    sizes = (n, 2*n, 4*n)
     with tempfile.TemporaryDirectory() as d:
-        for s in sizes: (Path(d)/str(s)).mkdir(); cube_on_disk(f'{d}/{s}', s, passes=1)
-        def run(s):
+        for s in (n, 2*n, 4*n): (Path(d)/str(s)).mkdir(); cube_on_disk(f'{d}/{s}', s, passes=1)
+        def scene(s):
             def f():
                 with tempfile.TemporaryDirectory(dir=d) as work: predict_scene(make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1), net, meta, tile=512, progress=False, work=f'{work}/t')
             return f
-        seconds, _ = rounds({f'{s} x {s} px': run(s) for s in sizes}, scale)
-        first = median(seconds[f'{n} x {n} px'])/n**2
-        return 'small network (width 4), 512 px tiles', [{'': f'{s} x {s} px', 'Mpx/s': s*s/1e6/median(seconds[f'{s} x {s} px']), 'cost a pixel, relative': median(seconds[f'{s} x {s} px'])/s**2/first} for s in sizes]
+        def epoch(s):
+            pair = make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1)
+            pair = pair.assign(landslides=(('y', 'x'), (np.random.default_rng(0).random((s, s)) < 1e-4).astype('uint8')))
+            chips = split_chips(make_chips(pair, f'{d}/{s}/chips'), by='random')
+            dls = finetune_dls(chips, epoch_chips=len(chips))
+            return lambda: sum(len(b[0]) for b in dls.train)
+        found = rounds({f'{s} x {s} px': scene(s) for s in (n, 2*n, 4*n)} | {f'{(s//128)**2} chips': epoch(s) for s in (n, 2*n, 4*n)}, scale)
+    rows, amount = [], {f'{s} x {s} px': s*s/1e6 for s in (n, 2*n, 4*n)} | {f'{(s//128)**2} chips': (s//128)**2 for s in (n, 2*n, 4*n)}
+    each = lambda times, k: median(times[k])/amount[k]
+    for k in amount:
+        first = next(o for o in amount if o.split()[-1] == k.split()[-1])
+        rows.append({'': k, 'Mpx/s or chips/s': 1/each(found.seconds, k), 'cost of each, relative': each(found.seconds, k)/each(found.seconds, first), 'in CPU time': each(found.cpu, k)/each(found.cpu, first)})
+    return 'small network (width 4, 3 levels), 512 px tiles', rows
+
+@duel
+def memory(scale):
+    "Peak memory of `map_pair` (map, rasters, polygons, report) on scenes made up while they are read (goal: it does not grow with the scene)."
+    rows = []
+    for n in (2048, 8192, 20480) if scale > .5 else (512, 2048):
+        with tempfile.TemporaryDirectory() as d:
+            out = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'from benchmarks.duels import map_made_up; map_made_up({n}, {d!r})'], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+        if out.returncode: raise RuntimeError(out.stderr[-500:])
+        rows.append({'': f'{n} x {n} px', **json.loads(out.stdout.splitlines()[-1])})
+    return 'each in a process of its own; small network (width 4, 3 levels), 1024 px tiles, noise as data (it does not compress)', rows
+
+def map_made_up(n, folder):
+    "Map a scene of n x n px whose blocks are made up when they are read; print time and memory as JSON"
+    import resource
+    import dask.array as da, xarray as xr, rioxarray
+    from landslide_nb.products import map_pair
+    noise, (net, meta) = np.random.default_rng(0).normal(-12, 2, (2, 1536, 1536)).astype('float32'), model(width=4, levels=3)
+    def block(block_info=None):
+        (_, i, j), (_, h, w) = block_info[None]['chunk-location'], block_info[None]['chunk-shape']
+        return noise[:, 37*i % 512:, 53*j % 512:][:, :h, :w]
+    def pair(n):
+        chunks = (2,), da.core.normalize_chunks(1024, (n,))[0], da.core.normalize_chunks(1024, (n,))[0]
+        band = lambda: (('moment', 'y', 'x'), da.map_blocks(block, chunks=chunks, dtype='float32', meta=np.empty((0, 0, 0), 'float32')))
+        return xr.Dataset(dict(vv=band(), vh=band()), dict(moment=['pre', 'post'], y=4.7e6-10*np.arange(n), x=4e5+10*np.arange(n))).rio.write_crs('EPSG:32654')
+    peak_mb = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e3
+    model_of = net, dict(meta, calibration=dict(scale=1., bias=-9.))
+    map_pair(pair(256), model_of, f'{folder}/small', progress=False) # imports, fonts
+    base, t, c = peak_mb(), time.perf_counter(), time.process_time()
+    map_pair(pair(n), model_of, f'{folder}/run', progress=False)
+    print(json.dumps({'s': time.perf_counter()-t, 'CPU s': time.process_time()-c, 'Mpx/s': n*n/1e6/(time.perf_counter()-t), 'MB before': base, 'MB more at the peak': peak_mb()-base, 'MB of the pair': n*n*16/1e6}))
 
 @duel
 def cluster(scale):

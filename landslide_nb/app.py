@@ -234,7 +234,7 @@ def polygon_file(
 ) -> io.BytesIO:
     "Polygons at a threshold, of the whole scene at full resolution; GeoJSON in degrees, as its standard wants"
     import rioxarray
-    from landslide_nb.scene import landslide_polygons
+    from landslide_nb.products import landslide_polygons
     if 'probability.tif' not in run.files: raise AppError("There is no probability map to draw polygons from.")
     with open_raster(run.files['probability.tif']): prob = rioxarray.open_rasterio(run.files['probability.tif'], driver='GTiff')[0].load()
     polygons = landslide_polygons(prob, threshold)

@@ -7,7 +7,7 @@ __all__ = ['DIMS', 'ORBITS', 'LABELS', 'YX', 'COHERENCE', 'SLOPES', 'OPERA', 'mo
            'read_orbits', 'guess_orbits', 'find_crs', 'clean_label', 'canonical', 'DiskArray', 'disk_chunks', 'as_dask',
            'opera_files', 'lay_tiles', 'open_cube', 'save_cube', 'check_power', 'validate_cube', 'cube_event',
            'usable_passes', 'choose_passes', 'average_power', 'average_db', 'event_coherence', 'scene_change',
-           'make_pair', 'box_mean', 'log_ratio', 'read_polygons', 'rasterize_label']
+           'make_pair', 'box_mean', 'log_ratio', 'traits', 'describe_pair', 'read_polygons', 'rasterize_label']
 
 # %% ../nbs/01_cube.ipynb #5059117a
 import re, warnings, zipfile
@@ -565,6 +565,28 @@ def log_ratio(
         return d.copy(data=d.data.map_overlap(box_mean, depth=size//2, boundary='none', size=size) if d.chunks else box_mean(d.values, size))
     dvv, dvh = change('vv'), change('vh')
     return xr.Dataset(dict(dvv=dvv, dvh=dvh, score=dvv - dvh)).assign_attrs(pair.attrs)
+
+# %% ../nbs/01_cube.ipynb #dca3b08d
+def traits(
+    x:np.ndarray, # (2, 2, y, x) dB: moments, VV and VH; NaN = no data
+) -> dict:        # name -> number
+    "Brightness, graininess and change of a window of a pair"
+    spread = lambda a: float(1.4826*np.nanmedian(np.abs(a - np.nanmedian(a))))
+    (vv, vh), change = np.asarray(x[0], 'float32'), np.asarray(x[1], 'float32') - np.asarray(x[0], 'float32')
+    return {'VV before (dB)': float(np.nanmean(vv)), 'VH before (dB)': float(np.nanmean(vh)), 'graininess of VV (dB)': spread(np.diff(vv))/2**.5,
+            'spread of the change of VV (dB)': spread(change[0]), 'spread of the change of VH (dB)': spread(change[1])}
+
+def describe_pair(
+    pair:xr.Dataset, # dims (moment, y, x), dB, with a CRS
+    size:int=128,    # side of a window, pixels
+    side:int=5,      # windows along each axis at most
+) -> dict:           # name -> number; without `traits` where no window is half valid
+    "Pixel size and the median traits of windows spread over a scene"
+    starts = [np.unique(np.linspace(0, max(0, n - size), min(side, -(-n//size))).astype(int)) for n in (pair.sizes['y'], pair.sizes['x'])]
+    cut = lambda y, x: pair[['vv', 'vh']].isel(y=slice(y, y + size), x=slice(x, x + size)).to_array().transpose('moment', 'variable', 'y', 'x').values
+    windows = [w for w in (cut(y, x) for y in starts[0] for x in starts[1]) if np.isfinite(w).all((0, 1)).mean() > .5]
+    metres = 111_320. if pair.rio.crs.is_geographic else pair.rio.crs.linear_units_factor[1]
+    return {'pixel size (m)': abs(pair.rio.resolution()[1])*metres, **pd.DataFrame([traits(w) for w in windows]).median().to_dict()}
 
 # %% ../nbs/01_cube.ipynb #86ee8fdd
 def read_polygons(

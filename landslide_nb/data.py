@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['TensorPair', 'TensorLabel', 'TensorTruth', 'TensorEmbedding', 'ChipStack', 'balanced_rows', 'ChipDL', 'PairBlock',
            'LabelBlock', 'TruthBlock', 'normalize_pair', 'NormalizePair', 'SpecklePair', 'dihedral', 'DihedralPair',
-           'show_chips', 'chip_dls', 'stack_stats', 'pretrain_dls', 'finetune_dls', 'input_spec', 'EmbeddingBlock',
-           'with_embedding']
+           'show_chips', 'chip_dls', 'stack_stats', 'pretrain_dls', 'finetune_dls', 'input_spec', 'domain_record',
+           'EmbeddingBlock', 'with_embedding']
 
 # %% ../nbs/04_data.ipynb #293ec170
 import numpy as np
 import pandas as pd
 import torch
+from pyproj import CRS
 from torch import Tensor
 from fastai.data.block import DataBlock, TransformBlock
 from fastai.data.core import DataLoaders, TfmdDL
@@ -20,6 +21,7 @@ from fasttransform import ItemTransform, Transform
 
 from .core import ChipError
 from .chips import ChipSet, chip_stats, draw_budget
+from .cube import traits
 
 # %% ../nbs/04_data.ipynb #e4f3c269
 class TensorPair(TensorBase): "(B, M, C, H, W): moments pre, post in dB; once normalised also their change"
@@ -286,6 +288,19 @@ def input_spec(
 ) -> dict: # channels, change, stats, size: plain numbers and words
     "How the input of a model was prepared; saved with it, so that a scene is prepared alike"
     return dict(channels=list(dls.channels), change=dls.change, stats=dls.stats, size=dls.size)
+
+# %% ../nbs/04_data.ipynb #8f496ff7
+def domain_record(
+    chips,     # ChipSet, list of them or ChipStack, split
+    most:int=300, # chips looked at
+) -> dict:     # trait -> [low, high]
+    "What the training chips are like, to tell later whether a scene is unlike them"
+    stack = ChipStack(chips)
+    if not {'vv', 'vh'} <= set(stack.channels): return {}
+    rows, at = stack.rows('train'), [stack.channels.index(c) for c in ('vv', 'vh')]
+    table = pd.DataFrame([traits(stack.pair(int(r)).numpy()[:, at]) for r in rows[::-(-len(rows)//most)]])
+    pixels = [abs(c.meta['transform'][0])*(1 if c.meta['crs'] is None or not CRS(c.meta['crs']).is_geographic else 111_320.) for c in stack.sets]
+    return {'pixel size (m)': [min(pixels), max(pixels)], **{k: v.quantile([.01, .99]).round(3).tolist() for k, v in table.items()}}
 
 # %% ../nbs/04_data.ipynb #dea99977
 def EmbeddingBlock(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COVERS', 'ORBITS', 'REGIONS', 'Region', 'stream', 'noise', 'enlarge', 'terrain', 'slope_aspect', 'facing', 'quantile',
-           'parcels', 'land_cover', 'slide_areas', 'slide_shape', 'landslides', 'speckle_bias', 'ground',
+           'parcels', 'land_cover', 'slide_areas', 'slide_shape', 'landslides', 'speckle_bias', 'season', 'ground',
            'reflectivity', 'speckle', 'one_pass', 'pass_times', 'simulate_event']
 
 # %% ../nbs/02_simulate.ipynb #590d20eb
@@ -83,6 +83,7 @@ class Region:
     river_db:float=4.           # backscatter lost where the river rose over its bed, dB
     rain:float=.10              # share of the scene wetted by showers in one pass
     rain_db:tuple=(1.8, .6)     # its change (VV, VH) on fields, dB
+    season_db:tuple=(0., 0.)    # strength of the change of season between the passes before and after (VV, VH), dB
 
 # %% ../nbs/02_simulate.ipynb #72ee001c
 REGIONS = {r.name: r for r in (
@@ -277,6 +278,21 @@ def speckle_bias(
     from scipy.special import digamma
     return 10/np.log(10)*(np.log(enl) - digamma(enl))
 
+# %% ../nbs/02_simulate.ipynb #8c2d4d09
+def season(
+    region:Region,
+    seed:int,
+    p:int,  # 0: VV, 1: VH
+    cover,  # (y, x) index into COVERS
+    slope,  # (y, x) degrees
+    aspect, # (y, x) downslope direction, radians clockwise from north
+):          # (y, x) float32, about 1 strong
+    "The change of a season, in units of its strength"
+    rng = stream(seed, region.name, 'season', p)
+    each, sun = rng.standard_normal(len(COVERS)).astype('f4'), np.float32(rng.uniform(0, 2*np.pi))
+    patches = noise(rng, cover.shape, rng.uniform(15, 80), 3.)
+    return np.float32(.7)*(each[cover] - each[0]) + np.float32(.5)*patches*(cover < 4) + np.float32(1.5)*np.sin(np.deg2rad(slope))*np.cos(aspect - sun)
+
 # %% ../nbs/02_simulate.ipynb #f8347548
 def ground(
     region:Region,
@@ -304,6 +320,7 @@ def ground(
         o = np.float32(region.clearcut_db[p])*cut
         o += np.float32(region.harvest_db[p])*reaped
         o -= np.float32(region.river_db)*(cover == 3)
+        if region.season_db[p]: o += np.float32(region.season_db[p])*season(region, seed, p, cover, slope, aspect)
         other.append(o)
     return dict(dem=dem, slope=slope, aspect=aspect, cover=cover, depth=depth, truth=truth, strength=strength,
                 wet=np.array(region.wet, 'f4')[cover], plots=4096, in_field=np.flatnonzero(field), plot=plot[field],

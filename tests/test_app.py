@@ -23,7 +23,7 @@ def likely(pair):
 def folder(tmp_path_factory):
     "Two runs of the embedded event, damaged ones, one with a wicked name, an experiment-less folder beside them"
     from landslide_nb.cube import make_pair
-    from landslide_nb.scene import write_products
+    from landslide_nb.products import write_products
     from landslide_nb.simulate import simulate_event
     base = tmp_path_factory.mktemp('app'); out = base/'runs'
     pair = make_pair(simulate_event('demo_a', seed=0, size=640)).load()
@@ -128,7 +128,7 @@ def test_page_loads_quietly_and_says_where_the_worst_is(visit, folder):
 
 def test_slider_changes_the_numbers_to_what_numpy_computes(visit, folder):
     from landslide_nb.app import area_text, share_text
-    from landslide_nb.scene import landslide_polygons
+    from landslide_nb.products import landslide_polygons
     import rioxarray
     prob, truth = truth_of(folder)
     raster = rioxarray.open_rasterio(folder/'demo'/'probability.tif')[0].load()
@@ -252,7 +252,7 @@ def test_it_fits(visit, width, query):
 
 def test_panel_serve_runs_the_module_on_the_real_event(chromium, shared, tmp_path):
     from landslide_nb.cube import make_pair, open_cube
-    from landslide_nb.scene import write_products
+    from landslide_nb.products import write_products
     pair = make_pair(open_cube(shared/'png_2024'/'png_landslide_2024_track9.nc'), passes=None).load()
     m = write_products(tmp_path/'png', pair, likely(pair))
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]

@@ -1,16 +1,18 @@
 "Whole scenes: exact whatever the tiles, whole or absent whatever happens, the same on a cluster, and files that others can read."
-import re, json, os, signal, subprocess, sys, textwrap, time
+import json, os, re, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 
 import geopandas as gpd, numpy as np, pytest, rasterio, rioxarray, torch, xarray as xr
 from hypothesis import given, settings, strategies as st
+from shapely import box
 
 from landslide_nb import scene
-from landslide_nb.core import OutputError, set_seed
-from landslide_nb.cube import make_pair, open_cube
-from landslide_nb.metrics import calibrate
-from landslide_nb.models import build_model, geometry, save_model
-from landslide_nb.scene import landslide_polygons, logits_d4, logits_of, map_cube, map_pair, pixel_area, predict_scene, ranked_zones, stack_pair, write_products
+from landslide_nb.core import CubeError, LandslideError, OutputError, set_seed
+from landslide_nb.cube import make_pair, mock_cube, open_cube
+from landslide_nb.calibration import calibrate
+from landslide_nb.models import build_model, geometry, load_model, save_model
+from landslide_nb.products import landslide_polygons, map_cube, map_pair, ranked_zones, write_products
+from landslide_nb.scene import logits_d4, logits_of, predict_scene, stack_pair
 
 STATS = dict(mean=[-9., -15.], std=[3., 3.], change_mean=[0., 0.], change_std=[2., 2.])
 FILES = ['item.json', 'landslides.gpkg', 'map.png', 'metrics.json', 'pair.tif', 'probability.tif', 'report.html']
@@ -54,6 +56,7 @@ def test_mosaic_equals_the_untiled_pass(data, nets, known, tmp_path_factory):
     h, w, tile = data.draw(st.integers(1, limit)), data.draw(st.integers(1, limit)), data.draw(st.integers(1, 80))
     tta = data.draw(st.booleans()) and name != 'published frozen'
     net, meta, _ = nets[name]
+    if data.draw(st.booleans()): meta = dict(meta, calibration=dict(meta['calibration'], around=dict(window=data.draw(st.sampled_from([3, 9, 61, 129])), log_density=[-3., 0.], factor=[.3, 1.2])))
     pair = toy_pair(h, w, data.draw(st.integers(0, 99)), data.draw(st.sampled_from([0., .02, 1.])))
     x = stack_pair(pair, ['vv', 'vh']).values
     whole = calibrate(logits_d4(x, net, meta['input'], known[id(net)][1]) if tta else logits_of(x, net, meta['input']), meta['calibration'])
@@ -80,7 +83,7 @@ RUN = """
 import sys; sys.path.insert(0, {tests!r})
 import torch; torch.set_num_threads(1)
 from test_scene import SMALL, toy_model, toy_pair
-from landslide_nb.scene import map_pair
+from landslide_nb.products import map_pair
 map_pair(toy_pair(700, 900).chunk(y=200, x=200), toy_model(**SMALL), {folder!r}, tile=64, progress=False)
 """
 
@@ -234,14 +237,14 @@ def test_areas_on_a_grid_in_degrees(tmp_path):
     cells = gpd.read_file(tmp_path/'run'/'landslides.gpkg', layer='cells')
     assert abs(cells.expected_m2.sum()/m['expected_area_m2']-1) < 1e-6
     assert .8 < np.sqrt(cells.to_crs('ESRI:54034').area.max())/1000 < 1.2 # cells are a kilometre on the ground, not in degrees
-    zones = gpd.GeoDataFrame(geometry=[__import__('shapely').box(9, 59, 11, 61)], crs=4326)
+    zones = gpd.GeoDataFrame(geometry=[box(9, 59, 11, 61)], crs=4326)
     assert abs(ranked_zones(prob, zones).expected_m2[0]/m['expected_area_m2']-1) < 1e-6
 
 def test_terrain_and_truth_lie_beside_the_map(tmp_path):
     from rio_cogeo.cogeo import cog_validate
     h, w = 700, 600
     rng, pair, (net, meta) = np.random.default_rng(0), toy_pair(700, 600), toy_model(**SMALL)
-    truth = rng.choice(np.array([0, 1, 255], 'uint8'), (h, w)); dem = rng.normal(1000, 50, (h, w)).astype('float32'); dem[:9, :9] = np.nan
+    truth = rng.choice(np.array([0, 1, 255], 'uint8'), (h//50, w//50)).repeat(50, 0).repeat(50, 1); dem = rng.normal(1000, 50, (h, w)).astype('float32'); dem[:9, :9] = np.nan
     both = np.stack([dem, dem]) # a pair made with dem as a channel carries it for both moments
     pair = pair.assign(landslides=(('y', 'x'), truth), dem=(('moment', 'y', 'x'), both)).chunk(y=256, x=256)
     map_pair(pair, (net, meta), tmp_path/'run', progress=False)
@@ -253,11 +256,99 @@ def test_terrain_and_truth_lie_beside_the_map(tmp_path):
         assert cog_validate(tmp_path/'run'/f'{name}.tif', strict=True) == (True, [], [])
     assert {'truth', 'dem'} <= set(json.loads((tmp_path/'run'/'item.json').read_text())['assets'])
 
-def test_bad_zones_and_orbits_are_one_sentence(png_run, tmp_path, shared):
+def test_bad_zones_and_orbits_are_one_sentence(png_run, tmp_path):
     _, _, cube, model = png_run
-    from landslide_nb.core import CubeError
-    with pytest.raises(CubeError, match='no descending pass'): map_cube(cube, model, tmp_path/'a', orbit='descending')
-    far = gpd.GeoDataFrame(geometry=[__import__('shapely').box(0, 0, 1, 1)], crs=4326)
-    with pytest.raises(OutputError, match='None of the 1 zones'): map_cube(cube, model, tmp_path/'b', zones=far, progress=False)
-    with pytest.raises(OutputError, match='Cannot read the zones'): map_cube(cube, model, tmp_path/'c', zones=tmp_path/'absent.gpkg', progress=False)
-    assert not any(p.exists() and any(p.iterdir()) for p in (tmp_path/'a', tmp_path/'b', tmp_path/'c'))
+    with pytest.raises(CubeError, match='no descending pass'): map_cube(cube, model, tmp_path/'run', orbit='descending')
+    far = gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=4326)
+    for zones, said in ((far, 'None of the 1 zones'), (tmp_path/'absent.gpkg', 'Cannot read the zones'), (far.set_crs(None, allow_override=True), 'no CRS'), (far.assign(geometry=far.boundary), 'zones are polygons')):
+        with pytest.raises(OutputError, match=said): map_cube(cube, model, tmp_path/'run', zones=zones, progress=False)
+        assert [p.name for p in tmp_path.iterdir()] == ['run'] and not any((tmp_path/'run').iterdir()), 'said before any work is done'
+
+def test_zones_in_another_crs_rank_alike(png_run, tmp_path):
+    run, _, cube, model = png_run
+    west, south, east, north = cube.rio.bounds()
+    own = gpd.GeoDataFrame(dict(name=['west', 'east']), geometry=[box(west, south, west+600, north), box(west+600, south, east, north)], crs=cube.rio.crs)
+    own.to_crs(4326).to_file(tmp_path/'zones.geojson')
+    metrics = map_cube(cube, model, tmp_path/'run', passes=None, zones=tmp_path/'zones.geojson', progress=False)
+    ranked = gpd.read_file(tmp_path/'run'/'landslides.gpkg', layer='zones')
+    with rasterio.open(run/'probability.tif') as f: prob = f.read(1).astype(float)
+    wanted = {'west': prob[:, :20].sum()*900, 'east': prob[:, 20:].sum()*900}
+    assert sorted(ranked.name) == ['east', 'west'] and ranked.crs == cube.rio.crs and ranked.expected_m2.is_monotonic_decreasing
+    for row in ranked.itertuples(): assert row.expected_m2 == pytest.approx(wanted[row.name], rel=.01)
+    assert 'The worst-hit' in (tmp_path/'run'/'report.html').read_text() and metrics['expected_area_m2'] == pytest.approx(ranked.expected_m2.sum(), rel=.01)
+
+BAD = {'no CRS': (lambda p: p.drop_vars('spatial_ref'), 'has no CRS'), 'rotated': (lambda p: p.rio.write_transform(rasterio.Affine(10, 3, 5e5, 3, -10, 4.7e6)), 'rotated grid'),
+       'south-up': (lambda p: p.isel(y=slice(None, None, -1)), 'south-up'), 'all no data': (lambda p: p.where(p.vv > 1e9).assign_attrs(p.attrs), 'no pixel with data'),
+       'a channel missing': (lambda p: p[['vv']], 'vh missing')}
+
+@pytest.mark.parametrize('case', [*BAD])
+def test_bad_scenes_are_one_sentence_and_leave_nothing(case, tmp_path):
+    spoil, said = BAD[case]
+    with pytest.raises(LandslideError, match=said) as e: map_pair(spoil(toy_pair(70, 90)), toy_model(**SMALL), tmp_path/'run', progress=False)
+    assert str(e.value).count('\n') == 0 and [p.name for p in tmp_path.iterdir()] in ([], ['run']) and not list(tmp_path.glob('run/*'))
+
+def test_nothing_found_is_said_with_its_interval(tmp_path):
+    pair, (net, meta) = toy_pair(150, 150), toy_model(**SMALL)
+    record = dict(coverage=.9, chips=40, pixels=16384, low=-3., middle=0., high=5., ratio=[.5, 2.])
+    meta = dict(meta, calibration=dict(scale=1., bias=-9., threshold=.5, area=record))
+    metrics = map_pair(pair, (net, meta), tmp_path/'run', progress=False)
+    low, high = (f"{metrics[k]/1e6:.3f}" for k in ('expected_area_low_m2', 'expected_area_high_m2'))
+    assert metrics['polygons'] == 0 and float(high) > 0
+    assert f'No landslide found: no polygon of 500 m2 or more reaches probability 0.50; expected landslide area {metrics["expected_area_m2"]/1e6:.3f} km2 (between {low} and {high} km2)' in (tmp_path/'run'/'report.html').read_text()
+    assert len(gpd.read_file(tmp_path/'run'/'landslides.gpkg', layer='polygons')) == 0
+
+def test_a_scene_unlike_the_models_says_so(png_run, tmp_path):
+    _, before, cube, model = png_run
+    net, meta = load_model(model)
+    assert before['warnings'] == [] # this model knows nothing of its domain
+    meta['input']['domain'] = {'pixel size (m)': [10., 10.], 'VV before (dB)': [-30., 0.]}
+    metrics = map_pair(make_pair(cube, passes=None), (net, meta), tmp_path/'run', progress=False)
+    assert len(metrics['warnings']) == 1 and 'pixel size (m) is 30' in metrics['warnings'][0] and 'VV before' not in metrics['warnings'][0]
+    page = (tmp_path/'run'/'report.html').read_text()
+    assert 'role="alert"' in page and 'pixel size (m) is 30' in page and json.loads((tmp_path/'run'/'metrics.json').read_text())['warnings'] == metrics['warnings']
+
+
+# Memory, and the command
+
+PEAK = """
+import sys, resource; sys.path.insert(0, {tests!r})
+import numpy as np, dask.array as da, torch, xarray as xr; torch.set_num_threads(1)
+from test_scene import SMALL, toy_model, toy_pair
+from landslide_nb.products import map_pair
+noise = np.random.default_rng(0).normal(-12, 2, (2, 256, 256)).astype('float32')
+def lazy(n):
+    one = lambda block_info=None: noise[:, :block_info[None]['chunk-shape'][1], :block_info[None]['chunk-shape'][2]]
+    band = lambda: (('moment', 'y', 'x'), da.map_blocks(one, chunks=((2,), (256,)*(n//256), (256,)*(n//256)), dtype='float32'))
+    return xr.Dataset(dict(vv=band(), vh=band()), dict(moment=['pre', 'post'], y=4.7e6-10*np.arange(n), x=5e5+10*np.arange(n))).rio.write_crs('EPSG:32654')
+for n in (768, 1024, 3072):
+    net, meta = toy_model(**SMALL)
+    map_pair(lazy(n), (net, dict(meta, calibration=dict(scale=1., bias=-9.))), f'{{sys.argv[1]}}/{{n}}', tile=256, progress=False)
+    print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024, flush=True)
+"""
+
+def test_memory_does_not_grow_with_the_scene(tmp_path):
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', PEAK.format(tests=str(Path(__file__).parent)), tmp_path], capture_output=True, text=True, timeout=600, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    peak = dict(map(int, line.split()) for line in out.stdout.splitlines())
+    assert peak.keys() == {768, 1024, 3072}, out.stderr[-2000:]
+    assert peak[3072]-peak[1024] < 60, peak # MB; the pair alone takes 151 MB at 3072 px and 17 MB at 1024 px
+
+def test_a_killed_command_continues(tmp_path):
+    net, meta = toy_model(**SMALL)
+    save_model(net, tmp_path/'m.safetensors', dict(input=meta['input'], calibration=dict(scale=1., bias=-9.)))
+    cube = mock_cube((600, 700)); cube.chunk(y=128, x=128).to_zarr(tmp_path/'cube.zarr', zarr_format=2)
+    words = [Path(sys.executable).parent/'landslide-nb', 'map', 'cube.zarr', '--model', 'm.safetensors', '--out', 'run', '--tile', '64', '--event', 'hokkaido']
+    tiles = tmp_path/'.run.tiles'
+    done = lambda: sorted(tiles.glob('[0-9]*.npy')) if tiles.exists() else []
+    kill_when(subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True), lambda: len(done()) >= 5)
+    kept = {p: p.stat().st_mtime_ns for p in done()[:3]}
+    assert not any((tmp_path/'run').iterdir())
+    again = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while again.poll() is None and not (tmp_path/'.run.half').exists(): time.sleep(.002)
+    seen = {p: p.stat().st_mtime_ns for p in kept}
+    said, error = again.communicate(timeout=300)
+    assert again.returncode == 0, error[-2000:]
+    assert seen == kept, 'finished tiles were computed again'
+    assert 'no landslide found' in said and 'its interval is not known' in said and sorted(p.name for p in tmp_path.iterdir()) == ['cube.zarr', 'm.safetensors', 'run']
+    whole = predict_scene(make_pair(open_cube(cube), 'hokkaido'), net, dict(meta, calibration=dict(scale=1., bias=-9.)), progress=False)
+    with rasterio.open(tmp_path/'run'/'probability.tif') as f: np.testing.assert_allclose(f.read(1), whole.values, atol=1e-5)
+    assert {'dem.tif', 'truth.tif'} <= {p.name for p in (tmp_path/'run').iterdir()}

@@ -1,0 +1,96 @@
+"""A first map without any label, on real data: the shipped weights beside the log-ratio and OPERA's transformer.
+
+    python -m benchmarks.first_map --data FOLDER [--model MODEL.safetensors]
+
+FOLDER holds the real cube of the Mulitaka landslide (png_2024/png_landslide_2024_track9.nc) and series in which nothing
+happened (opera_rtc_s1/*, png_2024/opera_rtc_pre_event). Nothing here is trained, tuned or chosen on them.
+"""
+import argparse, json, time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from landslide_nb.base import despeckle
+from landslide_nb.cube import log_ratio, make_pair, open_cube
+from landslide_nb.metrics import average_precision
+from landslide_nb.models import load_model
+from landslide_nb.scene import predict_scene
+
+SEASON = 60 # days without a pass that part two seasons
+
+def peer(cube, event, posts):
+    "OPERA's transformer (`distmetrics`): mean z-score over the posts, for both of its weight sets; None without the package"
+    try: import distmetrics as dm
+    except ImportError: return None
+    pre, post = event.is_pre(cube.time.values), np.flatnonzero(event.is_post(cube.time.values))[:posts]
+    before = [list(cube[c].values[pre]) for c in ('vv', 'vh')]
+    out = {}
+    for weights in ('latest', 'original'):
+        model = dm.load_transformer_model(model_token=weights) if weights == 'original' else dm.load_transformer_model()
+        z = [dm.compute_transformer_zscore(model, *before, cube.vv.values[k], cube.vh.values[k]).dist for k in post]
+        out[f'transformer, {weights}'] = np.nanmean(z, 0)
+    return out
+
+def real_event(data, net, meta):
+    "Average precision on the real landslide, from all passes and from the first pass after it"
+    from landslide_nb.core import EVENTS
+    cube, rows = open_cube(data/'png_2024'/'png_landslide_2024_track9.nc'), []
+    truth, event = cube.landslides.values, EVENTS['mulitaka']
+    last = event.is_post(cube.time.values)
+    for name, n in (('all passes', None), ('first pass after', 1)):
+        some = cube if n is None else cube.isel(time=np.flatnonzero(~last | (np.cumsum(last) <= n)))
+        pair = make_pair(some, 'mulitaka', passes=None)
+        start = time.perf_counter(); prob = predict_scene(pair, net, meta, progress=False).values; took = time.perf_counter() - start
+        r, r5 = log_ratio(pair), log_ratio(pair, size=5)
+        scores = {'shipped weights': prob, 'dVV - dVH': r.score.values, 'dVV - dVH, 5 x 5': r5.score.values, '-dVH, 5 x 5': -r5.dvh.values}
+        start = time.perf_counter(); other = peer(some, event, n or 99); theirs = time.perf_counter() - start
+        rows += [dict(passes=name, predictor=k, auprc=average_precision(v, truth, scores=k != 'shipped weights')) for k, v in {**scores, **(other or {})}.items()]
+        print(f"{name}: {prob[truth == 1].sum():.0f} of {truth.sum()} px expected inside the outline, {np.nansum(prob):.0f} in all; ours {took:.2f} s" + (f', both transformers {theirs:.2f} s' if other else ''))
+    return pd.DataFrame(rows).pivot(index='predictor', columns='passes', values='auprc')
+
+def seasons(times):
+    "Positions of the passes of each season"
+    return np.split(np.arange(len(times)), np.flatnonzero(np.diff(times) > np.timedelta64(SEASON, 'D')) + 1)
+
+def quiet_pairs(cube):
+    "(kind, pre, post) positions of passes between which nothing happened"
+    parts = [s for s in seasons(cube.time.values) if len(s) >= 2]
+    for s in parts:
+        for posts in (1, 3):
+            if len(s) > posts: yield f'season, {posts} after', s[:-posts][-4:], s[-posts:]
+    for a, b in zip(parts, parts[1:]):
+        for posts in (1, 3): yield f'year, {posts} after', a[-4:], b[:posts]
+
+def false_alarms(data, net, meta):
+    "Share of pixels above the default threshold where nothing happened"
+    rows, threshold = [], meta['calibration']['threshold']
+    series = [*sorted((data/'opera_rtc_s1').iterdir()), data/'png_2024'/'opera_rtc_pre_event']
+    for folder in series:
+        for how in ('raw', 'despeckled'):
+            if folder.name == 'opera_rtc_pre_event' and how == 'despeckled': continue # it is despeckled as it comes
+            cube = open_cube(folder).load()
+            if how == 'despeckled':
+                for c in ('vv', 'vh'): cube[c].values[:] = [np.where(np.isnan(p), np.nan, despeckle(np.nan_to_num(p, nan=float(np.nanmedian(p))), 'tv', .2)) for p in cube[c].values]
+            for kind, pre, post in quiet_pairs(cube):
+                days = pd.DatetimeIndex(cube.time.values)
+                pair = make_pair(cube.isel(time=[*pre, *post]), (str(days[pre[-1]].date()), str((days[post[0]]).date())), passes=None)
+                p = predict_scene(pair, net, meta, progress=False).values
+                rows.append(dict(series=folder.name, images='despeckled' if 'pre_event' in folder.name else how, kind=kind, share=float((p[~np.isnan(p)] >= threshold).mean()), expected=float(np.nanmean(p))))
+    return pd.DataFrame(rows)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--data', type=Path, required=True)
+    p.add_argument('--model', default='base')
+    p.add_argument('--out', type=Path, help='JSON file to write')
+    args = p.parse_args()
+    net, meta = load_model(args.model)
+    event = real_event(args.data, net, meta)
+    print(event.round(3).to_markdown() if hasattr(event, 'to_markdown') else event.round(3))
+    alarms = false_alarms(args.data, net, meta)
+    table = (100*alarms.pivot_table(index=['series', 'images'], columns='kind', values='share', aggfunc='max')).round(2)
+    print(f"\nFalse alarms, % of pixels at threshold {meta['calibration']['threshold']:.2f}, worst of each series\n{table.to_string()}")
+    if args.out: args.out.write_text(json.dumps(dict(event=event.to_dict(), alarms=alarms.to_dict('records')), indent=1))
+
+if __name__ == '__main__': main()
