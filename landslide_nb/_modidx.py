@@ -408,8 +408,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'landslide_nb.experiment.default_sources': ( 'experiment.html#default_sources',
                                                                                       'landslide_nb/experiment.py'),
                                          'landslide_nb.experiment.do_run': ('experiment.html#do_run', 'landslide_nb/experiment.py'),
-                                         'landslide_nb.experiment.epoch_chips': ( 'experiment.html#epoch_chips',
-                                                                                  'landslide_nb/experiment.py'),
                                          'landslide_nb.experiment.file_hash': ('experiment.html#file_hash', 'landslide_nb/experiment.py'),
                                          'landslide_nb.experiment.fingerprint': ( 'experiment.html#fingerprint',
                                                                                   'landslide_nb/experiment.py'),

@@ -7,8 +7,8 @@ __all__ = ['ARCHS', 'HOWS', 'REGRESSION', 'CODE', 'LOOKS', 'FORMAT', 'Experiment
            'start_of', 'region_name', 'source_name', 'ExperimentSpec', 'check_spec', 'check_start', 'default_sources',
            'quick_spec', 'read_spec', 'Run', 'is_stage2', 'plan_runs', 'region_pair', 'region_chips', 'pretrain_chips',
            'square_table', 'check_experiment', 'fingerprint', 'file_hash', 'code_version', 'key_of', 'Features',
-           'write_features', 'Tick', 'Bench', 'frozen_learner', 'frozen_logits', 'epoch_chips', 'network_scores',
-           'gallery_chips', 'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'run_experiment']
+           'write_features', 'Tick', 'Bench', 'frozen_learner', 'frozen_logits', 'network_scores', 'gallery_chips',
+           'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'run_experiment']
 
 # %% ../nbs/09_experiment.ipynb #1c2f0ca8
 import fcntl, hashlib, json, shutil, time
@@ -89,7 +89,7 @@ class ExperimentSpec:
     arch:str='unet'           # unet | published
     width:int=16              # features of the default network at full resolution
     epochs:int=12             # of stage 2
-    epoch_chips:int=128       # chips drawn in an epoch of stage 2 at most; small budgets draw fewer
+    epoch_chips:int=128       # chips drawn in an epoch of stage 2, whatever the budget: all are trained equally long
     pretrain_epochs:int=12    # of stage 1
     pretrain_epoch_chips:int=4096 # chips drawn in an epoch of stage 1 at most; fewer training chips are seen once each
     pretrain_size:int=64      # side of the chips of stage 1, pixels; divides `size`
@@ -161,16 +161,16 @@ def check_start(
 def default_sources(
     event:str, # target region
 ) -> tuple:
-    "No pretraining and the same region; for the embedded events also the other one"
+    "No pretraining, the same region, for the embedded events also the other one, and the weights in the package"
     other = {'demo_a': 'demo_b', 'demo_b': 'demo_a'}.get(event)
-    return ('none', event, *([other] if other else []))
+    return ('none', event, *([other] if other else []), 'base')
 
 def quick_spec(
     event:str='demo_a',  # target region
     **more,              # further fields of `ExperimentSpec`
 ) -> ExperimentSpec:
     "Three budgets, two seeds, short trainings"
-    return ExperimentSpec(**{**dict(event=event, pretrain=default_sources(event), budgets=(2, 10, 110), seeds=2, epochs=5, pretrain_epochs=4), **more})
+    return ExperimentSpec(**{**dict(event=event, pretrain=default_sources(event), budgets=(2, 10, 110), seeds=2, epochs=8), **more})
 
 def read_spec(
     path:str|Path, # JSON with some fields of `ExperimentSpec`, or the spec.json of an experiment
@@ -444,14 +444,6 @@ def frozen_logits(
         return net(x, torch.from_numpy(np.stack([features[r] for r in some])).float().to(device)).float().cpu()
     return torch.cat([batch(rows[i:i+bs]) for i in range(0, len(rows), bs)]).numpy()
 
-# %% ../nbs/09_experiment.ipynb #615bb9cb
-def epoch_chips(
-    spec:ExperimentSpec,
-    budget:int, # labelled chips
-) -> int:
-    "Chips drawn in an epoch of stage 2: each labelled chip four times, at least 32, at most what the specification says"
-    return min(spec.epoch_chips, max(32, 4*budget))
-
 # %% ../nbs/09_experiment.ipynb #e166ef74
 def network_scores(
     run:Run,
@@ -459,7 +451,7 @@ def network_scores(
 ):         # (validation scores, test scores), (n, H, W) logits
     "Train stage 2 and predict"
     spec, chips = bench.spec, bench.chips
-    dls = finetune_dls(chips, budget=run.budget, seed=run.seed, change=bench.change, bs=8, epoch_chips=epoch_chips(spec, run.budget), stats=bench.stats(run.pretrain))
+    dls = finetune_dls(chips, budget=run.budget, seed=run.seed, change=bench.change, bs=8, epoch_chips=spec.epoch_chips, stats=bench.stats(run.pretrain))
     if run.how == 'frozen' and bench.change: # the published network's features drift and cannot be computed before
         features = bench.features(run.pretrain)
         learn = frozen_learner(dls, bench.stage1(run.pretrain), features, run.seed, **bench.size)
@@ -574,7 +566,7 @@ def run_experiment(
         sources = [s for s in spec.pretrain if regions_of(s)]
         keys = {r: bench.key(asdict(spec), asdict(r)) for r in runs}
         done = lambda r: (folder/'runs'/keys[r]).exists()
-        cost = {r: 50 if r.how == 'baseline' else spec.epochs*(epoch_chips(spec, r.budget) + len(bench.valid)//3) + len(bench.test)//3 for r in runs}
+        cost = {r: 50 if r.how == 'baseline' else spec.epochs*(spec.epoch_chips + len(bench.valid)//3) + len(bench.test)//3 for r in runs}
         cost |= {s: spec.pretrain_epochs*bench.stage1_chips(s)*(spec.pretrain_size/spec.size)**2 for s in sources}
         ready = {s: bench.stage1_path(s).exists() for s in sources} | {r: done(r) for r in runs}
         with tqdm(total=sum(cost.values()), initial=sum(cost[k] for k in cost if ready[k]), disable=not bar, unit='chip', dynamic_ncols=True, mininterval=1,

@@ -87,7 +87,7 @@ def finetune_learner(
     learn.origin = origin
     return learn
 
-RATES = dict(scratch=4e-3, frozen=4e-3, full=4e-3, on=3e-4) # highest learning rates; on: of a stage-2 model trained on
+RATES = dict(scratch=4e-3, frozen=4e-3, full=4e-3, on=1e-3) # highest learning rates; on: of a stage-2 model trained on
 
 def _frozen(stage1, dls, arch, shape, size):
     if stage1.config['stage'] != 1: raise ModelError("how='frozen' reads the features of a stage-1 model; this is a stage-2 model, use how='full'.")
