@@ -239,7 +239,7 @@ def demo(
         learners = {'pretrained': stage2(chips, models['pretrained'], 20, models['stage1_demo_b'], epochs=args.epochs[1], seed=args.seed)}
         say('3/4 the same 20 chips from scratch')
         learners['scratch'] = stage2(chips, models['scratch'], 20, epochs=args.epochs[1], seed=args.seed)
-        table = score_table(evaluate_chips({'pretrained on demo_b': models['pretrained'], 'from scratch': models['scratch']}, chips))
+        table = score_table(evaluate_chips({'pretrained on demo_b': models['pretrained'], 'from scratch': models['scratch'], 'no label at all (base)': 'base'}, chips))
     (out/'table.md').write_text(table + '\n')
     better = min(learners, key=lambda name: learners[name].keep_best.best)
     say(f'4/4 the map of demo_a, by the model with the lower validation loss ({better})')
