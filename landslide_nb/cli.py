@@ -270,7 +270,7 @@ def experiment(
     from landslide_nb.experiment import ExperimentSpec, default_sources, quick_spec, read_spec, run_experiment
     given = {k: v for k in ('event', 'pretrain', 'how', 'budgets', 'seeds', 'arch') if (v := getattr(args, k)) is not None}
     event = given.get('event', 'demo_a')
-    spec = read_spec(args.spec, **given) if args.spec else (quick_spec if args.quick else ExperimentSpec)(**{'event': event, 'pretrain': default_sources(event), **given})
+    spec = read_spec(args.spec, **given) if args.spec else (quick_spec if args.quick else ExperimentSpec)(**{'event': event, 'pretrain': default_sources(event, given.get('arch', 'unet')), **given})
     run_experiment(spec, args.out)
     report = write_report(args.out)
     effect = [part for part in (report.parent/'tables.md').read_text().split('\n## ') if part.startswith(('AUPRC, all', 'Effect of pretraining on AUPRC, all', 'AUPRC as a multiple of no pretraining, all'))]

@@ -159,18 +159,19 @@ def check_start(
 
 # %% ../nbs/09_experiment.ipynb #69a99abf
 def default_sources(
-    event:str, # target region
+    event:str,       # target region
+    arch:str='unet', # of the experiment; the weights in the package are of the default architecture
 ) -> tuple:
     "No pretraining, the same region, for the embedded events also the other one, and the weights in the package"
     other = {'demo_a': 'demo_b', 'demo_b': 'demo_a'}.get(event)
-    return ('none', event, *([other] if other else []), 'base')
+    return ('none', event, *([other] if other else []), *(['base'] if arch == 'unet' else []))
 
 def quick_spec(
     event:str='demo_a',  # target region
     **more,              # further fields of `ExperimentSpec`
 ) -> ExperimentSpec:
     "Three budgets, two seeds, short trainings"
-    return ExperimentSpec(**{**dict(event=event, pretrain=default_sources(event), budgets=(2, 10, 110), seeds=2, epochs=8), **more})
+    return ExperimentSpec(**{**dict(event=event, pretrain=default_sources(event, more.get('arch', 'unet')), budgets=(2, 10, 110), seeds=2, epochs=8), **more})
 
 def read_spec(
     path:str|Path, # JSON with some fields of `ExperimentSpec`, or the spec.json of an experiment

@@ -189,11 +189,11 @@ def test_a_published_cube_goes_the_same_way(published_cube, tmp_path, monkeypatc
     "By the path of its Zarr and, once fetched, by its name: the same numbers"
     from landslide_nb import experiment
     from landslide_nb.analysis import write_report
-    from landslide_nb.experiment import ExperimentSpec, default_sources, run_experiment
+    from landslide_nb.experiment import ExperimentSpec, run_experiment
     size = {**SPEC, 'scene': 2688, 'budgets': (2, 4)}
     by_path = run_experiment(ExperimentSpec(**{**size, 'event': str(published_cube), 'pretrain': ('none', str(published_cube))}), tmp_path/'path', bar=False)
     monkeypatch.setattr(experiment, 'fetch_event', lambda name: published_cube)
-    by_name = run_experiment(ExperimentSpec(**{**size, 'event': 'hokkaido', 'pretrain': default_sources('hokkaido')}), tmp_path/'name', bar=False)
+    by_name = run_experiment(ExperimentSpec(**{**size, 'event': 'hokkaido', 'pretrain': ('none', 'hokkaido')}), tmp_path/'name', bar=False)
     assert set(by_name.event) == {'hokkaido'} and set(by_path.event) == {'hokkaido_japan'} and {'hokkaido, frozen', 'no pretraining'} < set(by_name.setting) and 'hokkaido_japan, frozen' in set(by_path.setting)
     np.testing.assert_array_equal(by_name.auprc_natural, by_path.auprc_natural)
     assert json.loads((tmp_path/'name'/'chips'/'hokkaido'/'meta.json').read_text())['event'] == dict(name='hokkaido', start='2018-09-05', end='2018-09-07')
