@@ -178,7 +178,7 @@ COLUMNS = {'auprc': ('AUPRC', '{:.3f}'), 'f1': ('F1', '{:.3f}'), 'landslide chip
 def score_table(
     scores, # DataFrame as from `evaluate_chips`, one row a predictor
 ) -> str:   # Markdown
-    "The scores as a table for the terminal and for Markdown; count errors are medians of signed soft counts"
+    "The scores as a table for the terminal and for Markdown; count errors are medians over chips of the signed error of the likely count"
     cells = [['test chips', *[title for title, _ in COLUMNS.values()]], *[[name, *[form.format(row[key]) for key, (_, form) in COLUMNS.items()]] for name, row in scores.iterrows()]]
     widths = [max(map(len, column)) for column in zip(*cells)]
     line = lambda row: '| ' + ' | '.join([row[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(row[1:], widths[1:])]]) + ' |'
