@@ -318,7 +318,6 @@ from bokeh.events import MouseMove, RangesUpdate, Tap
 from bokeh.models import ColorBar, ColumnDataSource, CustomJS, Div, FixedTicker, Label, LinearColorMapper, MetricLength, Range1d, ScaleBar
 from bokeh.plotting import figure
 
-# %% ../nbs/13_app.ipynb #a7ea203a
 def palette(
     name:str,         # of a matplotlib colour map
     fade:float=0.,    # share of the range over which the colours appear out of nothing
@@ -399,7 +398,6 @@ if (cb_obj.active) { pre.visible = true; post.visible = true; window.landslide_f
 else { title.text = '' }
 """
 
-# %% ../nbs/13_app.ipynb #8b9e10b3
 PAGE_CSS = """
 :root { --ink:#1f2328; --quiet:#57606a; --paper:#ffffff; --back:#f5f6f8; --line:#d8dee4; --accent:#0072B2; color-scheme: light }
 :root.dark { --ink:#e6e6e6; --quiet:#a0a7b0; --paper:#1d2024; --back:#121417; --line:#363b42; --accent:#56B4E9; color-scheme: dark }
@@ -529,11 +527,11 @@ class Browser:
         button = lambda name, do, **k: pn.widgets.Button(name=name, on_click=lambda _: do(), margin=2, stylesheets=BUTTONS, **k)
         self.zooms = pn.Row(button('+', lambda: self.go(zoom(self.at, .5))), button('−', lambda: self.go(zoom(self.at, 2))), button('Whole scene', lambda: self.go(fit(self.run.bounds, self.run.kx))), margin=0)
         self.tour = pn.Row(button('◀ Previous', lambda: self.step_cell(-1)), button('Next worst ▶', lambda: self.step_cell(1), button_type='primary'), margin=0)
-        ha, number = 'expected (ha)', dict(type='number', func='>=', placeholder='at least')
+        ha, number = 'expected (ha)', dict(type='number', func='>=', placeholder='≥')
         from bokeh.models.widgets.tables import NumberFormatter
         formats = {n: NumberFormatter(format=f) for n, f in (('rank', '0'), (ha, '0,0.00'), ('highest prob.', '0.00'))}
         self.table = pn.widgets.Tabulator(cell_table(None), show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12, layout='fit_columns', theme='midnight' if self.dark else 'simple', sizing_mode='stretch_width',
-            header_filters={ha: number, 'highest prob.': number}, formatters=formats, titles={'rank': '#', 'highest prob.': 'top prob.'}, widths={'rank': 36, 'from - to (ha)': 92, 'lat, lon (°)': 114}, configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[':host .tabulator, .tabulator { font-size:12.5px } .tabulator .tabulator-header .tabulator-col .tabulator-col-content { padding:3px 4px } .tabulator-row .tabulator-cell { padding:6px 4px } .tabulator-col-title { padding-right:12px !important }'])
+            header_filters={ha: number, 'highest prob.': number}, formatters=formats, titles={'rank': '#', ha: 'area (ha)', 'highest prob.': 'top prob.'}, widths={'rank': 36, 'from - to (ha)': 88, 'lat, lon (°)': 108}, configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[':host .tabulator, .tabulator { font-size:12.5px } .tabulator .tabulator-header .tabulator-col .tabulator-col-content { padding:3px 4px } .tabulator-row .tabulator-cell { padding:6px 4px } .tabulator-col-title { padding-right:12px !important }'])
         save = lambda label, name, make: pn.widgets.FileDownload(label=label, filename=name, callback=make, button_type='default', sizing_mode='stretch_width', margin=1, stylesheets=[':host .bk-btn, .bk-btn a { font-size:12px; padding:4px 2px }'])
         self.downloads = pn.Column(save('Polygons, GPKG', 'landslides.gpkg', lambda: polygon_file(self.run, self.threshold.value)), save('Polygons, GeoJSON', 'landslides.geojson', lambda: polygon_file(self.run, self.threshold.value, 'GeoJSON')),
             save('Cells, CSV', 'ranked_cells.csv', lambda: cells_file(self.run.cells.loc[self.table.current_view.index])), save('View, PNG', 'view.png', lambda: view_file(self.run, self.at, self.threshold.value, self.scan, self.pol.value)), sizing_mode='stretch_width', margin=0, visible=False,
