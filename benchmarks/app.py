@@ -1,10 +1,13 @@
-"""The browser app: first view, threshold changes and counting on a large scene, beside hvplot's `image(rasterize=True)`.
-Run `python benchmarks/app.py [SIDE]` (default 10000 px; needs datashader). Each measurement is a process of its own; ratios are of one run."""
-import json, resource, subprocess, sys, tempfile, time
+"""The browser app on a large scene, beside hvplot's `image(rasterize=True)`: first view, threshold changes, many visitors at once, memory given back.
+Run `python benchmarks/app.py [SIDE [VISITORS]]` (default 10000 px, 100 visitors; needs datashader). Each side is a process of its own; ratios are of one run."""
+import asyncio, json, os, re, resource, socket, subprocess, sys, tempfile, time, uuid
 from pathlib import Path
 
+root, SECONDS = Path(__file__).parents[1], 1200 # of a server, at most
+if str(root) not in sys.path: sys.path.insert(0, str(root))
 
 def peak_gb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
+def resident_mb(pid): return int(Path(f'/proc/{pid}/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
 
 def make_run(folder:Path, side:int):
     "A run folder of a large scene: many small landslides, written strip by strip"
@@ -20,33 +23,155 @@ def make_run(folder:Path, side:int):
     rasterio.shutil.copy(plain, folder/'probability.tif', driver='COG', compress='DEFLATE', predictor='YES', blocksize=256, overview_resampling='average')
     plain.unlink(); (folder/'metrics.json').write_text(json.dumps(dict(threshold=.5)))
 
-def ours(root):
-    "Seconds and GB of the first view; seconds of the scan and of a threshold change"
+# --- first view: from a path to the document a browser is sent, in a fresh process after its imports, and once more
+
+def timed(make):
+    "Seconds and more GB of a thing's first document, seconds of its second"
+    from bokeh.document import Document
+    def document():
+        start, doc = time.perf_counter(), Document()
+        make().server_doc(doc); doc.to_json()
+        return time.perf_counter() - start
+    base = peak_gb(); first = document()
+    return dict(first_view_s=first, first_view_gb=peak_gb() - base, second_view_s=document())
+
+def view(folder):
+    "The same as the peer: the raster in a figure that can be panned and zoomed"
+    import panel as pn
+    from bokeh.models import LinearColorMapper, Range1d
     from landslide_nb import app
-    run = app.open_run(root, 'run'); base, start = peak_gb(), time.perf_counter()
-    run = app.open_run(root, 'run'); view = app.read_layers(run, app.fit(run.bounds)); app.image_data(view['probability'], 0, 1)
-    first, more, start = time.perf_counter() - start, peak_gb() - base, time.perf_counter()
-    scan = app.scan_run(run); scanned, slowest = time.perf_counter() - start, 0
-    for t in (.05, .2, .5, .8):
-        start = time.perf_counter(); app.numbers_html(run, scan, t); slowest = max(slowest, time.perf_counter() - start)
-    return dict(first_view_s=first, first_view_gb=more, scan_s=scanned, threshold_s=slowest, peak_gb=peak_gb())
+    def make():
+        run = app.open_run(folder, 'run'); (l, b, r, t) = bounds = app.fit(run.bounds, run.kx)
+        f = app.map_figure(Range1d(l, r), Range1d(b, t), run)
+        f.image('image', 'x', 'y', 'dw', 'dh', source=app.image_data(app.read_view(run.files['probability.tif'], bounds), 0, 1), color_mapper=LinearColorMapper(palette=app.palette('inferno'), low=0, high=255))
+        return pn.pane.Bokeh(f)
+    return timed(make)
 
-def peer(root):
-    "hvplot's rasterize of the same raster, drawn to a bokeh figure"
-    import holoviews as hv, hvplot.xarray, rioxarray
-    hv.extension('bokeh'); base, start = peak_gb(), time.perf_counter()
-    da = rioxarray.open_rasterio(Path(root)/'run'/'probability.tif')[0]
-    hv.render(da.hvplot.image(x='x', y='y', rasterize=True))
-    return dict(first_view_s=time.perf_counter() - start, first_view_gb=peak_gb() - base)
+def ours(folder):
+    "The page with all its widgets, tables and numbers, the scan of the scene already running behind it"
+    import panel as pn
+    from landslide_nb import app
+    pn.extension('tabulator', inline=False)
+    out = timed(lambda: app.Browser(folder, {}).template())
+    run = app.open_run(folder, 'run'); start = time.perf_counter()
+    scan = app.scan_later(run).result()
+    out |= dict(until_counted_s=time.perf_counter() - start, with_scan_gb=peak_gb())
+    slowest = 0
+    for t in (.05, .08, .09, .1, .2, .5, .8):
+        scan.counts.clear(); start = time.perf_counter(); app.numbers_html(run, scan, t); slowest = max(slowest, time.perf_counter() - start)
+    return out | dict(threshold_s=slowest)
 
-def main(side=10_000):
-    "Both, each in a fresh process"
+def peer(folder):
+    "hvplot's rasterize of the same raster, and nothing else"
+    import holoviews as hv, hvplot.xarray, panel as pn, rioxarray, datashader
+    hv.extension('bokeh')
+    image = lambda: rioxarray.open_rasterio(Path(folder)/'run'/'probability.tif')[0].hvplot.image(x='x', y='y', rasterize=True)
+    return timed(lambda: pn.pane.HoloViews(image()))
+
+# --- visitors: real websocket sessions of a server in its own process
+
+class Server:
+    "The app as `landslide-nb app` starts it, for at most `seconds`"
+    def __init__(self, folder, seconds=SECONDS):
+        with socket.socket() as s: s.bind(('127.0.0.1', 0)); self.port = s.getsockname()[1]
+        code = f"import os, threading; end = threading.Timer({seconds}, os._exit, (0,)); end.daemon = True; end.start(); from landslide_nb.app import serve; serve({str(Path(folder).resolve())!r}, port={self.port}, show=False)"
+        self.process = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], cwd=root)
+    def __enter__(self):
+        for _ in range(480):
+            try: socket.create_connection(('127.0.0.1', self.port), 1).close(); return self
+            except OSError: time.sleep(.25)
+            if self.process.poll() is not None: raise RuntimeError('the server ended')
+        raise RuntimeError('the server did not start')
+    def __exit__(self, *_): self.process.kill(); self.process.wait()
+    @property
+    def resident_mb(self): return resident_mb(self.process.pid)
+
+class Visitor:
+    "A browser without a screen: gets the page, opens its websocket, moves the slider, waits for the numbers"
+    @classmethod
+    async def open(cls, server):
+        from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+        from tornado.websocket import websocket_connect
+        self, start = cls(), time.perf_counter()
+        page = (await AsyncHTTPClient(max_clients=100).fetch(f'http://127.0.0.1:{server.port}/', request_timeout=120)).body.decode()
+        token = re.search(r'"token":"([^"]+)"', page).group(1)
+        self.socket = await websocket_connect(HTTPRequest(f'ws://127.0.0.1:{server.port}/ws', request_timeout=120), subprotocols=['bokeh', token], max_message_size=2**28)
+        await self.until('ACK'); await self.send('PULL-DOC-REQ', {})
+        doc = (await self.until('PULL-DOC-REPLY'))['doc']
+        self.opened_s, self.slider = time.perf_counter() - start, find(doc, lambda o: isinstance(o.get('attributes'), dict) and o['attributes'].get('title') == 'Threshold of probability')['id']
+        self.ready = 'counting' not in json.dumps(doc)
+        await self.send('PATCH-DOC', dict(events=[dict(kind='MessageSent', msg_type='bokeh_event', msg_data=dict(type='event', name='document_ready', values={}))]))
+        return self
+    async def send(self, kind, content):
+        for part in (dict(msgid=uuid.uuid4().hex, msgtype=kind), {}, content): await self.socket.write_message(json.dumps(part))
+    async def message(self):
+        "The next message: its kind and content"
+        parts = [json.loads(await asyncio.wait_for(self.socket.read_message(), 120)) for _ in range(3)]
+        for _ in range(2*parts[0].get('num_buffers', 0)): await self.socket.read_message()
+        return parts[0]['msgtype'], parts[2]
+    async def until(self, kind, ok=lambda content: True):
+        while True:
+            got, content = await self.message()
+            if got == kind and ok(content): return content
+    async def counted(self):
+        "Wait for the scan"
+        if not self.ready: await self.until('PATCH-DOC', lambda c: 'data-n=' in (s := json.dumps(c)) and 'counting' not in s)
+    async def move(self, t):
+        "Seconds from a move of the slider to the numbers of the new threshold"
+        start = time.perf_counter()
+        await self.send('PATCH-DOC', dict(events=[dict(kind='ModelChanged', model=dict(id=self.slider), attr='value', new=t)]))
+        await self.until('PATCH-DOC', lambda c: f'Area above {t:.2f}' in (s := json.dumps(c)) and 'counting' not in s)
+        return time.perf_counter() - start
+
+def find(o, ok):
+    "The first dict in a tree of JSON that is as wanted"
+    if isinstance(o, dict):
+        if ok(o): return o
+        o = list(o.values())
+    return next((f for v in o if (f := find(v, ok))), None) if isinstance(o, list) else None
+
+def at_once(server, n, moves=(.61, .62, .63), pause=3.):
+    "n visitors who come in the same moment: seconds to open; then all at work, each moving the slider every `pause` seconds: seconds of a move"
+    async def work(i, v):
+        await v.counted(); await asyncio.sleep(pause*i/n)
+        out = []
+        for t in moves: out.append(await v.move(t)); await asyncio.sleep(pause)
+        return out
+    async def day():
+        all = await asyncio.gather(*[Visitor.open(server) for _ in range(n)])
+        moved = await asyncio.gather(*[work(i, v) for i, v in enumerate(all)])
+        for v in all: v.socket.close()
+        return sorted(v.opened_s for v in all), sorted(m for ms in moved for m in ms)
+    opened, moved = asyncio.run(day())
+    return dict(visitors=n, opened_median_s=opened[n//2], opened_slowest_s=opened[-1]) | (dict(threshold_median_s=moved[len(moved)//2], threshold_slowest_s=moved[-1]) if moved else {})
+
+def settled_mb(server, seconds):
+    "Resident memory once the ended sessions have been thrown away"
+    time.sleep(seconds)
+    return server.resident_mb
+
+def given_back(server, n, batch=10, warm=20, settle=30):
+    "Memory before and after n visitors come and go, after the first few have warmed the server up"
+    at_once(server, warm); before, peak = settled_mb(server, settle), 0
+    for _ in range(0, n, batch): at_once(server, batch, (), .1); peak = max(peak, server.resident_mb)
+    after = settled_mb(server, settle)
+    return dict(visitors=n, before_mb=before, highest_mb=peak, after_mb=after, growth=after/before - 1)
+
+def visitors(folder, n=100):
+    "One alone, twenty at once, n in all"
+    with Server(folder) as server:
+        one = at_once(server, 1) # the first pays for the scan
+        return dict(one=at_once(server, 1), twenty=at_once(server, 20), memory=given_back(server, n))
+
+def main(side=10_000, n=100):
+    "All of it"
     with tempfile.TemporaryDirectory() as d:
         make_run(Path(d)/'run', side)
-        child = lambda name: json.loads(subprocess.run([sys.executable, __file__, name, d], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        a, b = child('ours'), child('peer')
-    return dict(side=side, ours=a, hvplot=b, first_view_ratio=b['first_view_s']/a['first_view_s'])
+        child = lambda name: json.loads(subprocess.run([sys.executable, '-W', 'ignore', __file__, name, d], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        v, a, b = child('view'), child('ours'), child('peer')
+        ratio = lambda o: {f'{k}_ratio': b[f'{k}_view_s']/o[f'{k}_view_s'] for k in ('first', 'second')}
+        return dict(side=side, view=v | ratio(v), page=a | ratio(a), hvplot=b, visitors=visitors(d, n))
 
 if __name__ == '__main__':
-    if sys.argv[1:2] in (['ours'], ['peer']): print(json.dumps(globals()[sys.argv[1]](sys.argv[2])))
+    if sys.argv[1:2] in (['view'], ['ours'], ['peer']): print(json.dumps(globals()[sys.argv[1]](sys.argv[2])))
     else: print(json.dumps(main(*map(int, sys.argv[1:])), indent=1))

@@ -12,7 +12,7 @@ __all__ = ['FORMAT', 'TEST_SETS', 'NONE', 'COLORS', 'PUBLISHED', 'LINES', 'STYLE
 # %% ../nbs/10_analysis.ipynb #c989f6cc
 import base64, html, io, json
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from .statistics import DRAWS, AnalysisError, ap_draws, block_draws, chip_draws,
 
 # %% ../nbs/10_analysis.ipynb #d80d9cb5
 FORMAT = 1 # of an experiment's folder
-TEST_SETS = {'natural': 'all test chips', 'published': '56 chips as published'}
+TEST_SETS = ('natural', 'published')
 NONE = 'no pretraining'
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class Results:
     chips:pd.DataFrame
     pixels:pd.DataFrame
     code:str = ''
+    known:dict = field(default_factory=dict, init=False, repr=False) # draws made before, by metric, test set and number
+
+    def test_name(self, test): return 'all test chips' if test == 'natural' else f'{self.runs.chips_published.iloc[0]} chips as published' # 56 where the region has enough
 
     @property
     def settings(self): # names in the order of tables and figures: networks first, then what learns less
@@ -74,6 +77,7 @@ def metric_draws(
     draws:int=DRAWS,
 ) -> dict:               # run -> (1 + draws,) the number itself, then each draw of the same blocks
     "A number of every run, for the data as they are and for each draw of blocks"
+    if (metric, test, draws) in results.known: return results.known[metric, test, draws]
     pick = lambda t: t[t.run.isin(results.runs.run) & (t.published | (test == 'natural'))]
     chips, pixels = pick(results.chips), pick(results.pixels)
     blocks = np.unique(chips.block)
@@ -82,6 +86,7 @@ def metric_draws(
     else: out = {k: chip_draws(t, blocks, w, metric) for k, t in chips.groupby('run')}
     exact = results.runs.set_index('run')[f'{metric}_{test}']
     for k, v in out.items(): v[0] = exact[k]
+    results.known[metric, test, draws] = out
     return out
 
 # %% ../nbs/10_analysis.ipynb #4f33fdb4
@@ -168,7 +173,7 @@ def other_numbers(
     test:str='natural',
 ) -> pd.DataFrame: # a row a setting and budget, cells are words
     "Means over seeds of the numbers at a threshold and of calibration"
-    names = {'chip_auprc': 'chip AUPRC', 'f1': 'F1', 'f1_best': 'best F1', 'iou': 'IoU', 'false_px': 'false-positive px', 'false_chips': 'free chips with detection', 'ece': 'ECE', 'brier': 'Brier'}
+    names = {'chip_auprc': 'chip AUPRC', 'f1': 'F1', 'f1_best': 'best F1', 'iou': 'IoU', 'iou_best': 'best IoU', 'false_px': 'false-positive px', 'false_chips': 'free chips with detection', 'ece': 'ECE', 'brier': 'Brier'}
     order = results.runs.assign(setting=pd.Categorical(results.runs.setting, results.settings))
     t = order.groupby(['setting', 'budget'], observed=True)[[f'{k}_{test}' for k in names]].mean().reset_index()
     words = t.iloc[:, 2:].map(lambda v: '' if np.isnan(v) else f'{v:.3g}' if v < .01 else f'{v:.3f}')
@@ -184,20 +189,20 @@ def all_tables(
     star = "Same seed, same budget, same chips, minus no pretraining, with 95 % interval. **\\*** marks intervals that exclude zero; nothing else is a difference."
     times = "Same seed, same budget, same chips, divided by no pretraining: geometric mean over seeds with 95 % interval. **\\*** marks intervals that exclude one; nothing else is a difference."
     paired = NONE in results.networks and len(results.networks) > 1
-    for test, name in TEST_SETS.items():
+    for test, name in ((t, results.test_name(t)) for t in TEST_SETS):
         share = results.runs[f'share_{test}'].iloc[0]
         out[f'AUPRC, {name}'] = (f"Mean over seeds with 95 % interval (other seeds, other blocks); guessing scores {share:.3f}.", grid(summarise(results, 'auprc', test, draws), _with_interval(3)))
         if paired: out[f'Effect of pretraining on AUPRC, {name}'] = (star, grid(effects(results, 'auprc', test, draws=draws), _effect(3)))
         if paired: out[f'AUPRC as a multiple of no pretraining, {name}'] = (times, grid(ratios(results, 'auprc', test, draws=draws), _ratio))
     kinds = {'landslide': 'landslide chips', 'free': 'landslide-free chips'}
-    for test, name in TEST_SETS.items():
+    for test, name in ((t, results.test_name(t)) for t in TEST_SETS):
         for kind, chips in kinds.items():
             out[f'Signed count error, {chips}, {name}'] = ("Median error of the calibrated soft count, pixels a chip. "
                 "Read both chip kinds together: all-zero is perfect on one and wrong by the full count on the other.",
                 grid(summarise(results, f'count_signed_median_{kind}', test, draws), _with_interval(1)))
         out[f'Absolute count error, all chips, {name}'] = ("Mean, pixels a chip.", grid(summarise(results, 'count_absolute_mean_all', test, draws), _with_interval(1)))
         if paired: out[f'Effect of pretraining on the absolute count error, {name}'] = (star + " Negative is better.", grid(effects(results, 'count_absolute_mean_all', test, draws=draws), _effect(1)))
-    for test, name in TEST_SETS.items(): out[f'Other numbers, {name}'] = ("Means over seeds; threshold and calibration chosen on the validation chips.", other_numbers(results, test))
+    for test, name in ((t, results.test_name(t)) for t in TEST_SETS): out[f'Other numbers, {name}'] = ("Means over seeds; threshold and calibration chosen on the validation chips, but for models taken without labels, which bring their own.", other_numbers(results, test))
     stage1 = results.runs[results.runs.pretrain != 'none'].groupby('pretrain').stage1_auroc.first()
     if (stage1 := stage1.dropna()).size: out['Stage 1'] = ("How often a landslide chip outranks a landslide-free one among its validation chips; "
         "near 0.5 there is nothing to pass on.", pd.DataFrame({'source': stage1.index, 'chip AUROC': [f'{v:.3f}' for v in stage1]}))
@@ -232,9 +237,13 @@ def _style(dash=False, dot=None, bar=None): # the same look in the words of the 
     mpl = hv.Store.current_backend == 'matplotlib'
     return (dict(linestyle='--') if mpl else dict(line_dash='dashed')) if dash else dict(edgecolor=bar) if bar and mpl else dict(color=bar) if bar else dict(s=dot**2) if mpl else dict(size=dot)
 
-def _finish(plot, title, width=620, height=400, **labels): # size and labels in the words of the backend
+def _plain_ticks(plot, _): # no ticks between the budgets
+    from matplotlib.ticker import NullLocator
+    plot.handles['axis'].xaxis.set_minor_locator(NullLocator())
+
+def _finish(plot, title, width=620, height=400, budgets=False, **labels): # size and labels in the words of the backend
     import holoviews as hv
-    if hv.Store.current_backend == 'matplotlib': own = dict(fig_inches=(width/90, height/90), aspect='auto', legend_position='right', fontsize=dict(legend=8))
+    if hv.Store.current_backend == 'matplotlib': own = dict(fig_inches=(width/90, height/90), fig_size=100, aspect='auto', legend_position='right', fontsize=dict(legend=8), hooks=[_plain_ticks] if budgets else [])
     else: own = dict(width=width, height=height, legend_position='right')
     return plot.opts(hv.opts.Overlay(title=title, show_legend=True, **own, **labels))
 
@@ -257,7 +266,7 @@ def _budget_figure(results, t, ylabel, lines, title, background=None, ylim=None)
             one[ylabel] = one['mean']
             part = hv.Overlay([bars, one.hvplot.line('budget', ylabel, label=name, color=color, **axes), one.hvplot.scatter('budget', ylabel, color=color, **axes).opts(**_style(dot=6))])
         plot = part if plot is None else plot*part
-    return _finish(plot, title)
+    return _finish(plot, title, budgets=True)
 
 LINES = ('log-ratio 5 x 5', '-dVH 5 x 5', 'all-zero')
 
@@ -273,7 +282,7 @@ def efficiency_figure(
         for name, shade in (('none', '#bbbbbb'), ('same region', '#999999'), ('other region', '#cccccc')):
             line = PUBLISHED[PUBLISHED.budget.between(min(results.budgets), max(results.budgets))].rename(columns={name: 'AUPRC'}).hvplot.line('budget', 'AUPRC', color=shade, label=f'published on Hokkaido, {name}', logx=True)
             back = line if back is None else back*line
-    return _budget_figure(results, t, 'AUPRC', (*LINES, *results.unlabelled), f"AUPRC on {results.runs.event.iloc[0]}, {TEST_SETS[test]}", back, (0, min(1, 1.6*max(t['mean']))))
+    return _budget_figure(results, t, 'AUPRC', (*LINES, *results.unlabelled), f"AUPRC on {results.runs.event.iloc[0]}, {results.test_name(test)}", back, (0, min(1, 1.6*max(t['mean']))))
 
 def count_figure(
     results:Results,
@@ -283,7 +292,7 @@ def count_figure(
     "Signed count error against labelled chips, with the all-zero predictor"
     t = summarise(results, f'count_signed_median_{kind}', test)
     chips = {'landslide': 'landslide chips', 'free': 'landslide-free chips'}[kind]
-    return _budget_figure(results, t, 'signed count error (px)', (*LINES, *results.unlabelled), f"Median count error, {chips}, {TEST_SETS[test]}")
+    return _budget_figure(results, t, 'signed count error (px)', (*LINES, *results.unlabelled), f"Median count error, {chips}, {results.test_name(test)}")
 
 # %% ../nbs/10_analysis.ipynb #05a803e4
 def _at_top(results, baselines=('log-ratio 5 x 5', 'pixel regression')): # runs at the largest budget, setting by setting
@@ -308,9 +317,9 @@ def pr_figure(
     for name, runs in _at_top(results):
         run = runs.sort_values(f'auprc_{test}').iloc[len(runs)//2]
         pixels = results.pixels[(results.pixels.run == run.run) & (results.pixels.published | (test == 'natural'))]
-        part = pr_table(pixels).hvplot.line('recall', 'precision', label=f"{name}: {run[f'auprc_{test}']:.3f}", color=_color(results, name))
+        part = pr_table(pixels).hvplot.line('recall', 'precision', xlim=(0, 1), ylim=(0, 1), label=f"{name}: {run[f'auprc_{test}']:.3f}", color=_color(results, name))
         plot = part if plot is None else plot*part
-    return _finish(plot, f"Precision and recall at {max(results.budgets)} chips, {TEST_SETS[test]}")
+    return _finish(plot, f"Precision and recall at {max(results.budgets)} chips, {results.test_name(test)}")
 
 def reliability_table(
     pixels,             # histograms of one or more runs
@@ -333,7 +342,7 @@ def reliability_figure(
         t = reliability_table(results.pixels[results.pixels.run.isin(runs.run) & (results.pixels.published | (test == 'natural'))])
         t = t[(t.pixels >= 100) & (t.observed > 0)]
         plot = plot*t.hvplot.line(label=name, color=_color(results, name), **axes)*t.hvplot.scatter(color=_color(results, name), **axes).opts(**_style(dot=5))
-    return _finish(plot, f"Reliability at {max(results.budgets)} chips, {TEST_SETS[test]}")
+    return _finish(plot, f"Reliability at {max(results.budgets)} chips, {results.test_name(test)}")
 
 def chip_figure(
     results:Results,

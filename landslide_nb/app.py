@@ -8,8 +8,8 @@ __all__ = ['DIFFERENCE', 'METRICS', 'ORDERS', 'FOUND', 'MAPPED', 'CHOSEN', 'TABS
            'interval_of', 'side_of', 'worst_text', 'numbers_html', 'notes_html', 'run_html', 'difference_view',
            'compare_table', 'rank_chips', 'chip_bounds', 'gallery_image', 'png_of', 'chip_figure', 'polygon_file',
            'cells_file', 'view_file', 'read_state', 'write_state', 'palette', 'image_data', 'map_figure', 'color_bar',
-           'pr_plot', 'cell_table', 'nearest_cell', 'Browser', 'beside', 'two_by_two', 'near_name', 'experiment_pane',
-           'page', 'serve', 'Embedded', 'browser']
+           'pr_plot', 'cell_table', 'nearest_cell', 'Browser', 'beside', 'two_by_two', 'near_name', 'some_settings',
+           'experiment_pane', 'page', 'serve', 'Embedded', 'browser']
 
 # %% ../nbs/13_app.ipynb #cf4e568c
 if __name__.startswith('bokeh_app'): __package__ = 'landslide_nb' # `panel serve` runs this file as a script, which belongs to no package
@@ -259,21 +259,20 @@ def view_file(
 ) -> io.BytesIO:
     "The view as PNG: before, after, log-ratio and probability, with outlines"
     from matplotlib.figure import Figure
-    from matplotlib.collections import LineCollection
     layers, (low, high) = read_layers(run, bounds, pol), stretch(run, pol) if 'pair.tif' in run.files else (0, 1)
     panels = [('pre', f'before, {pol} (dB)', 'gray', low, high), ('post', f'after, {pol} (dB)', 'gray', low, high), ('change', 'log-ratio, dVV - dVH (dB)', 'RdBu_r', -8, 8), ('probability', 'landslide probability', 'inferno', 0, 1)]
     panels = [p for p in panels if layers[p[0]] is not None]
     if not panels: raise AppError("There is nothing in this view to save.")
     fig = Figure(figsize=(11, 8.6) if len(panels) > 1 else (8, 6.6), layout='constrained')
     axes = np.ravel(fig.subplots(2, 2, sharex=True, sharey=True)) if len(panels) > 1 else [fig.subplots()]
-    found = None if layers['probability'] is None else outlines(mask_view(run, layers['probability'], threshold, scan), layers['probability'].bounds)
+    found = None if layers['probability'] is None else edges(mask_view(run, layers['probability'], threshold, scan), layers['probability'].bounds)
     mapped = None if run.mapped is None else mapped_lines(run.mapped, bounds, (bounds[2]-bounds[0])/VIEW[1])
     for ax, (key, title, cmap, lo, hi) in zip(axes, panels):
         v = layers[key]
         im = ax.imshow(v.data[0], cmap=cmap, vmin=lo, vmax=hi, interpolation='nearest', extent=(v.bounds[0], v.bounds[2], v.bounds[1], v.bounds[3]), aspect=1/run.kx)
         ax.set(title=title, xlim=(bounds[0], bounds[2]), ylim=(bounds[1], bounds[3]), facecolor='.8'); ax.ticklabel_format(useOffset=False, style='plain')
         for lines, color in ((mapped, MAPPED), (found, FOUND)):
-            if lines: ax.add_collection(LineCollection([np.stack(o, 1) for o in zip(lines['xs'], lines['ys'])], colors=color, linewidths=1))
+            if lines: ax.plot(lines['x'], lines['y'], color=color, linewidth=1)
         fig.colorbar(im, ax=ax, shrink=.8)
     for ax in list(axes)[len(panels):]: ax.set_visible(False)
     fig.suptitle(f"{run.title}: outlined is probability above {threshold:.2f}" + (', mapped landslides in pink' if mapped else '')).set_parse_math(False)
@@ -550,6 +549,9 @@ class Browser:
         self.tabs.param.watch(lambda _: self.show_tab(), 'active')
 
     @property
+    def served(self): return bool(self.doc and self.doc.session_context)
+
+    @property
     def tab(self): return TABS[self.tabs.active]
 
     def say(self, *sentences):
@@ -584,7 +586,7 @@ def open(self:Browser, name):
     self.limits = dict(LIMITS, pre=(-25., 0.), post=(-25., 0.))
     self.sources = {k: ColumnDataSource(image_data(None, 0, 1)) for k in COLOURS}
     self.mappers = {k: LinearColorMapper(palette=palette(c), low=0, high=255) for k, c in COLOURS.items()}
-    self.lines = {k: ColumnDataSource(dict(xs=[], ys=[])) for k in ('found', 'found_b', 'mapped', 'chosen')}
+    self.lines = {k: ColumnDataSource(dict(x=[], y=[])) for k in ('found', 'found_b', 'mapped', 'chosen')}
     self.stretched, self.tiles = None, ColumnDataSource(dict(url=[], x=[], y=[], w=[], h=[], angle=[]))
     with self.telling(): self.restretch()
     self.about.object, self.worst.object = run_html(run), f'<p class="worst">{worst_text(run)}</p>'
@@ -592,15 +594,23 @@ def open(self:Browser, name):
     self.downloads.visible, self.pr.visible = True, run.has_truth and 'probability.tif' in run.files
     self.curve.data = self.dot.data = dict(recall=[], precision=[])
     self.say(*run.missing)
-    self.show_tab()
     self.count()
-    if 'probability.tif' in run.files: self.future = scan_later(run); self.wait()
+    self.show_tab()
+    if 'probability.tif' not in run.files: self.future = None
+    elif self.loaded or not self.served: self.start()
+    else: self.doc.add_timeout_callback(self.start, 300) # the page goes first
+
+@patch
+def start(self:Browser):
+    "Count the scene in the background"
+    self.future = scan_later(self.run)
+    self.wait()
 
 @patch
 def wait(self:Browser):
     "Look now and then whether the scene is counted"
     if self.future.done(): self.counted()
-    elif self.doc and self.doc.session_context: self.doc.add_timeout_callback(self.wait, 150)
+    elif self.served: self.doc.add_timeout_callback(self.wait, 150)
 
 @patch
 def counted(self:Browser):
@@ -626,7 +636,7 @@ def count(self:Browser):
 def later(self:Browser, *do):
     "Do it when the visitor has stopped for a moment; at once where there is no page yet"
     self.due |= dict.fromkeys(do)
-    if not self.loaded or not self.doc or not self.doc.session_context: self.now()
+    if not self.loaded or not self.served: self.now()
     elif self.timer is None: self.timer = self.doc.add_timeout_callback(self.now, 100)
 
 @patch
@@ -638,7 +648,7 @@ def now(self:Browser):
 def outline(self:Browser):
     "Outlines of what lies above the threshold"
     for k, view, run, scan in (('found', self.layers.get('probability'), self.run, self.scan), ('found_b', self.layers.get('other'), self.second, self.done(self.second_scan))):
-        if view is not None: self.lines[k].data = outlines(mask_view(run, view, self.threshold.value, scan), view.bounds)
+        if view is not None: self.lines[k].data = edges(mask_view(run, view, self.threshold.value, scan), view.bounds)
 
 @patch
 def done(self:Browser, future):
@@ -721,7 +731,7 @@ def figure(self:Browser, *images, veil=False, found='found'):
     if veil: renderers['web'] = f.image_url('url', 'x', 'y', 'w', 'h', angle='angle', anchor='center', source=self.tiles)
     if veil: renderers['veil'] = image('probability', LinearColorMapper(palette=palette('inferno', .25), low=0, high=255))
     for layer, k, kw in (('Mapped', 'mapped', dict(color=MAPPED, line_width=1.6)), ('Outlines', found, dict(color=FOUND, line_width=1.3)), ('Cells', 'chosen', dict(color=CHOSEN, line_width=3))):
-        if k: self.overlays.append((layer, f.multi_line('xs', 'ys', source=self.lines[k], **kw)))
+        if k: self.overlays.append((layer, f.line('x', 'y', source=self.lines[k], **kw)))
     f.on_event(RangesUpdate, self.moved); f.on_event(Tap, self.tapped)
     read = [[name, self.sources[k], *self.limits[k], unit] for k, name, unit in (('pre', 'before', 'dB'), ('post', 'after', 'dB'), ('change', 'log-ratio', 'dB'), ('probability', 'probability', ''))]
     self.readouts.append(CustomJS(args=dict(layers=read, deg=self.run.geographic, fit=lonlat_fit(self.run)), code=READOUT))
@@ -801,7 +811,7 @@ def choose(self:Browser, i):
 def mark(self:Browser):
     "Show the selected cell in the table and on the maps"
     ring = np.asarray(self.run.cells.geometry.iloc[self.chosen].exterior.coords)
-    self.lines['chosen'].data = dict(xs=[ring[:, 0]], ys=[ring[:, 1]])
+    self.lines['chosen'].data = dict(x=ring[:, 0], y=ring[:, 1])
     where = np.flatnonzero(self.table.current_view.index == self.chosen)
     if len(where): self.table.page = int(where[0])//self.table.page_size + 1
     self.table.selection = [int(self.chosen)]
@@ -862,7 +872,7 @@ def compare_numbers(self:Browser):
     with self.telling():
         scans = dict(zip(names, (self.scan, None if late or self.second_scan is None else self.second_scan.result())))
         self.metrics.object = compare_table(names, scans, self.threshold.value).to_html(index=False, border=0, escape=True) + ('<p class="quiet">Counting …</p>' if late else '')
-    if late and self.doc and self.doc.session_context: self.doc.add_timeout_callback(self.compare_numbers, 200)
+    if late and self.served: self.doc.add_timeout_callback(self.compare_numbers, 200)
 
 # %% ../nbs/13_app.ipynb #00d65eb8
 @patch
@@ -933,7 +943,7 @@ def experiments_tab(self:Browser):
     "The figures of an experiment folder"
     if not self.experiments: return [self.text('There is no experiment in this folder; `landslide-nb experiment` makes one.')]
     self.experiment = pn.widgets.Select(name='Experiment', options=list(self.experiments), value=next(iter(self.experiments)), width=300)
-    self.what = pn.widgets.Select(name='Figure', options=[], width=300)
+    self.what = pn.widgets.Select(name='Figure', options=[], width=290)
     self.settings = pn.widgets.CheckButtonGroup(name='Shown', options=[], margin=3, stylesheets=BUTTONS)
     self.figure_pane = pn.Column(sizing_mode='stretch_width', margin=0)
     self.experiment.param.watch(lambda _: self.load_experiment(), 'value')
@@ -959,8 +969,7 @@ def show_experiment(self:Browser):
     "The chosen figure of the chosen settings"
     self.figure_pane.objects = [self.text('Choose at least one setting.' if self.results else 'This experiment cannot be shown.')]
     if not self.results or not self.settings.value: return
-    runs = self.results.runs
-    with self.telling(): self.figure_pane.objects = [experiment_pane(replace(self.results, runs=runs[runs.setting.isin(self.settings.value)]), self.what.value, self.dark)]
+    with self.telling(): self.figure_pane.objects = [experiment_pane(some_settings(self.results, self.settings.value), self.what.value)]
 
 # %% ../nbs/13_app.ipynb #8d6cf9e9
 @patch
@@ -987,15 +996,35 @@ def near_name(name, names):
     from os.path import commonprefix
     return max(names, key=lambda n: len(commonprefix([n, name])))
 
+def some_settings(
+    results,  # of `read_results`
+    settings, # names of those to keep
+):            # results of these
+    "Fewer settings of an experiment, each in the colour it had among all"
+    from landslide_nb.analysis import Results
+    class Some(Results): settings = property(lambda _: results.settings)
+    return Some(**(vars(results) | dict(runs=results.runs[results.runs.setting.isin(settings)])))
+
 def experiment_pane(
-    results,        # of `read_results`, perhaps of fewer settings
+    results,        # of `read_results` or `some_settings`
     name:str,       # a key of `all_figures`
-    dark:bool=False,
 ):
-    "A figure of an experiment as something Panel can show"
+    "A figure of an experiment as something Panel can show: as wide as the page, the legend below, dark on white in any theme"
+    import holoviews as hv
     from landslide_nb.analysis import all_figures, drawn_by
-    with drawn_by('bokeh'): fig = all_figures(results)[name]()
-    return pn.pane.Matplotlib(fig, tight=False, sizing_mode='scale_width', max_width=900) if hasattr(fig, 'savefig') else pn.pane.HoloViews(fig, backend='bokeh')
+    with drawn_by('bokeh'):
+        fig = all_figures(results)[name]()
+        if hasattr(fig, 'savefig'): return pn.pane.PNG(png_of(fig), sizing_mode='scale_width', max_width=900)
+        f = hv.render(fig, backend='bokeh')
+    f.update(toolbar_location=None, sizing_mode='scale_width', aspect_ratio=1.2, max_width=680, background_fill_color='white', border_fill_color='white', outline_line_color='#cccccc')
+    f.toolbar.update(active_scroll=None, active_drag=None)
+    f.title.update(text_color='#222222', text_font_size='14px')
+    for a in f.axis: a.update(axis_label_text_color='#222222', major_label_text_color='#222222', axis_line_color='#222222', major_tick_line_color='#222222', minor_tick_line_color=None)
+    for legend in f.legend:
+        for place in ('left', 'right', 'center'): setattr(f, place, [o for o in getattr(f, place) if o is not legend])
+        legend.update(ncols=2, location='left', orientation='horizontal', label_text_color='#222222', background_fill_color='white', border_line_color=None, label_text_font_size='12px')
+        f.add_layout(legend, 'below')
+    return pn.pane.Bokeh(f, sizing_mode='scale_width', aspect_ratio=1.2, max_width=680)
 
 # %% ../nbs/13_app.ipynb #9bae1ab5
 def page(

@@ -178,7 +178,7 @@ COLUMNS = {'auprc': ('AUPRC', '{:.3f}'), 'f1': ('F1', '{:.3f}'), 'landslide chip
 def score_table(
     scores, # DataFrame as from `evaluate_chips`, one row a predictor
 ) -> str:   # Markdown
-    "The scores as a table for the terminal and for Markdown; count errors are medians of signed soft counts"
+    "The scores as a table for the terminal and for Markdown; count errors are medians over chips of the signed error of the likely count"
     cells = [['test chips', *[title for title, _ in COLUMNS.values()]], *[[name, *[form.format(row[key]) for key, (_, form) in COLUMNS.items()]] for name, row in scores.iterrows()]]
     widths = [max(map(len, column)) for column in zip(*cells)]
     line = lambda row: '| ' + ' | '.join([row[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(row[1:], widths[1:])]]) + ' |'
@@ -239,7 +239,7 @@ def demo(
         learners = {'pretrained': stage2(chips, models['pretrained'], 20, models['stage1_demo_b'], epochs=args.epochs[1], seed=args.seed)}
         say('3/4 the same 20 chips from scratch')
         learners['scratch'] = stage2(chips, models['scratch'], 20, epochs=args.epochs[1], seed=args.seed)
-        table = score_table(evaluate_chips({'pretrained on demo_b': models['pretrained'], 'from scratch': models['scratch']}, chips))
+        table = score_table(evaluate_chips({'pretrained on demo_b': models['pretrained'], 'from scratch': models['scratch'], 'no label at all (base)': 'base'}, chips))
     (out/'table.md').write_text(table + '\n')
     better = min(learners, key=lambda name: learners[name].keep_best.best)
     say(f'4/4 the map of demo_a, by the model with the lower validation loss ({better})')
@@ -263,16 +263,17 @@ def base(
 
 # %% ../nbs/14_cli.ipynb #0e158b07
 def experiment(
-    args, # event, pretrain, how, budgets, seeds, arch, quick, out
+    args, # event, pretrain, how, budgets, seeds, arch, quick, spec, out
 ):
     "`landslide-nb experiment`: how much pretraining helps at which number of labelled chips, with intervals, figures and a report"
     from landslide_nb.analysis import write_report
-    from landslide_nb.experiment import ExperimentSpec, default_sources, quick_spec, run_experiment
-    given = {k: v for k in ('pretrain', 'how', 'budgets', 'seeds', 'arch') if (v := getattr(args, k)) is not None}
-    spec = (quick_spec if args.quick else ExperimentSpec)(**{'event': args.event, 'pretrain': default_sources(args.event), **given})
+    from landslide_nb.experiment import ExperimentSpec, default_sources, quick_spec, read_spec, run_experiment
+    given = {k: v for k in ('event', 'pretrain', 'how', 'budgets', 'seeds', 'arch') if (v := getattr(args, k)) is not None}
+    event = given.get('event', 'demo_a')
+    spec = read_spec(args.spec, **given) if args.spec else (quick_spec if args.quick else ExperimentSpec)(**{'event': event, 'pretrain': default_sources(event, given.get('arch', 'unet')), **given})
     run_experiment(spec, args.out)
     report = write_report(args.out)
-    effect = [part for part in (report.parent/'tables.md').read_text().split('\n## ') if part.startswith(('AUPRC, all', 'Effect of pretraining on AUPRC, all'))]
+    effect = [part for part in (report.parent/'tables.md').read_text().split('\n## ') if part.startswith(('AUPRC, all', 'Effect of pretraining on AUPRC, all', 'AUPRC as a multiple of no pretraining, all'))]
     say('\n\n'.join(effect) + f'\nreport: {report}')
 
 # %% ../nbs/14_cli.ipynb #dc352c13
@@ -337,13 +338,15 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--seed', type=int, default=0, help='of weights and batches (default 0)')
     c = command(experiment, 'experiment', 'how much pretraining helps, at which number of labels')
     words, numbers = (lambda s: tuple(s.split(','))), (lambda s: tuple(int(n) for n in s.split(',')))
-    c.add_argument('--event', default='demo_a', help='target: an event or the path of a cube with landslides (default demo_a)')
-    c.add_argument('--pretrain', type=words, metavar='SOURCES', help='regions of stage 1, by comma: none, events, paths; several regions for one stage 1 joined by + (default none, the same and, for embedded events, the other)')
+    c.add_argument('--event', help='target: an event or the path of a cube with landslides (default demo_a)')
+    c.add_argument('--pretrain', type=words, metavar='SOURCES', help='pretraining sources, by comma: none, events, paths of cubes; base or the path of a model to start from; several joined by + (default none, the same and, for embedded events, the other)')
     c.add_argument('--how', type=words, metavar='frozen,full', help='how stage 2 uses stage 1 (default frozen)')
     c.add_argument('--budgets', type=numbers, metavar='N,N,...', help='labelled chips (default 2,5,10,20,110)')
     c.add_argument('--seeds', type=int, metavar='N', help='repetitions (default 5)')
     c.add_argument('--arch', metavar='NAME', help='unet (default) or published')
-    c.add_argument('--quick', action='store_true', help='budgets 2, 10, 110, two seeds, short trainings: about a quarter of an hour on two cores')
+    how_long = c.add_mutually_exclusive_group()
+    how_long.add_argument('--quick', action='store_true', help='budgets 2, 10, 110, two seeds, short trainings: about a quarter of an hour on two cores')
+    how_long.add_argument('--spec', metavar='FILE.json', help='any fields of the specification (epochs, epoch_chips, size, ...), or the spec.json of another experiment; the options above replace them')
     c.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same experiment, which is then continued')
     c = command(app, 'app', 'browse the maps of a folder in a web page')
     c.add_argument('runs', metavar='RUNS', help='a run folder or a folder of them')

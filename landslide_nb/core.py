@@ -142,9 +142,11 @@ def new_folder(
 ) -> Path:
     "Create an output folder, refusing one that holds something or cannot be written"
     path = Path(path)
-    try: path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        inside = next(path.iterdir(), None)
     except OSError as e: raise OutputError(f"Cannot write into {path}: {e.strerror or e}; choose a folder you may write to.") from e
-    if any(path.iterdir()): raise OutputError(f"{path} is not empty ({next(path.iterdir()).name}, ...); give a new folder or empty it first.")
+    if inside: raise OutputError(f"{path} is not empty ({inside.name}, ...); give a new folder or empty it first.")
     if not os.access(path, os.W_OK): raise OutputError(f"Cannot write into {path}: permission denied; choose a folder you may write to.")
     return path
 

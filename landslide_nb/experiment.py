@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ARCHS', 'HOWS', 'REGRESSION', 'CODE', 'LOOKS', 'FORMAT', 'ExperimentError', 'parts_of', 'is_weights', 'regions_of',
            'start_of', 'region_name', 'source_name', 'ExperimentSpec', 'check_spec', 'check_start', 'default_sources',
-           'quick_spec', 'Run', 'is_stage2', 'plan_runs', 'region_pair', 'region_chips', 'pretrain_chips',
+           'quick_spec', 'read_spec', 'Run', 'is_stage2', 'plan_runs', 'region_pair', 'region_chips', 'pretrain_chips',
            'square_table', 'check_experiment', 'fingerprint', 'file_hash', 'code_version', 'key_of', 'Features',
-           'write_features', 'Tick', 'Bench', 'frozen_learner', 'frozen_logits', 'epoch_chips', 'network_scores',
-           'gallery_chips', 'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'run_experiment']
+           'write_features', 'Tick', 'Bench', 'frozen_learner', 'frozen_logits', 'network_scores', 'gallery_chips',
+           'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'run_experiment']
 
 # %% ../nbs/09_experiment.ipynb #1c2f0ca8
 import fcntl, hashlib, json, shutil, time
@@ -31,7 +31,7 @@ from .data import finetune_dls, normalize_pair, pretrain_dls, with_embedding
 from .finetune import RATES, finetune_learner, predict_chips
 from .calibration import IDENTITY
 from .metrics import BCEDice
-from .models import build_model, frozen_model, load_model, read_header
+from .models import build_model, frozen_model, load_model, model_path, read_header
 from .pretrain import export_learner, pair_learner, pretrain_learner
 from .scores import BASELINES, baseline_scores, regression_scores, score_run
 from .simulate import simulate_event
@@ -62,9 +62,8 @@ def start_of(
     source:str,   # pretraining source
 ) -> Path|None:   # None: random weights
     "The model file from whose weights a source starts"
-    from landslide_nb import models
     start = [p for p in parts_of(source) if is_weights(p)]
-    return None if not start else models.model_path('base') if start[0] == 'base' else Path(start[0])
+    return model_path(start[0]) if start else None
 
 def region_name(
     region:str, # registered event, path of a cube or of a model
@@ -90,7 +89,7 @@ class ExperimentSpec:
     arch:str='unet'           # unet | published
     width:int=16              # features of the default network at full resolution
     epochs:int=12             # of stage 2
-    epoch_chips:int=128       # chips drawn in an epoch of stage 2 at most; small budgets draw fewer
+    epoch_chips:int=128       # chips drawn in an epoch of stage 2, whatever the budget: all are trained equally long
     pretrain_epochs:int=12    # of stage 1
     pretrain_epoch_chips:int=4096 # chips drawn in an epoch of stage 1 at most; fewer training chips are seen once each
     pretrain_size:int=64      # side of the chips of stage 1, pixels; divides `size`
@@ -160,18 +159,30 @@ def check_start(
 
 # %% ../nbs/09_experiment.ipynb #69a99abf
 def default_sources(
-    event:str, # target region
+    event:str,       # target region
+    arch:str='unet', # of the experiment; the weights in the package are of the default architecture
 ) -> tuple:
-    "No pretraining and the same region; for the embedded events also the other one"
+    "No pretraining, the same region, for the embedded events also the other one, and the weights in the package"
     other = {'demo_a': 'demo_b', 'demo_b': 'demo_a'}.get(event)
-    return ('none', event, *([other] if other else []))
+    return ('none', event, *([other] if other else []), *(['base'] if arch == 'unet' else []))
 
 def quick_spec(
     event:str='demo_a',  # target region
     **more,              # further fields of `ExperimentSpec`
 ) -> ExperimentSpec:
     "Three budgets, two seeds, short trainings"
-    return ExperimentSpec(**{**dict(event=event, pretrain=default_sources(event), budgets=(2, 10, 110), seeds=2, epochs=5, pretrain_epochs=4), **more})
+    return ExperimentSpec(**{**dict(event=event, pretrain=default_sources(event, more.get('arch', 'unet')), budgets=(2, 10, 110), seeds=2, epochs=8), **more})
+
+def read_spec(
+    path:str|Path, # JSON with some fields of `ExperimentSpec`, or the spec.json of an experiment
+    **more,        # fields that replace those of the file
+) -> ExperimentSpec:
+    "A specification from a file"
+    try: d = json.loads(Path(path).read_text())
+    except OSError as e: raise ExperimentError(f"{path} cannot be read ({e.strerror}); give a JSON file with fields of an experiment's specification.") from e
+    except ValueError as e: raise ExperimentError(f"{path} is not JSON ({e}).") from e
+    d = d.get('spec', d) if isinstance(d, dict) else d
+    return ExperimentSpec.from_json(json.dumps({**d, **more} if isinstance(d, dict) else d))
 
 # %% ../nbs/09_experiment.ipynb #02d044a8
 REGRESSION = 'pixel regression'
@@ -282,6 +293,10 @@ def check_experiment(
         hits = sorted({(int(seen.index[a]), int(test.index[b])) for a, b in zip([*i, *i2], [*j, *j2])})
         if hits: raise ExperimentError(f"Chips of {region_name(region)} that stage 1 learns from lie on test chips of {region_name(spec.event)}: " +
             ', '.join(f"{a} on {b}" for a, b in hits[:5]) + f" ({len(hits)} in all); pretrain on {region_name(spec.event)} itself, whose test blocks are kept out.")
+    for source in (s for s in spec.pretrain if start_of(s)):
+        learned = read_header(start_of(source))['training'].get('chips', '').split('+')
+        if {target.name, region_name(spec.event)} & {*learned}: raise ExperimentError(f"{start_of(source)} was trained on chips of {region_name(spec.event)}, perhaps on those it would be tested on; "
+            f"pretrain on {region_name(spec.event)} itself, whose test blocks are kept out.")
     train = set(target.rows('train').tolist())
     for seed in range(spec.seeds):
         drawn = [draw_budget(target, b, seed).tolist() for b in sorted(spec.budgets)]
@@ -430,14 +445,6 @@ def frozen_logits(
         return net(x, torch.from_numpy(np.stack([features[r] for r in some])).float().to(device)).float().cpu()
     return torch.cat([batch(rows[i:i+bs]) for i in range(0, len(rows), bs)]).numpy()
 
-# %% ../nbs/09_experiment.ipynb #615bb9cb
-def epoch_chips(
-    spec:ExperimentSpec,
-    budget:int, # labelled chips
-) -> int:
-    "Chips drawn in an epoch of stage 2: each labelled chip four times, at least 32, at most what the specification says"
-    return min(spec.epoch_chips, max(32, 4*budget))
-
 # %% ../nbs/09_experiment.ipynb #e166ef74
 def network_scores(
     run:Run,
@@ -445,7 +452,7 @@ def network_scores(
 ):         # (validation scores, test scores), (n, H, W) logits
     "Train stage 2 and predict"
     spec, chips = bench.spec, bench.chips
-    dls = finetune_dls(chips, budget=run.budget, seed=run.seed, change=bench.change, bs=8, epoch_chips=epoch_chips(spec, run.budget), stats=bench.stats(run.pretrain))
+    dls = finetune_dls(chips, budget=run.budget, seed=run.seed, change=bench.change, bs=8, epoch_chips=spec.epoch_chips, stats=bench.stats(run.pretrain))
     if run.how == 'frozen' and bench.change: # the published network's features drift and cannot be computed before
         features = bench.features(run.pretrain)
         learn = frozen_learner(dls, bench.stage1(run.pretrain), features, run.seed, **bench.size)
@@ -560,7 +567,7 @@ def run_experiment(
         sources = [s for s in spec.pretrain if regions_of(s)]
         keys = {r: bench.key(asdict(spec), asdict(r)) for r in runs}
         done = lambda r: (folder/'runs'/keys[r]).exists()
-        cost = {r: 50 if r.how == 'baseline' else spec.epochs*(epoch_chips(spec, r.budget) + len(bench.valid)//3) + len(bench.test)//3 for r in runs}
+        cost = {r: 50 if r.how == 'baseline' else spec.epochs*(spec.epoch_chips + len(bench.valid)//3) + len(bench.test)//3 for r in runs}
         cost |= {s: spec.pretrain_epochs*bench.stage1_chips(s)*(spec.pretrain_size/spec.size)**2 for s in sources}
         ready = {s: bench.stage1_path(s).exists() for s in sources} | {r: done(r) for r in runs}
         with tqdm(total=sum(cost.values()), initial=sum(cost[k] for k in cost if ready[k]), disable=not bar, unit='chip', dynamic_ncols=True, mininterval=1,

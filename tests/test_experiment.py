@@ -173,3 +173,28 @@ def test_scores_agree_with_sklearn(chips_kind):
         assert chips.pixels.sum() == keep.sum() == pixels[['negative', 'positive']].sum().sum()
         if keep.any(): assert n['brier_natural'] == pytest.approx(brier_score_loss(t, p, labels=[False, True]), abs=1e-6)
         else: assert np.isnan(n['brier_natural'])
+
+@pytest.fixture(scope='module')
+def published_cube(tmp_path_factory):
+    "A made-up cube in the schema of the published ones, as a Zarr on disk"
+    import warnings
+    from landslide_nb.cube import mock_cube
+    path = tmp_path_factory.mktemp('cubes')/'hokkaido_japan.zarr'
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        mock_cube((448, 448)).chunk(timestep=1, y=256, x=256).to_zarr(path, zarr_format=2, consolidated=True)
+    return path
+
+def test_a_published_cube_goes_the_same_way(published_cube, tmp_path, monkeypatch):
+    "By the path of its Zarr and, once fetched, by its name: the same numbers"
+    from landslide_nb import experiment
+    from landslide_nb.analysis import write_report
+    from landslide_nb.experiment import ExperimentSpec, run_experiment
+    size = {**SPEC, 'scene': 2688, 'budgets': (2, 4)}
+    by_path = run_experiment(ExperimentSpec(**{**size, 'event': str(published_cube), 'pretrain': ('none', str(published_cube))}), tmp_path/'path', bar=False)
+    monkeypatch.setattr(experiment, 'fetch_event', lambda name: published_cube)
+    by_name = run_experiment(ExperimentSpec(**{**size, 'event': 'hokkaido', 'pretrain': ('none', 'hokkaido')}), tmp_path/'name', bar=False)
+    assert set(by_name.event) == {'hokkaido'} and set(by_path.event) == {'hokkaido_japan'} and {'hokkaido, frozen', 'no pretraining'} < set(by_name.setting) and 'hokkaido_japan, frozen' in set(by_path.setting)
+    np.testing.assert_array_equal(by_name.auprc_natural, by_path.auprc_natural)
+    assert json.loads((tmp_path/'name'/'chips'/'hokkaido'/'meta.json').read_text())['event'] == dict(name='hokkaido', start='2018-09-05', end='2018-09-07')
+    assert 'Label efficiency on hokkaido' in write_report(tmp_path/'name', draws=50).read_text()
