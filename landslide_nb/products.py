@@ -133,9 +133,10 @@ def landslide_polygons(
     area, sides, t, rows = pixel_area(prob), pixel_sides(prob), prob.rio.transform(), []
     with region_mask(prob, threshold) as mask:
         for g, _ in shapes(rasterio.band(mask, 1), rasterio.band(mask, 1), connectivity=8): # in pixels
-            g = make_valid(shape(g))
+            g = shape(g)
             x0, y0, x1, y1 = map(int, g.bounds)
-            if g.area*area[y0:y1].max() < min_area: continue
+            if g.area*area[y0:y1].max() < min_area: continue # most of a noisy map, so before anything that takes time
+            g = make_valid(g)
             wide, at = widen(dict(y=slice(y0, y1), x=slice(x0, x1)), 1, prob.shape)
             inside = geometry_mask([g], (y1-y0, x1-x0), rasterio.Affine.translation(x0, y0), invert=True)
             p, (r, c) = prob.isel(y=slice(y0, y1), x=slice(x0, x1)).values[inside], np.nonzero(inside)
