@@ -49,6 +49,24 @@ def real_event(data, net, meta):
         print(f"{name}: {prob[truth == 1].sum():.0f} of {truth.sum()} px expected inside the outline, {np.nansum(prob):.0f} in all; ours {took:.2f} s" + (f', both transformers {theirs:.2f} s' if other else ''))
     return pd.DataFrame(rows).pivot(index='predictor', columns='passes', values='auprc')
 
+def picture(data, net, meta, path):
+    "The real landslide as each predictor sees it from the first pass after the event"
+    import matplotlib; matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+    from landslide_nb.core import EVENTS
+    cube, event = open_cube(data/'png_2024'/'png_landslide_2024_track9.nc'), EVENTS['mulitaka']
+    last = event.is_post(cube.time.values)
+    cube = cube.isel(time=np.flatnonzero(~last | (np.cumsum(last) == 1)))
+    pair = make_pair(cube, 'mulitaka', passes=None)
+    z = peer(cube, event, 1)
+    panels = [('VV before (dB)', pair.vv[0], 'gray', -16, 0), ('VV after, first pass', pair.vv[1], 'gray', -16, 0), ('dVV - dVH, 5 x 5 (dB)', log_ratio(pair, size=5).score, 'RdBu_r', -6, 6)]
+    if z: panels.append(('OPERA transformer (z)', z['transformer, original'], 'inferno', 0, 6))
+    panels.append(('landslide_nb, no label', predict_scene(pair, net, meta, progress=False), 'inferno', 0, .6))
+    fig, axes = plt.subplots(1, len(panels), figsize=(2.7*len(panels), 3), layout='constrained')
+    for ax, (title, a, cmap, low, high) in zip(axes, panels):
+        ax.imshow(a, cmap=cmap, vmin=low, vmax=high, interpolation='nearest'); ax.contour(cube.landslides, [.5], colors='cyan', linewidths=.9); ax.set(title=title, xticks=[], yticks=[])
+    fig.savefig(path, dpi=70)
+
 def seasons(times):
     "Positions of the passes of each season"
     return np.split(np.arange(len(times)), np.flatnonzero(np.diff(times) > np.timedelta64(SEASON, 'D')) + 1)
@@ -84,10 +102,12 @@ def main():
     p.add_argument('--data', type=Path, required=True)
     p.add_argument('--model', default='base')
     p.add_argument('--out', type=Path, help='JSON file to write')
+    p.add_argument('--picture', type=Path, help='PNG to draw')
     args = p.parse_args()
     net, meta = load_model(args.model)
     event = real_event(args.data, net, meta)
     print(event.round(3).to_string())
+    if args.picture: picture(args.data, net, meta, args.picture)
     alarms = false_alarms(args.data, net, meta)
     table = (100*alarms.pivot_table(index=['series', 'images'], columns='kind', values='share', aggfunc='max')).round(2)
     print(f"\nFalse alarms, % of pixels at threshold {meta['calibration']['threshold']:.2f}, worst of each series\n{table.to_string()}")

@@ -685,6 +685,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'landslide_nb.products.scene_windows': ('products.html#scene_windows', 'landslide_nb/products.py'),
                                        'landslide_nb.products.shape_of': ('products.html#shape_of', 'landslide_nb/products.py'),
                                        'landslide_nb.products.stac_item': ('products.html#stac_item', 'landslide_nb/products.py'),
+                                       'landslide_nb.products.suspect': ('products.html#suspect', 'landslide_nb/products.py'),
                                        'landslide_nb.products.terrain_of': ('products.html#terrain_of', 'landslide_nb/products.py'),
                                        'landslide_nb.products.whole_folder': ('products.html#whole_folder', 'landslide_nb/products.py'),
                                        'landslide_nb.products.widen': ('products.html#widen', 'landslide_nb/products.py'),

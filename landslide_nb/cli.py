@@ -178,7 +178,7 @@ COLUMNS = {'auprc': ('AUPRC', '{:.3f}'), 'f1': ('F1', '{:.3f}'), 'landslide chip
 def score_table(
     scores, # DataFrame as from `evaluate_chips`, one row a predictor
 ) -> str:   # Markdown
-    "The scores as a table for the terminal and for Markdown; count errors are medians of signed soft counts"
+    "The scores as a table for the terminal and for Markdown; count errors are medians over chips of the signed error of the likely count"
     cells = [['test chips', *[title for title, _ in COLUMNS.values()]], *[[name, *[form.format(row[key]) for key, (_, form) in COLUMNS.items()]] for name, row in scores.iterrows()]]
     widths = [max(map(len, column)) for column in zip(*cells)]
     line = lambda row: '| ' + ' | '.join([row[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(row[1:], widths[1:])]]) + ' |'
@@ -239,7 +239,7 @@ def demo(
         learners = {'pretrained': stage2(chips, models['pretrained'], 20, models['stage1_demo_b'], epochs=args.epochs[1], seed=args.seed)}
         say('3/4 the same 20 chips from scratch')
         learners['scratch'] = stage2(chips, models['scratch'], 20, epochs=args.epochs[1], seed=args.seed)
-        table = score_table(evaluate_chips({'pretrained on demo_b': models['pretrained'], 'from scratch': models['scratch']}, chips))
+        table = score_table(evaluate_chips({'pretrained on demo_b': models['pretrained'], 'from scratch': models['scratch'], 'no label at all (base)': 'base'}, chips))
     (out/'table.md').write_text(table + '\n')
     better = min(learners, key=lambda name: learners[name].keep_best.best)
     say(f'4/4 the map of demo_a, by the model with the lower validation loss ({better})')

@@ -17,10 +17,10 @@ from torch import nn
 from fastai.learner import Learner
 
 from .core import ModelError, set_seed
-from .calibration import calibrate, expected_calibration_error, fit_calibration, fit_chips
+from .calibration import calibrate, expected_calibration_error, fit_chips, likely_area
 from .cube import box_mean
 from .data import ChipStack, input_spec, normalize_pair, with_embedding
-from .metrics import (AUPRC, BCEDice, CountError, F1Score, PublishedDiceLoss, StreamingAP, average_precision, chip_counts, count_errors, f1_iou)
+from .metrics import (AUPRC, BCEDice, CountError, F1Score, PublishedDiceLoss, average_precision, chip_counts, count_errors, f1_iou)
 from .models import build_model, frozen_model, load_model, transfer, trunk_and_head
 from .pretrain import FreezeNorm, export_learner, pair_learner
 
@@ -164,10 +164,10 @@ def evaluate_chips(
     scores = {name: (predict_chips(m, stack, rows), model_and_meta(m)[1].get('calibration') or {}) for name, m in models.items()}
     if {'vv', 'vh'} <= set(stack.channels):
         score, known = baseline_chips(stack, valid), truth_of(stack, valid)
-        cal = fit_calibration(score, known)
-        scores['log-ratio'] = baseline_chips(stack, rows), dict(cal, threshold=StreamingAP().update(calibrate(score, cal), known).best_threshold()[0])
+        scores['log-ratio'] = baseline_chips(stack, rows), fit_chips(score, known)
     prob = {name: calibrate(s, c) for name, (s, c) in scores.items()}
-    counts = count_errors({name: chip_counts(p, truth) for name, p in prob.items()})
+    count = lambda name, c: chip_counts(prob[name], truth).assign(predicted=lambda t: likely_area(t.predicted, c.get('area')))
+    counts = count_errors({name: count(name, c) for name, (_, c) in scores.items()})
     table = pd.DataFrame({name: dict(auprc=average_precision(s, truth, scores=True), f1=f1_iou(prob[name], truth, c.get('threshold', .5))['f1'],
         calibration_error=expected_calibration_error(prob[name], truth)) for name, (s, c) in scores.items()}).T
     share = float((truth == 1).sum()/(truth != 255).sum().clamp(min=1))

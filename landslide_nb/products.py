@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'EXTENSIONS', 'GUIDE', 'INTERVALS', 'scene_windows', 'widen', 'pixel_area', 'pixel_sides', 'expected_area',
            'flat', 'terrain_of', 'shape_of', 'region_mask', 'landslide_polygons', 'ranked', 'ranked_cells', 'name_of',
            'read_zones', 'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene', 'bounded', 'write_cog', 'open_cog',
-           'stac_item', 'km2', 'found_text', 'report_page', 'whole_folder', 'write_products', 'from_cogs',
+           'stac_item', 'km2', 'found_text', 'suspect', 'report_page', 'whole_folder', 'write_products', 'from_cogs',
            'layers_beside', 'mapped_polygons', 'map_pair', 'scene_pair', 'map_cube']
 
 # %% ../nbs/15_products.ipynb #ef5d4ad2
@@ -376,7 +376,16 @@ def found_text(
     between = 'its interval is not known' if low is None or np.isnan(low) else f'between {km2(low)} and {km2(high)} km2'
     area = f"expected landslide area {km2(m['expected_area_m2'])} km2 ({between})"
     if m['polygons']: return f"{area}; {m['polygons']} polygons above probability {m['threshold']:.2f} cover {km2(m['area_above_threshold_m2'])} km2"
-    return f"no landslide found: no polygon of {m['min_area_m2']:.0f} m2 or more reaches probability {m['threshold']:.2f}; {area}"
+    nothing = f"no polygon of {m['min_area_m2']:.0f} m2 or more reaches probability {m['threshold']:.2f}"
+    if (m.get('max_probability') or 0) < m['threshold']/2: return f"no landslide found: {nothing}; {area}"
+    return f"no certain landslide: {nothing}, but the highest is {m['max_probability']:.2f}, in the cell at {m['suspect_lat']:.4f}, {m['suspect_lon']:.4f} (latitude, longitude): look there first; {area}"
+
+def suspect(
+    cells, # of `ranked_cells`
+) -> dict: # max_probability, suspect_lat, suspect_lon (degrees)
+    "The highest probability and the cell it lies in"
+    c = cells.loc[cells.max_probability.idxmax()]
+    return dict(max_probability=float(c.max_probability), suspect_lat=float(c.lat), suspect_lon=float(c.lon))
 
 # %% ../nbs/15_products.ipynb #23061e6c
 GUIDE = """<h2>How to read the numbers</h2><ul>
@@ -466,7 +475,7 @@ def write_products(
         metrics = scene_metrics(pair, prob, threshold) | dict(warnings=domain_shift(meta, describe_pair(pair)) if 'input' in meta else [])
         m2 = float(pixel_area(prob).mean())
         low, high = area_interval(metrics['expected_area_m2']/m2, prob.size*metrics['valid_fraction'], record)
-        metrics |= dict(expected_area_low_m2=float(low)*m2, expected_area_high_m2=float(high)*m2, polygons=len(polygons), min_area_m2=float(min_area), worst_cell_m2=float(cells.expected_m2.max()), **attrs,
+        metrics |= dict(expected_area_low_m2=float(low)*m2, expected_area_high_m2=float(high)*m2, polygons=len(polygons), min_area_m2=float(min_area), worst_cell_m2=float(cells.expected_m2.max()), **suspect(cells), **attrs,
                         model={k: meta[k] for k in ('arch', 'version', 'training', 'calibration') if k in meta})
         (tmp/'metrics.json').write_text(json.dumps({k: None if isinstance(v, float) and np.isnan(v) else v for k, v in metrics.items()}, indent=1, default=str))
         plot_scene(pair, prob, attrs.get('event_name', '')).savefig(tmp/'map.png', dpi=90)
