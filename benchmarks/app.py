@@ -145,16 +145,16 @@ def at_once(server, n, moves=(.61, .62, .63), pause=3.):
     opened, moved = asyncio.run(day())
     return dict(visitors=n, opened_median_s=opened[n//2], opened_slowest_s=opened[-1]) | (dict(threshold_median_s=moved[len(moved)//2], threshold_slowest_s=moved[-1]) if moved else {})
 
-def settled_mb(server, seconds=30):
+def settled_mb(server, seconds):
     "Resident memory once the ended sessions have been thrown away"
     time.sleep(seconds)
     return server.resident_mb
 
-def given_back(server, n, batch=10, warm=20):
+def given_back(server, n, batch=10, warm=20, settle=30):
     "Memory before and after n visitors come and go, after the first few have warmed the server up"
-    at_once(server, warm); before, peak = settled_mb(server), 0
+    at_once(server, warm); before, peak = settled_mb(server, settle), 0
     for _ in range(0, n, batch): at_once(server, batch, (), .1); peak = max(peak, server.resident_mb)
-    after = settled_mb(server)
+    after = settled_mb(server, settle)
     return dict(visitors=n, before_mb=before, highest_mb=peak, after_mb=after, growth=after/before - 1)
 
 def visitors(folder, n=100):

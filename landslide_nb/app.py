@@ -259,21 +259,20 @@ def view_file(
 ) -> io.BytesIO:
     "The view as PNG: before, after, log-ratio and probability, with outlines"
     from matplotlib.figure import Figure
-    from matplotlib.collections import LineCollection
     layers, (low, high) = read_layers(run, bounds, pol), stretch(run, pol) if 'pair.tif' in run.files else (0, 1)
     panels = [('pre', f'before, {pol} (dB)', 'gray', low, high), ('post', f'after, {pol} (dB)', 'gray', low, high), ('change', 'log-ratio, dVV - dVH (dB)', 'RdBu_r', -8, 8), ('probability', 'landslide probability', 'inferno', 0, 1)]
     panels = [p for p in panels if layers[p[0]] is not None]
     if not panels: raise AppError("There is nothing in this view to save.")
     fig = Figure(figsize=(11, 8.6) if len(panels) > 1 else (8, 6.6), layout='constrained')
     axes = np.ravel(fig.subplots(2, 2, sharex=True, sharey=True)) if len(panels) > 1 else [fig.subplots()]
-    found = None if layers['probability'] is None else outlines(mask_view(run, layers['probability'], threshold, scan), layers['probability'].bounds)
+    found = None if layers['probability'] is None else edges(mask_view(run, layers['probability'], threshold, scan), layers['probability'].bounds)
     mapped = None if run.mapped is None else mapped_lines(run.mapped, bounds, (bounds[2]-bounds[0])/VIEW[1])
     for ax, (key, title, cmap, lo, hi) in zip(axes, panels):
         v = layers[key]
         im = ax.imshow(v.data[0], cmap=cmap, vmin=lo, vmax=hi, interpolation='nearest', extent=(v.bounds[0], v.bounds[2], v.bounds[1], v.bounds[3]), aspect=1/run.kx)
         ax.set(title=title, xlim=(bounds[0], bounds[2]), ylim=(bounds[1], bounds[3]), facecolor='.8'); ax.ticklabel_format(useOffset=False, style='plain')
         for lines, color in ((mapped, MAPPED), (found, FOUND)):
-            if lines: ax.add_collection(LineCollection([np.stack(o, 1) for o in zip(lines['xs'], lines['ys'])], colors=color, linewidths=1))
+            if lines: ax.plot(lines['x'], lines['y'], color=color, linewidth=1)
         fig.colorbar(im, ax=ax, shrink=.8)
     for ax in list(axes)[len(panels):]: ax.set_visible(False)
     fig.suptitle(f"{run.title}: outlined is probability above {threshold:.2f}" + (', mapped landslides in pink' if mapped else '')).set_parse_math(False)
@@ -595,8 +594,8 @@ def open(self:Browser, name):
     self.downloads.visible, self.pr.visible = True, run.has_truth and 'probability.tif' in run.files
     self.curve.data = self.dot.data = dict(recall=[], precision=[])
     self.say(*run.missing)
-    self.show_tab()
     self.count()
+    self.show_tab()
     if 'probability.tif' not in run.files: self.future = None
     elif self.loaded or not self.served: self.start()
     else: self.doc.add_timeout_callback(self.start, 300) # the page goes first
@@ -649,7 +648,7 @@ def now(self:Browser):
 def outline(self:Browser):
     "Outlines of what lies above the threshold"
     for k, view, run, scan in (('found', self.layers.get('probability'), self.run, self.scan), ('found_b', self.layers.get('other'), self.second, self.done(self.second_scan))):
-        if view is not None: self.lines[k].data = as_line(outlines(mask_view(run, view, self.threshold.value, scan), view.bounds))
+        if view is not None: self.lines[k].data = edges(mask_view(run, view, self.threshold.value, scan), view.bounds)
 
 @patch
 def done(self:Browser, future):
@@ -700,7 +699,7 @@ def draw(self:Browser):
     if self.tab == 'four':
         for k, title in self.titles.items(): title.object = f'{NAMES[k]}, {self.pol.value} (dB, {self.limits[k][0]:.0f} to {self.limits[k][1]:.0f})' if k in ('pre', 'post') else NAMES[k]
     for k in need & set(self.sources): self.sources[k].data = image_data(self.layers.get(k), *self.limits[k])
-    if run.mapped is not None: self.lines['mapped'].data = as_line(mapped_lines(run.mapped, self.at, (self.at[2]-self.at[0])/VIEW[1]))
+    if run.mapped is not None: self.lines['mapped'].data = mapped_lines(run.mapped, self.at, (self.at[2]-self.at[0])/VIEW[1])
     self.tiles.data = web_tiles(run, self.at) if 'web' in need else web_tiles(replace(run, crs=None), self.at)
     self.outline(); self.toggle(); self.remember()
 

@@ -80,14 +80,14 @@ def finetune_learner(
         else:
             model = _continued(before)
             if before.config['stage'] == 2: origin['how'] = 'on'
-            kwargs.update(splitter=trunk_and_head, cbs=[FreezeNorm(), *cbs], start=origin['how'] == 'on')
+            kwargs.update(splitter=trunk_and_head, **(dict(start=True) if origin['how'] == 'on' else dict(cbs=[FreezeNorm(), *cbs])))
     lr = lr or (1e-3 if arch == 'published' else RATES[origin['how']])
     loss = PublishedDiceLoss() if arch == 'published' else BCEDice()
     learn = pair_learner(dls, model, loss, [AUPRC(), F1Score(), CountError('landslide'), CountError('landslide-free')], lr, **kwargs)
     learn.origin = origin
     return learn
 
-RATES = dict(scratch=4e-3, frozen=4e-3, full=4e-3, on=1e-3) # highest learning rates; on: of a stage-2 model trained on
+RATES = dict(scratch=4e-3, frozen=4e-3, full=4e-3, on=4e-3) # highest learning rates; on: of a stage-2 model trained on
 
 def _frozen(stage1, dls, arch, shape, size):
     if stage1.config['stage'] != 1: raise ModelError("how='frozen' reads the features of a stage-1 model; this is a stage-2 model, use how='full'.")

@@ -8,7 +8,7 @@ __all__ = ['RUN_FILES', 'MAX_DEPTH', 'MAX_FOLDERS', 'LOWEST', 'HIGHEST', 'VIEW',
            'open_raster', 'read_layer', 'Run', 'clean_cells', 'open_run', 'View', 'read_view', 'fit', 'zoom',
            'to_bytes', 'from_bytes', 'stretch', 'read_layers', 'hillshade', 'steps_of', 'Scan', 'row_areas',
            'read_truth', 'chip_sums', 'scan_strip', 'scan_run', 'count_landslides', 'at_threshold', 'pr_curve',
-           'scan_later', 'mask_view', 'outlines', 'as_line', 'mapped_lines', 'lonlat_fit', 'lonlat', 'web_tiles']
+           'scan_later', 'mask_view', 'edges', 'mapped_lines', 'lonlat_fit', 'lonlat', 'web_tiles']
 
 # %% ../nbs/16_views.ipynb #87dd1663
 import json, threading
@@ -459,7 +459,7 @@ def scan_later(
         return _scans[run.stamp]
 
 # %% ../nbs/16_views.ipynb #fa687941
-MOST = 3000 # outlines drawn at once
+MOST = 3000 # mapped landslides drawn at once
 
 def mask_view(
     run:Run,
@@ -482,34 +482,39 @@ def mask_view(
     out[r[keep]*h//rows, c[keep]*w//cols] = True
     return out
 
-def outlines(
+def edges(
     mask:np.ndarray, # (y, x) bool
     bounds:tuple,    # (left, bottom, right, top)
-) -> dict:           # xs, ys: lists of closed lines; the longest `MOST`
-    "Outlines of regions (8 neighbours), holes included"
-    from rasterio.features import shapes
-    from rasterio.transform import from_bounds
-    h, w = mask.shape
-    rings = [ring for g, v in shapes(mask.astype('uint8'), mask, connectivity=8, transform=from_bounds(*bounds, w, h)) for ring in g['coordinates']]
-    rings = [np.asarray(ring) for ring in sorted(rings, key=len, reverse=True)[:MOST]]
-    return dict(xs=[r[:, 0] for r in rings], ys=[r[:, 1] for r in rings])
+    most:int=12_000, # straight pieces; a mask that has more is outlined at half the resolution
+) -> dict:           # x, y: one line with gaps (NaN), far lighter to send than thousands of lines
+    "Outlines of what is true, holes included: the edges between pixels, joined along rows and columns"
+    (h, w), (l, b, r, t) = mask.shape, bounds
+    dx, dy = (r-l)/w, (t-b)/h
+    while True:
+        m = np.pad(mask, 1)
+        (i, a, z), (j, c, d) = _pieces(m[1:, 1:-1] != m[:-1, 1:-1]), _pieces((m[1:-1, 1:] != m[1:-1, :-1]).T)
+        if len(i) + len(j) <= most: break
+        mask, dx, dy = np.pad(mask, ((0, len(mask) % 2), (0, mask.shape[1] % 2))), dx*2, dy*2
+        mask = mask.reshape(len(mask)//2, 2, -1, 2).any((1, 3))
+    gap = lambda start, end: np.stack([start, end, np.full(len(start), np.nan)], 1).ravel()
+    return dict(x=np.append(gap(l + a*dx, l + z*dx), gap(l + j*dx, l + j*dx)), y=np.append(gap(t - i*dy, t - i*dy), gap(t - c*dy, t - d*dy)))
 
-def as_line(
-    lines:dict, # xs, ys
-) -> dict:      # x, y: one line with gaps (NaN), thousands of times lighter to send than as many lines
-    "Lines as one line with gaps"
-    return {k[0]: np.concatenate([np.append(a, np.nan) for a in lines[k]]) if lines[k] else np.zeros(0) for k in ('xs', 'ys')}
+def _pieces(edge): # (line, place) bool -> line, first and past of each run
+    step = np.diff(np.pad(edge.astype('int8'), ((0, 0), (1, 1))), axis=1)
+    (i, first), (_, past) = np.nonzero(step == 1), np.nonzero(step == -1)
+    return i, first, past
 
 def mapped_lines(
     mapped,       # GeoDataFrame
     bounds:tuple, # (left, bottom, right, top)
     px:float,     # a pixel of the screen, in the CRS's unit
-) -> dict:        # xs, ys
+) -> dict:        # x, y: one line with gaps (NaN)
     "Outlines of mapped landslides in a view, no finer than the screen"
     near = mapped.geometry.iloc[mapped.sindex.query(_box(bounds))].simplify(px/2).explode()
     near = near[near.geom_type == 'Polygon'].iloc[:MOST]
-    rings = [np.asarray(r.coords) for g in near for r in (g.exterior, *g.interiors)]
-    return dict(xs=[r[:, 0] for r in rings], ys=[r[:, 1] for r in rings])
+    rings = [np.append(np.asarray(r.coords)[:, :2], [[np.nan, np.nan]], 0) for g in near for r in (g.exterior, *g.interiors)]
+    x, y = np.concatenate(rings).T if rings else np.zeros((2, 0))
+    return dict(x=x, y=y)
 
 # %% ../nbs/16_views.ipynb #2b6a1c9f
 def lonlat_fit(

@@ -1,5 +1,6 @@
 "The browser app in a real headless Chromium: what a visitor sees is what numpy computes, and nothing outside of the folder is served."
 import io, json, os, re, shutil, socket, subprocess, sys, time
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 import numpy as np
@@ -21,37 +22,56 @@ def likely(pair):
 
 @pytest.fixture(scope='session')
 def folder(tmp_path_factory):
-    "Two runs of the embedded event, damaged ones, one with a wicked name, an experiment-less folder beside them"
+    "Runs of the embedded event: whole, without truth, with heights, in degrees, damaged, wicked; a secret beside them"
     from landslide_nb.cube import make_pair
     from landslide_nb.products import write_products
     from landslide_nb.simulate import simulate_event
     base = tmp_path_factory.mktemp('app'); out = base/'runs'
-    pair = make_pair(simulate_event('demo_a', seed=0, size=640)).load()
+    cube = simulate_event('demo_a', seed=0, size=640)
+    pair = make_pair(cube).load()
     prob = likely(pair)
     write_products(out/'demo', pair, prob, dict(arch='log-ratio', calibration=dict(threshold=.4)))
     write_products(out/'demo_b', pair, prob**2, dict(arch='log-ratio squared', calibration=dict(threshold=.4)))
+    small = pair.isel(x=slice(0, 160), y=slice(0, 128))
+    write_products(out/'other'/'no_truth', small.drop_vars('landslides'), likely(small))
+    write_products(out/'other'/'dem', small.assign(dem=cube.dem.isel(x=slice(0, 160), y=slice(0, 128))), likely(small))
+    degrees = small.assign_coords(x=10 + np.arange(160)*2e-4, y=60 - np.arange(128)*1e-4).drop_vars('spatial_ref').rio.write_crs(4326)
+    write_products(out/'other'/'degrees', degrees, likely(degrees))
     for name, lack in (('no_pair', 'pair.tif'), ('no_gpkg', 'landslides.gpkg'), ('no_prob', 'probability.tif'), ('no_metrics', 'metrics.json')):
         shutil.copytree(out/'demo', out/'broken'/name); (out/'broken'/name/lack).unlink()
     cut = out/'broken'/'cut'; shutil.copytree(out/'demo', cut); f = cut/'probability.tif'
     f.write_bytes(f.read_bytes()[:1500] + os.urandom(3000))
+    linked = out/'broken'/'linked'; shutil.copytree(out/'demo', linked); (linked/'probability.tif').unlink(); (base/'outside.tif').write_bytes((out/'demo'/'probability.tif').read_bytes()); (linked/'probability.tif').symlink_to(base/'outside.tif')
     evil = out/'evil <img src=x onerror=document.title=1>'; shutil.copytree(out/'demo', evil)
-    m = json.loads((evil/'metrics.json').read_text()); m['event_name'] = m['orbit'] = '<script>document.title="owned"</script><b id=owned>x</b>'
+    m = json.loads((evil/'metrics.json').read_text()); m['event_name'] = m['orbit'] = '<script>document.title="owned"</script><b id=owned>x</b>'; m['warnings'] = ['Unlike what the model knows <img src=x onerror=document.title=2>']
     (evil/'metrics.json').write_text(json.dumps(m))
     secret = base/'secret'; shutil.copytree(out/'demo', secret); (out/'link').symlink_to(secret)
     return out
 
-@pytest.fixture(scope='session')
-def server(folder):
+@contextmanager
+def serving(folder, log):
     "The app as `landslide-nb app` starts it"
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    code = f"import threading, os; threading.Timer(900, os._exit, (0,)).start(); from landslide_nb.app import serve; serve({str(folder)!r}, port={port}, show=False)"
-    log = open(folder.parent/'server.log', 'w')
-    p = subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=log, stderr=log, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-    for _ in range(240):
-        try: socket.create_connection(('127.0.0.1', port), 1).close(); break
-        except OSError: time.sleep(.5); assert p.poll() is None, (folder.parent/'server.log').read_text()[-2000:]
-    yield f'http://127.0.0.1:{port}/'
-    p.kill(); p.wait(); log.close()
+    code = f"import threading, os; end = threading.Timer(1500, os._exit, (0,)); end.daemon = True; end.start(); from landslide_nb.app import serve; serve({str(folder)!r}, port={port}, show=False)"
+    with open(log, 'w') as f: p = subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=f, stderr=f, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    try:
+        for _ in range(240):
+            try: socket.create_connection(('127.0.0.1', port), 1).close(); break
+            except OSError: time.sleep(.5); assert p.poll() is None, log.read_text()[-2000:]
+        yield f'http://127.0.0.1:{port}/'
+    finally: p.kill(); p.wait()
+
+@pytest.fixture(scope='session')
+def server(folder):
+    with serving(folder, folder.parent/'server.log') as url: yield url
+
+@pytest.fixture(scope='session')
+def experiments(tmp_path_factory):
+    "A real experiment, as small as it can be, and no run beside it"
+    from landslide_nb.experiment import ExperimentSpec, run_experiment
+    base = tmp_path_factory.mktemp('experiments')
+    run_experiment(ExperimentSpec(scene=512, size=32, pretrain_size=16, block=1, width=4, epochs=1, epoch_chips=16, pretrain_epochs=1, budgets=(2, 4), seeds=2, pretrain=('none', 'demo_a')), base/'all'/'tiny', bar=False)
+    return base/'all'
 
 @pytest.fixture(scope='session')
 def chromium():
@@ -121,10 +141,10 @@ def truth_of(folder, name='demo'):
 def test_page_loads_quietly_and_says_where_the_worst_is(visit, folder):
     import geopandas as gpd
     v = visit('?run=demo').counted()
-    assert v.bad == [] and 'worst-hit cell' in v.page.locator('.worst').inner_text()
+    assert v.bad == [] and v.page.locator('.worst').inner_text().startswith('Worst hit is cell 1, in the ')
     worst = gpd.read_file(folder/'demo'/'landslides.gpkg', layer='cells').sort_values('expected_m2').iloc[-1]
     assert f"{worst['lat']:.4f}° N {worst['lon']:.4f}° E" in v.page.locator('.worst').inner_text()
-    assert 'Expected area' in v.page.content() or v.n('expected').endswith(('km²', 'ha'))
+    assert v.n('expected').endswith(('km²', 'ha')) and 'adds up the probabilities' in v.page.locator('.quiet').first.inner_text()
 
 def test_slider_changes_the_numbers_to_what_numpy_computes(visit, folder):
     from landslide_nb.app import area_text, share_text
@@ -206,7 +226,7 @@ def test_every_tab_opens_without_errors(visit):
 
 # --- bad input
 
-@pytest.mark.parametrize('name, words', [('no_pair', 'pair.tif is missing'), ('no_gpkg', 'landslides.gpkg is missing'), ('no_prob', 'probability.tif is missing'), ('no_metrics', 'metrics.json is missing'), ('cut', 'cannot be read')])
+@pytest.mark.parametrize('name, words', [('no_pair', 'pair.tif is missing'), ('no_gpkg', 'landslides.gpkg is missing'), ('no_prob', 'probability.tif is missing'), ('no_metrics', 'metrics.json is missing'), ('cut', 'cannot be read'), ('linked', 'leads out of the given folder')])
 def test_a_damaged_run_says_what_is_missing_and_shows_the_rest(visit, name, words):
     v = visit(f'?run=broken/{name}')
     v.page.locator('.notes').wait_for(timeout=60_000); v.settled()
@@ -224,7 +244,7 @@ def test_text_from_files_is_not_html(visit):
     v = visit('?run=evil%20%3Cimg%20src%3Dx%20onerror%3Ddocument.title%3D1%3E').counted()
     assert v.page.title() == 'Landslide map' and v.page.locator('#owned').count() == 0 and v.page.locator('img[src=x]').count() == 0
     for name in ('Compare', 'Four views', 'Chips'): v.tab(name)
-    v.page.wait_for_timeout(1000)
+    v.page.wait_for_timeout(1000); assert 'Unlike what the model knows <img' in v.page.locator('.warning').inner_text()
     assert v.page.title() == 'Landslide map' and v.page.locator('img[src=x]').count() == 0 and '<script>' in v.page.locator('.run').inner_text()
 
 def test_nothing_but_the_page_is_served(server, folder):
@@ -236,10 +256,62 @@ def test_nothing_but_the_page_is_served(server, folder):
     listening = [line.split()[1] for f in ('/proc/net/tcp', '/proc/net/tcp6') if Path(f).exists() for line in Path(f).read_text().splitlines()[1:] if line.split()[3] == '0A' and line.split()[1].endswith(f':{port:04X}')]
     assert listening == [f'0100007F:{port:04X}']
 
+def test_a_run_without_truth_or_heights_says_so(visit):
+    v = visit('?run=other/no_truth').counted()
+    assert 'No mapped landslides' in ' '.join(v.notes()) and 'There is no dem.tif' in ' '.join(v.notes()) and v.page.locator('dd[data-n=precision]').count() == 0
+    assert v.page.get_by_role('button', name='Hillshade').count() == 0 and v.bad == []
+
+def test_heights_become_a_hillshade(visit):
+    v = visit('?run=other/dem').counted()
+    assert v.page.locator('.notes').count() == 0
+    bytes_of = lambda: v.page.evaluate("() => Math.max(...[...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Figure' && m.aspect_ratio > 1.3)[0].renderers.filter(r => r.visible && r.glyph.type == 'Image').map(r => r.data_source.data.image.length ? new Set(r.data_source.data.image[0]).size : 0))")
+    v.page.get_by_role('button', name='Plain').click(); v.settled(); v.page.get_by_role('checkbox', name='Probability').uncheck(); v.settled(); assert bytes_of() <= 0
+    v.page.get_by_role('button', name='Hillshade').click(); v.settled(); assert bytes_of() > 50 and v.bad == []
+
+def test_a_run_in_degrees(visit, folder):
+    import geopandas as gpd
+    v = visit('?run=other/degrees').counted()
+    l, b, r, t = v.ranges(); assert 9.9 < l < 10.1 and (r-l)/(t-b) == pytest.approx(4/3/np.cos(np.deg2rad(60)), rel=.01)
+    m = json.loads((folder/'other'/'degrees'/'metrics.json').read_text())
+    from landslide_nb.app import area_text
+    assert v.n('expected') == area_text(m['expected_area_m2']) and v.bad == []
+    found = gpd.read_file(v.save('Polygons, GPKG', folder.parent/'degrees.gpkg')); assert found.crs.is_geographic and f'{len(found):,}' == v.n('landslides')
+
+def test_the_web_map_is_loaded_only_when_asked_for(visit):
+    v, asked = visit('?run=demo').counted(), []
+    png = io.BytesIO(); from matplotlib.image import imsave; imsave(png, np.full((256, 256, 3), 200, 'uint8'))
+    v.context.route('https://tile.openstreetmap.org/**', lambda r: (asked.append(r.request.url), r.fulfill(body=png.getvalue(), content_type='image/png')))
+    v.settled(); assert v.bad == []
+    v.page.get_by_role('button', name='Web map').click(); v.settled()
+    assert asked and all(re.fullmatch(r'https://tile.openstreetmap.org/\d+/\d+/\d+.png', u) for u in asked) and len(asked) < 49
+    assert {s for s in v.bad if not s.startswith('asks https://tile.openstreetmap.org/')} == set()
+    n = len(asked); v.page.get_by_role('button', name='Plain').click(); v.page.get_by_text('+', exact=True).click(); v.settled(); assert len(asked) == n
+
 def test_an_empty_folder_says_so(chromium, tmp_path):
-    code = f"from landslide_nb.app import Browser; b = Browser({str(tmp_path)!r}, {{}}); print(b.warn.object)"
-    out = subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True, timeout=120)
-    assert 'There is no run in' in out.stdout, out.stderr[-800:]
+    (tmp_path/'runs').mkdir()
+    with serving(tmp_path/'runs', tmp_path/'log') as url:
+        v = Visitor(chromium, url)
+        v.page.locator('.notes').wait_for(timeout=60_000); assert 'There is no run in runs' in ' '.join(v.notes()) and v.bad == []
+        v.close()
+
+def test_experiments_are_shown_and_filtered(chromium, experiments, tmp_path):
+    with serving(experiments, tmp_path/'log') as url:
+        v = Visitor(chromium, url)
+        lines = lambda: v.page.evaluate("() => [...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Legend').flatMap(m => m.items.map(i => i.label.value))")
+        drawn = lambda ok: next((n for n in range(300) if ok(lines()) or v.page.wait_for_timeout(100)), None) is not None
+        assert drawn(lambda s: 'no pretraining' in s), lines()
+        v.page.get_by_role('button', name='no pretraining').click(); assert drawn(lambda s: s and 'no pretraining' not in s), lines()
+        v.page.locator('select').nth(2).select_option('count landslide chips'); assert drawn(lambda s: 'all-zero' in s), lines()
+        assert [b for b in v.bad if 'GL Driver' not in b] == []
+        v.close()
+
+def test_many_visitors_are_served_and_their_memory_given_back(folder, tmp_path):
+    from benchmarks.app import Server, at_once, given_back
+    with Server(folder, 280) as server:
+        together = at_once(server, 8, (.61, .62), 1.)
+        assert together['threshold_slowest_s'] < 10, together
+        memory = given_back(server, 24, batch=8, warm=8, settle=20)
+        assert memory['growth'] < .15, memory
 
 # --- a phone, the dark, the real thing
 
@@ -247,7 +319,10 @@ def test_an_empty_folder_says_so(chromium, tmp_path):
 def test_it_fits(visit, width, query):
     v = visit(f'?run=demo{query}')
     v.page.set_viewport_size(dict(width=width, height=768)); v.counted(); v.page.wait_for_timeout(1000)
-    assert v.page.evaluate('document.documentElement.scrollWidth') <= width and v.bad == []
+    for name in ('Map', 'Four views', 'Compare', 'Chips'):
+        v.tab(name); v.settled()
+        assert v.page.evaluate('document.documentElement.scrollWidth') <= width, name
+    assert v.bad == []
     assert v.page.evaluate('document.documentElement.classList.contains("dark")') == ('dark' in query)
 
 def test_panel_serve_runs_the_module_on_the_real_event(chromium, shared, tmp_path):
