@@ -23,7 +23,7 @@ from .calibration import RARE_BINS
 from .statistics import DRAWS, AnalysisError, ap_draws, block_draws, chip_draws, interval, ratio_interval
 
 # %% ../nbs/10_analysis.ipynb #d80d9cb5
-FORMAT = 1 # of an experiment's folder
+FORMAT = 2 # of an experiment's folder
 TEST_SETS = ('natural', 'published')
 NONE = 'no pretraining'
 
@@ -329,7 +329,7 @@ def reliability_table(
 ) -> pd.DataFrame:      # a row a bin with pixels: predicted, observed, pixels
     "Predicted probability against the observed share of landslides"
     n = pixels.negative + pixels.positive
-    g = pd.DataFrame(dict(k=np.clip(np.searchsorted(bins, pixels.prob, 'right') - 1, 0, len(bins) - 2), p=pixels.prob*n, t=pixels.positive, n=n)).groupby('k').sum()
+    g = pd.DataFrame(dict(k=np.clip(np.searchsorted(bins, pixels.calibrated, 'right') - 1, 0, len(bins) - 2), p=pixels.calibrated*n, t=pixels.positive, n=n)).groupby('k').sum()
     return pd.DataFrame(dict(predicted=g.p/g.n, observed=g.t/g.n, pixels=g.n)).reset_index(drop=True)
 
 def reliability_figure(

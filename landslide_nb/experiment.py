@@ -510,7 +510,7 @@ def do_run(
         if network: np.savez_compressed(tmp/'gallery.npz', **gallery_chips(table, prob, bench))
 
 # %% ../nbs/09_experiment.ipynb #b0827de4
-FORMAT = 1
+FORMAT = 2
 
 @contextmanager
 def open_experiment(
