@@ -643,6 +643,7 @@ def later(self:Browser, *do):
 
 @patch
 def now(self:Browser):
+    "Do what is due"
     due, self.due, self.timer = self.due, {}, None
     for name in due: getattr(self, name)()
 
