@@ -170,6 +170,8 @@ def refuse_overwrite(
     "Refuse to replace a model before any time is spent; raises `OutputError`"
     if Path(path).exists(): raise OutputError(f"{path} exists already; give another name or remove it first.")
     if Path(path).suffix != '.safetensors': raise OutputError(f"{path}: model files end in .safetensors.")
+    above = next(p for p in Path(path).resolve().parents if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK): raise OutputError(f"Cannot write {path}: {above} is {'no folder' if above.is_file() else 'not writable'}; choose a folder you may write to.")
 
 # %% ../nbs/14_cli.ipynb #e33bb9e0
 COLUMNS = {'auprc': ('AUPRC', '{:.3f}'), 'f1': ('F1', '{:.3f}'), 'landslide chips, signed': ('count error, landslide chips (px)', '{:+.0f}'),
