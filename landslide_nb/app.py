@@ -12,7 +12,9 @@ __all__ = ['DIFFERENCE', 'METRICS', 'ORDERS', 'FOUND', 'MAPPED', 'CHOSEN', 'TABS
            'experiment_pane', 'page', 'serve', 'Embedded', 'browser']
 
 # %% ../nbs/13_app.ipynb #cf4e568c
-if __name__.startswith('bokeh_app'): __package__ = 'landslide_nb' # `panel serve` runs this file as a script, which belongs to no package
+if __name__.startswith('bokeh_app'): # `panel serve` runs this file as a script, which belongs to no package and whose folder would hide modules of Python
+    import os, sys
+    __package__, sys.path[:] = 'landslide_nb', [p for p in sys.path if os.path.abspath(p or '.') != os.path.dirname(os.path.abspath(__file__))]
 
 # %% ../nbs/13_app.ipynb #2f2d7be8
 import html, io, sys
