@@ -12,7 +12,9 @@ __all__ = ['DIFFERENCE', 'METRICS', 'ORDERS', 'FOUND', 'MAPPED', 'CHOSEN', 'TABS
            'experiment_pane', 'page', 'serve', 'Embedded', 'browser']
 
 # %% ../nbs/13_app.ipynb #cf4e568c
-if __name__.startswith('bokeh_app'): __package__ = 'landslide_nb' # `panel serve` runs this file as a script, which belongs to no package
+if __name__.startswith('bokeh_app'): # `panel serve` runs this file as a script, which belongs to no package and whose folder would hide modules of Python
+    import os, sys
+    __package__, sys.path[:] = 'landslide_nb', [p for p in sys.path if os.path.abspath(p or '.') != os.path.dirname(os.path.abspath(__file__))]
 
 # %% ../nbs/13_app.ipynb #2f2d7be8
 import html, io, sys
@@ -531,7 +533,7 @@ class Browser:
         from bokeh.models.widgets.tables import NumberFormatter
         formats = {n: NumberFormatter(format=f) for n, f in (('rank', '0'), (ha, '0,0.00'), ('highest prob.', '0.00'))}
         self.table = pn.widgets.Tabulator(cell_table(None), show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12, layout='fit_columns', theme='midnight' if self.dark else 'simple', sizing_mode='stretch_width',
-            header_filters={ha: number, 'highest prob.': number}, formatters=formats, titles={'rank': '#', ha: 'area (ha)', 'highest prob.': 'top prob.'}, widths={'rank': 36, 'from - to (ha)': 88, 'lat, lon (°)': 108}, configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[':host .tabulator, .tabulator { font-size:12.5px } .tabulator .tabulator-header .tabulator-col .tabulator-col-content { padding:3px 4px } .tabulator-row .tabulator-cell { padding:6px 4px } .tabulator-col-title { padding-right:12px !important }'])
+            header_filters={ha: number, 'highest prob.': number}, formatters=formats, titles={'rank': '#', ha: 'area (ha)', 'highest prob.': 'top prob.'}, widths={'rank': 36, 'from - to (ha)': 88, 'lat, lon (°)': 114}, configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[':host .tabulator, .tabulator { font-size:12.5px } .tabulator .tabulator-header .tabulator-col .tabulator-col-content { padding:3px 4px } .tabulator-row .tabulator-cell { padding:6px 4px } .tabulator-col-title { padding-right:12px !important }'])
         save = lambda label, name, make: pn.widgets.FileDownload(label=label, filename=name, callback=make, button_type='default', sizing_mode='stretch_width', margin=1, stylesheets=[':host .bk-btn, .bk-btn a { font-size:12px; padding:4px 2px }'])
         self.downloads = pn.Column(save('Polygons, GPKG', 'landslides.gpkg', lambda: polygon_file(self.run, self.threshold.value)), save('Polygons, GeoJSON', 'landslides.geojson', lambda: polygon_file(self.run, self.threshold.value, 'GeoJSON')),
             save('Cells, CSV', 'ranked_cells.csv', lambda: cells_file(self.run.cells.loc[self.table.current_view.index])), save('View, PNG', 'view.png', lambda: view_file(self.run, self.at, self.threshold.value, self.scan, self.pol.value)), sizing_mode='stretch_width', margin=0, visible=False,

@@ -385,7 +385,7 @@ def scan_run(
             rows, cols = np.divmod(np.flatnonzero(ok)[high], w)
             flat.append((rows+r)*(w+1) + cols); step.append(k[high].astype('uint16'))
             while sum(map(len, flat)) > keep:
-                lowest = round(lowest + .05, 2)
+                lowest = round(lowest + .01, 2)
                 good = [s >= _step(lowest) for s in step]
                 flat, step = [i[g] for i, g in zip(flat, good)], [s[g] for s, g in zip(step, good)]
     chips = pd.concat(chips, ignore_index=True)

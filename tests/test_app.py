@@ -305,13 +305,13 @@ def test_experiments_are_shown_and_filtered(chromium, experiments, tmp_path):
         assert [b for b in v.bad if 'GL Driver' not in b] == []
         v.close()
 
-def test_many_visitors_are_served_and_their_memory_given_back(folder, tmp_path):
-    from benchmarks.app import Server, at_once, given_back
-    with Server(folder, 280) as server:
-        together = at_once(server, 8, (.61, .62), 1.)
-        assert together['threshold_slowest_s'] < 10, together
-        memory = given_back(server, 24, batch=8, warm=8, settle=20)
-        assert memory['growth'] < .15, memory
+def test_many_visitors_are_served_and_their_memory_given_back(folder):
+    code = f"import json; from benchmarks.app import *; server = Server({str(folder)!r}, 280).__enter__(); out = [at_once(server, 8, (.61, .62), 1.), given_back(server, 16, batch=8, warm=8, settle=20)]; server.__exit__(); print(json.dumps(out))"
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root, capture_output=True, text=True, timeout=290)
+    assert out.returncode == 0, out.stderr[-2000:]
+    together, memory = json.loads(out.stdout.splitlines()[-1])
+    assert together['threshold_slowest_s'] < 10, together
+    assert memory['growth'] < .15, memory
 
 # --- a phone, the dark, the real thing
 
