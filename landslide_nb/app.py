@@ -72,7 +72,7 @@ def worst_text(
     share, middle = c.expected_m2/max(run.cells.expected_m2.sum(), 1e-9), c.geometry.centroid
     between = f" ({area_text(interval_of(c)[0])} to {area_text(interval_of(c)[1])})" if interval_of(c) else ''
     found = run.cells.max_probability.max() >= run.threshold or np.isnan(run.cells.max_probability.max())
-    start = "Worst hit is cell 1" if found else f"No landslide was found: no pixel reaches this model's threshold of {run.threshold:.2f}. Most is expected in cell 1"
+    start = "Worst hit is cell 1" if found else f"No certain landslide: the highest probability, {run.cells.max_probability.max():.2f}, stays below the model's threshold of {run.threshold:.2f}. Look first in cell 1"
     return f"{start}, in the {side_of(run, middle.x, middle.y)} of the scene, at {_degrees(c.lat, 'N', 'S')} {_degrees(c.lon, 'E', 'W')}: {area_text(c.expected_m2)} of landslide expected{between}, {share_text(share)} of the scene's total."
 
 def _degrees(v, plus, minus): return f'{abs(v):.4f}° {plus if v >= 0 else minus}'
@@ -315,10 +315,9 @@ def write_state(
 # %% ../nbs/13_app.ipynb #18038f04
 import panel as pn
 from bokeh.events import MouseMove, RangesUpdate, Tap
-from bokeh.models import ColorBar, ColumnDataSource, CustomJS, Div, FixedTicker, ImperialLength, Label, LinearColorMapper, MetricLength, Range1d, ScaleBar
+from bokeh.models import ColorBar, ColumnDataSource, CustomJS, Div, FixedTicker, Label, LinearColorMapper, MetricLength, Range1d, ScaleBar
 from bokeh.plotting import figure
 
-# %% ../nbs/13_app.ipynb #a7ea203a
 def palette(
     name:str,         # of a matplotlib colour map
     fade:float=0.,    # share of the range over which the colours appear out of nothing
@@ -351,8 +350,12 @@ def map_figure(
     f = figure(x_range=x, y_range=y, tools='pan,wheel_zoom', active_scroll='wheel_zoom', toolbar_location=None, min_border=0, width=VIEW[1], height=VIEW[0], sizing_mode='scale_width', aspect_ratio=ASPECT,
                background_fill_color='#2b2b2b' if dark else '#dcdcdc', border_fill_color=None, outline_line_color=None)
     f.axis.visible = f.grid.visible = False
-    units = ImperialLength(basis=dict(m=(run.kx**-1/111195, 'm', 'metre'), km=(1000/run.kx/111195, 'km', 'kilometre'), deg=(1., 'deg', 'degree')), include=['m', 'km'], ticks=[1, 2, 5, 10, 20, 50, 100, 200, 500]) if run.geographic else MetricLength()
-    f.add_layout(ScaleBar(range=x, unit='deg' if run.geographic else 'm', dimensional=units, location='bottom_left', background_fill_color='white', background_fill_alpha=.75, border_line_color=None, padding=5, margin=6, label_text_font_size='11px', length_sizing='adaptive'))
+    along = x
+    if run.geographic: # the bar is told the width of the view in metres
+        k = 111195*run.kx
+        along = Range1d(x.start*k, x.end*k)
+        for end in ('start', 'end'): x.js_on_change(end, CustomJS(args=dict(metres=along, k=k), code="metres.setv({start: cb_obj.start*k, end: cb_obj.end*k})"))
+    f.add_layout(ScaleBar(range=along, unit='m', dimensional=MetricLength(), location='bottom_left', background_fill_color='white', background_fill_alpha=.75, border_line_color=None, padding=5, margin=6, label_text_font_size='11px', length_sizing='adaptive'))
     return f
 
 def color_bar(
@@ -395,7 +398,6 @@ if (cb_obj.active) { pre.visible = true; post.visible = true; window.landslide_f
 else { title.text = '' }
 """
 
-# %% ../nbs/13_app.ipynb #8b9e10b3
 PAGE_CSS = """
 :root { --ink:#1f2328; --quiet:#57606a; --paper:#ffffff; --back:#f5f6f8; --line:#d8dee4; --accent:#0072B2; color-scheme: light }
 :root.dark { --ink:#e6e6e6; --quiet:#a0a7b0; --paper:#1d2024; --back:#121417; --line:#363b42; --accent:#56B4E9; color-scheme: dark }
@@ -463,7 +465,7 @@ def cell_table(
     "The ranked cells in words of the page, areas in hectares"
     if cells is None: return pd.DataFrame({name: pd.Series(dtype=float) for name in ('rank', 'expected (ha)')})
     out = pd.DataFrame({'rank': cells['rank'], 'expected (ha)': cells.expected_m2/1e4})
-    if {'low_m2', 'high_m2'} <= set(cells) and cells.low_m2.notna().any(): out = out.assign(**{'from (ha)': cells.low_m2/1e4, 'to (ha)': cells.high_m2/1e4})
+    if {'low_m2', 'high_m2'} <= set(cells) and cells.low_m2.notna().any(): out['from - to (ha)'] = [f'{a:.1f} - {z:.1f}' for a, z in zip(cells.low_m2/1e4, cells.high_m2/1e4)]
     return out.assign(**{'highest prob.': cells.max_probability, 'lat, lon (°)': [f'{a:.3f}, {o:.3f}' for a, o in zip(cells.lat, cells.lon)]})
 
 def nearest_cell(
@@ -525,11 +527,11 @@ class Browser:
         button = lambda name, do, **k: pn.widgets.Button(name=name, on_click=lambda _: do(), margin=2, stylesheets=BUTTONS, **k)
         self.zooms = pn.Row(button('+', lambda: self.go(zoom(self.at, .5))), button('−', lambda: self.go(zoom(self.at, 2))), button('Whole scene', lambda: self.go(fit(self.run.bounds, self.run.kx))), margin=0)
         self.tour = pn.Row(button('◀ Previous', lambda: self.step_cell(-1)), button('Next worst ▶', lambda: self.step_cell(1), button_type='primary'), margin=0)
-        ha, number = 'expected (ha)', dict(type='number', func='>=', placeholder='at least')
+        ha, number = 'expected (ha)', dict(type='number', func='>=', placeholder='≥')
         from bokeh.models.widgets.tables import NumberFormatter
-        formats = {n: NumberFormatter(format=f) for n, f in (('rank', '0'), (ha, '0,0.00'), ('from (ha)', '0,0.00'), ('to (ha)', '0,0.00'), ('highest prob.', '0.00'))}
+        formats = {n: NumberFormatter(format=f) for n, f in (('rank', '0'), (ha, '0,0.00'), ('highest prob.', '0.00'))}
         self.table = pn.widgets.Tabulator(cell_table(None), show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12, layout='fit_columns', theme='midnight' if self.dark else 'simple', sizing_mode='stretch_width',
-            header_filters={ha: number, 'highest prob.': number}, formatters=formats, titles={'rank': '#', 'highest prob.': 'top prob.'}, widths={'rank': 42, 'lat, lon (°)': 122}, configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[':host .tabulator, .tabulator { font-size:13px } .tabulator .tabulator-header .tabulator-col .tabulator-col-content { padding:3px 4px } .tabulator-row .tabulator-cell { padding:6px 4px } .tabulator-col-title { padding-right:12px !important }'])
+            header_filters={ha: number, 'highest prob.': number}, formatters=formats, titles={'rank': '#', ha: 'area (ha)', 'highest prob.': 'top prob.'}, widths={'rank': 36, 'from - to (ha)': 88, 'lat, lon (°)': 108}, configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[':host .tabulator, .tabulator { font-size:12.5px } .tabulator .tabulator-header .tabulator-col .tabulator-col-content { padding:3px 4px } .tabulator-row .tabulator-cell { padding:6px 4px } .tabulator-col-title { padding-right:12px !important }'])
         save = lambda label, name, make: pn.widgets.FileDownload(label=label, filename=name, callback=make, button_type='default', sizing_mode='stretch_width', margin=1, stylesheets=[':host .bk-btn, .bk-btn a { font-size:12px; padding:4px 2px }'])
         self.downloads = pn.Column(save('Polygons, GPKG', 'landslides.gpkg', lambda: polygon_file(self.run, self.threshold.value)), save('Polygons, GeoJSON', 'landslides.geojson', lambda: polygon_file(self.run, self.threshold.value, 'GeoJSON')),
             save('Cells, CSV', 'ranked_cells.csv', lambda: cells_file(self.run.cells.loc[self.table.current_view.index])), save('View, PNG', 'view.png', lambda: view_file(self.run, self.at, self.threshold.value, self.scan, self.pol.value)), sizing_mode='stretch_width', margin=0, visible=False,
@@ -641,6 +643,7 @@ def later(self:Browser, *do):
 
 @patch
 def now(self:Browser):
+    "Do what is due"
     due, self.due, self.timer = self.due, {}, None
     for name in due: getattr(self, name)()
 
@@ -983,7 +986,7 @@ def template(self:Browser):
 # %% ../nbs/13_app.ipynb #a3d6526e
 def beside(left, right):
     "Two columns, one under the other on a narrow screen"
-    sheet = ":host { display:grid !important; grid-template-columns:minmax(0,5fr) minmax(0,3fr); gap:10px; width:100% } @media (max-width:1150px) { :host { grid-template-columns:minmax(0,1fr) } }"
+    sheet = ":host { display:grid !important; grid-template-columns:minmax(0,3fr) minmax(0,2fr); gap:10px; width:100% } @media (max-width:1150px) { :host { grid-template-columns:minmax(0,1fr) } }"
     return pn.Column(left, right, sizing_mode='stretch_width', margin=0, stylesheets=[sheet])
 
 def two_by_two(*objects):

@@ -317,7 +317,7 @@ def file_hash(path): # of any file -> 16 letters
     "Changes if the file does"
     with open(path, 'rb') as f: return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
-CODE = ('core', 'cube', 'simulate', 'chips', 'data', 'models', 'metrics', 'scores', 'pretrain', 'finetune', 'experiment') # modules that make the numbers
+CODE = ('core', 'cube', 'simulate', 'chips', 'data', 'models', 'metrics', 'calibration', 'scores', 'pretrain', 'finetune', 'experiment') # modules that make the numbers
 
 @cache
 def code_version(): # -> '0.1.0+1234abcd', of the code as it was when first asked
@@ -510,7 +510,7 @@ def do_run(
         if network: np.savez_compressed(tmp/'gallery.npz', **gallery_chips(table, prob, bench))
 
 # %% ../nbs/09_experiment.ipynb #b0827de4
-FORMAT = 1
+FORMAT = 2
 
 @contextmanager
 def open_experiment(

@@ -183,7 +183,9 @@ def ranked_cells(
     return ranked(gpd.GeoDataFrame(rows, columns=['expected_m2', 'expected_px', 'pixels', 'max_probability', 'valid_fraction', 'geometry'], geometry='geometry', crs=prob.rio.crs), record)
 
 # %% ../nbs/15_products.ipynb #e63a3318
-def name_of(zones): return str(zones) if isinstance(zones, (str, Path)) else 'The zones'
+def name_of(zones): # path or GeoDataFrame
+    "What an error calls the zones"
+    return str(zones) if isinstance(zones, (str, Path)) else 'The zones'
 
 def read_zones(
     zones,             # path of a vector file or GeoDataFrame of polygons, any CRS

@@ -34,13 +34,13 @@ def set_numbers(
     truth,      # (n, H, W) 1, 0, 255
     chips,      # DataFrame, a row a chip, of `chip_numbers`
     threshold:float,
+    order=None, # (n, H, W) probabilities that rank the pixels; None: `prob`
 ) -> dict:
     "All numbers of one test set"
-    ap = StreamingAP().update(prob, truth)
-    best = ap.best_threshold()[0]
+    auprc, best = average_precision(prob if order is None else order, truth), StreamingAP().update(prob, truth).best_threshold()[0]
     at, upper = (f1_iou(prob, truth, t) for t in (threshold, best))
     free = chips[chips.kind == 'landslide-free']
-    return dict(auprc=ap.value, chip_auprc=float(chips.auprc.mean()), f1=at['f1'], iou=at['iou'], f1_best=upper['f1'], iou_best=upper['iou'],
+    return dict(auprc=auprc, chip_auprc=float(chips.auprc.mean()), f1=at['f1'], iou=at['iou'], f1_best=upper['f1'], iou_best=upper['iou'],
         **count_numbers(chips, 'predicted', 'count'), **count_numbers(chips, 'likely', 'likely'), **count_numbers(chips, 'raw', 'raw'),
         coverage=float(((chips.low <= chips.true) & (chips.true <= chips.high)).mean()) if chips.low.notna().all() else np.nan,
         false_px=float(chips.false_px.sum()/max((chips.pixels - chips.true).sum(), 1)), false_chips=float((free.detected > 0).mean()),
@@ -52,34 +52,36 @@ def chip_numbers(
     truth,  # (n, H, W) 1, 0, 255
     threshold:float,
     record:dict=None, # of `area_record`, gives likely counts and intervals
+    order=None, # (n, H, W) probabilities that rank the pixels; None: `prob`
 ) -> pd.DataFrame: # a row a chip: predicted, likely, low, high, raw, true, pixels, kind, auprc, detected, false_px
     "Counts, average precision and detections of each chip"
     c = chip_counts(prob, truth)
     c['likely'], (c['low'], c['high']) = likely_area(c.predicted, record), area_interval(c.predicted, c.pixels, record)
     hit = (prob >= threshold) & (truth != 255)
-    return c.assign(raw=np.nan if raw is None else chip_counts(raw, truth).predicted, auprc=[average_precision(p, t) for p, t in zip(prob, truth)],
+    return c.assign(raw=np.nan if raw is None else chip_counts(raw, truth).predicted, auprc=[average_precision(p, t) for p, t in zip(prob if order is None else order, truth)],
                     detected=hit.sum((1, 2)), false_px=(hit & (truth == 0)).sum((1, 2)))
 
 # %% ../nbs/23_scores.ipynb #e67fe816
 def pixel_table(
-    prob,      # (n, H, W) calibrated probabilities
+    order,     # (n, H, W) probabilities that rank the pixels
     truth,     # (n, H, W) 1, 0, 255
     chips,     # DataFrame with block, published: a row a chip
+    prob=None, # (n, H, W) calibrated probabilities; None: `order`
     bins=(384, 128), # quantiles of landslide pixels and of all pixels that bound the bins
-) -> pd.DataFrame: # a row a block, test set membership and bin: block, published, prob (mean), negative, positive
+) -> pd.DataFrame: # a row a block, test set membership and bin: block, published, prob (mean), calibrated (mean), negative, positive
     "Histograms of the probabilities of each block"
-    keep = (truth != 255) & ~np.isnan(prob)
-    p, t = prob[keep], truth[keep] == 1
+    keep = (truth != 255) & ~np.isnan(order)
+    p, t, q = order[keep], truth[keep] == 1, (order if prob is None else prob)[keep]
     edges = np.unique(np.concatenate([np.quantile(v, np.linspace(0, 1, n+1)) for v, n in zip((p[t], p), bins) if len(v)] or [[0.]]))
     k = np.searchsorted(edges, p, 'right')
     n = np.bincount(k, minlength=len(edges)+1)
     mean = np.bincount(k, p, minlength=len(n))/np.maximum(n, 1)
     group = chips[['block', 'published']].drop_duplicates(ignore_index=True)
     g = chips[['block', 'published']].merge(group.reset_index(), how='left')['index'].to_numpy()
-    cell = np.broadcast_to(g[:, None, None], prob.shape)[keep]*len(n) + k
+    cell = np.broadcast_to(g[:, None, None], order.shape)[keep]*len(n) + k
     counts = np.stack([np.bincount(cell[t == c], minlength=len(group)*len(n)) for c in (False, True)])
     at = np.flatnonzero(counts.any(0))
-    return group.loc[at//len(n)].reset_index(drop=True).assign(prob=mean[at % len(n)].astype('float32'), negative=counts[0, at], positive=counts[1, at])
+    return group.loc[at//len(n)].reset_index(drop=True).assign(prob=mean[at % len(n)].astype('float32'), calibrated=np.bincount(cell, q)[at]/counts[:, at].sum(0), negative=counts[0, at], positive=counts[1, at])
 
 # %% ../nbs/23_scores.ipynb #17256acd
 def score_run(
@@ -93,14 +95,14 @@ def score_run(
 ):                # (numbers, chip table, pixel table, calibrated test probabilities)
     "Calibrate and choose a threshold on the validation chips, then score the test chips"
     cal = fit_chips(valid, valid_truth) if calibration is None else calibration
-    prob, raw = calibrate(test, cal), calibrate(test, None) if network else None
+    prob, order, raw = calibrate(test, cal), calibrate(test, {**cal, 'around': {}}), calibrate(test, None) if network else None
     threshold = cal.get('threshold') or .5
-    chips = pd.concat([where.reset_index(drop=True), chip_numbers(prob, raw, test_truth, threshold, cal.get('area'))], axis=1)
+    chips = pd.concat([where.reset_index(drop=True), chip_numbers(prob, raw, test_truth, threshold, cal.get('area'), order)], axis=1)
     numbers = dict(threshold=threshold, calibration_scale=cal['scale'], calibration_bias=cal['bias'])
     for name in TEST_SETS:
         k = np.ones(len(chips), bool) if name == 'natural' else chips.published.to_numpy()
-        numbers |= {f'{n}_{name}': v for n, v in set_numbers(prob[k], test_truth[k], chips[k], threshold).items()}
-    return numbers, chips, pixel_table(prob, test_truth, chips), prob
+        numbers |= {f'{n}_{name}': v for n, v in set_numbers(prob[k], test_truth[k], chips[k], threshold, order[k]).items()}
+    return numbers, chips, pixel_table(order, test_truth, chips, prob), prob
 
 # %% ../nbs/23_scores.ipynb #b7be6bf2
 BASELINES = {'all-zero': 0, 'log-ratio': 1, 'log-ratio 5 x 5': 5, '-dVH 5 x 5': 5} # name -> side of the averaging box, pixels

@@ -60,14 +60,14 @@ def chip_draws(
     chips,       # chips of one run
     blocks,      # names of the blocks, in the order of `weights`
     weights,     # (draws, blocks)
-    metric:str,  # as in the table of runs, e.g. count_signed_median_landslide, raw_absolute_mean_all, chip_auprc
+    metric:str,  # as in the table of runs, e.g. count_signed_median_landslide, likely_signed_median_free, raw_absolute_mean_all, chip_auprc
 ) -> np.ndarray: # (draws,)
     "A number of chips with each block counted as often as it was drawn"
     if metric == 'chip_auprc': chips, value, how = (k := chips[chips.auprc.notna()]), k.auprc, 'mean'
     else:
         count, sign, how, kind = metric.split('_')
         chips = chips[chips.kind.isin(KINDS[kind])]
-        value = chips['predicted' if count == 'count' else 'raw'] - chips.true
+        value = chips[dict(count='predicted').get(count, count)] - chips.true
         if sign == 'absolute': value = value.abs()
     w = weights[:, pd.Index(blocks).get_indexer(chips.block)]
     if how == 'median': return weighted_median(value, w)

@@ -165,10 +165,10 @@ def test_scores_agree_with_sklearn(chips_kind):
         where = pd.DataFrame(dict(chip=np.arange(10), block=np.arange(10)//2, published=np.arange(10) < 6))
         n, chips, pixels, prob = score_run(score, valid_truth, score, truth, where)
         keep = truth != 255
-        t, p = truth[keep] == 1, prob[keep].astype(float)
+        t, p, x = truth[keep] == 1, prob[keep].astype(float), score[keep].astype(float)
         if chips_kind in ('all negative', 'all ignored'): assert np.isnan(n['auprc_natural']) and chips.auprc.isna().all()
         else:
-            assert n['auprc_natural'] == pytest.approx(average_precision_score(t, p), abs=1e-4)
+            assert n['auprc_natural'] == pytest.approx(average_precision_score(t, x), abs=1e-4)
             assert n['f1_natural'] == pytest.approx(f1_score(t, p >= n['threshold']))
         assert chips.pixels.sum() == keep.sum() == pixels[['negative', 'positive']].sum().sum()
         if keep.any(): assert n['brier_natural'] == pytest.approx(brier_score_loss(t, p, labels=[False, True]), abs=1e-6)
