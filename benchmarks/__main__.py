@@ -34,7 +34,7 @@ def one(name, scale):
     start, m = time.time(), machine()
     what, run = DUELS[name].__doc__, DUELS[name]
     try: settings, rows = run(scale)
-    except ImportError as e: return dict(what=what, settings=f'scale {scale}', machine=m, seconds=time.time()-start, failed=f'{e}; a peer that is not installed is not imitated')
+    except ImportError as e: return dict(what=what, settings='', scale=scale, machine=m, seconds=time.time()-start, failed=f'{e}; a peer that is not installed is not imitated')
     return dict(what=what, settings=settings, scale=scale, rows=rows, machine=m, seconds=time.time()-start)
 
 def main():
