@@ -20,7 +20,7 @@ import pandas as pd
 
 from .core import *
 from .calibration import RARE_BINS
-from .statistics import DRAWS, AnalysisError, ap_draws, block_draws, chip_draws, interval, ratio_interval
+from .intervals import DRAWS, AnalysisError, ap_draws, block_draws, chip_draws, interval, ratio_interval
 
 # %% ../nbs/10_analysis.ipynb #d80d9cb5
 FORMAT = 2 # of an experiment's folder
