@@ -69,10 +69,10 @@ def open_pair(
     source:str,          # path, or name of an embedded or fetched event
     args,                # with event, start, end, orbit, passes
     extra:tuple|list=(), # optional channels
-):                       # pair, dims (moment, y, x), dB
+):                       # pair, dims (moment, y, x), dB, with the cube's terrain
     "The pair meant by a cube and the command's arguments, said in one line"
-    from landslide_nb.cube import make_pair
-    pair = make_pair(cube_of(source, args.size, args.seed, args.orbit), event_of(args), passes=args.passes, orbit=args.orbit, extra=extra)
+    from landslide_nb.products import scene_pair
+    pair = scene_pair(cube_of(source, args.size, args.seed, args.orbit), ['vv', 'vh', *extra], event_of(args), args.passes, args.orbit)
     a = pair.attrs
     say(f"{source}: {pair.sizes['y']} x {pair.sizes['x']} px, {a['orbit']} orbit, {len(a['passes_pre'])} passes up to {a['event_start']} and {len(a['passes_post'])} from {a['event_end']}")
     return pair
@@ -192,12 +192,9 @@ def map_scene(
 ):
     "`landslide-nb map`: a run folder from a cube and a stage-2 model; the same command continues one that was cut off"
     from landslide_nb.models import load_model
-    from landslide_nb.products import scene_pair
     new_folder(args.out)
     net, meta = load_model(args.model)
-    pair = scene_pair(cube_of(args.cube, args.size, args.seed, args.orbit), meta['input']['channels'], event_of(args), args.passes, args.orbit)
-    a = pair.attrs
-    say(f"{args.cube}: {pair.sizes['y']} x {pair.sizes['x']} px, {a['orbit']} orbit, {len(a['passes_pre'])} passes up to {a['event_start']} and {len(a['passes_post'])} from {a['event_end']}")
+    pair = open_pair(args.cube, args, [c for c in meta['input']['channels'] if c not in ('vv', 'vh')])
     write_map(pair, (net, meta), args.out, tile=args.tile, tta=args.tta, min_area=args.min_area, zones=args.zones)
 
 def write_map(

@@ -32,7 +32,7 @@ def test_demo_leaves_models_table_and_map(demo):
     table = (out/'table.md').read_text()
     assert table in said and all(name in table for name in ('pretrained on demo_b', 'from scratch', 'log-ratio', 'all-zero'))
     assert re.search(r'\d+ s, peak memory [\d.]+ GB', said)
-    assert sorted(o.name for o in (out/'map').iterdir()) == ['item.json', 'landslides.gpkg', 'map.png', 'metrics.json', 'pair.tif', 'probability.tif', 'report.html', 'truth.tif']
+    assert sorted(o.name for o in (out/'map').iterdir()) == ['dem.tif', 'item.json', 'landslides.gpkg', 'map.png', 'metrics.json', 'pair.tif', 'probability.tif', 'report.html', 'truth.tif']
 
 def test_demo_map_agrees_with_its_numbers(demo):
     folder = demo[0]/'map'
