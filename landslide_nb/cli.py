@@ -344,7 +344,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--seeds', type=int, metavar='N', help='repetitions (default 5)')
     c.add_argument('--arch', metavar='NAME', help='unet (default) or published')
     how_long = c.add_mutually_exclusive_group()
-    how_long.add_argument('--quick', action='store_true', help='budgets 2, 10, 110, two seeds, short trainings: about a quarter of an hour on two cores')
+    how_long.add_argument('--quick', action='store_true', help='budgets 2, 10, 110, two seeds, shorter trainings: 20 to 30 minutes on two cores')
     how_long.add_argument('--spec', metavar='FILE.json', help='any fields of the specification (epochs, epoch_chips, size, ...), or the spec.json of another experiment; the options above replace them')
     c.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same experiment, which is then continued')
     c = command(app, 'app', 'browse the maps of a folder in a web page')
