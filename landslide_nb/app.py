@@ -1006,9 +1006,11 @@ def some_settings(
     settings, # names of those to keep
 ):            # results of these
     "Fewer settings of an experiment, each in the colour it had among all"
+    from dataclasses import fields
     from landslide_nb.analysis import Results
     class Some(Results): settings = property(lambda _: results.settings)
-    return Some(**(vars(results) | dict(runs=results.runs[results.runs.setting.isin(settings)])))
+    given = {f.name: getattr(results, f.name) for f in fields(results) if f.init}
+    return Some(**(given | dict(runs=results.runs[results.runs.setting.isin(settings)])))
 
 def experiment_pane(
     results,        # of `read_results` or `some_settings`
