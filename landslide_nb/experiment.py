@@ -8,14 +8,17 @@ __all__ = ['ARCHS', 'HOWS', 'REGRESSION', 'CODE', 'LOOKS', 'FORMAT', 'Experiment
            'quick_spec', 'read_spec', 'Run', 'is_stage2', 'plan_runs', 'region_pair', 'region_chips', 'pretrain_chips',
            'square_table', 'check_experiment', 'fingerprint', 'file_hash', 'code_version', 'key_of', 'Features',
            'write_features', 'Tick', 'Bench', 'frozen_learner', 'frozen_logits', 'network_scores', 'gallery_chips',
-           'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'run_experiment']
+           'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'job_name', 'do_job', 'jobs_here',
+           'jobs_beside', 'run_experiment']
 
 # %% ../nbs/09_experiment.ipynb #1c2f0ca8
-import fcntl, hashlib, json, shutil, time
+import fcntl, hashlib, json, os, shutil, threading, time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
 from itertools import combinations, product
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +174,7 @@ def quick_spec(
     **more,              # further fields of `ExperimentSpec`
 ) -> ExperimentSpec:
     "Three budgets, two seeds, short trainings"
-    return ExperimentSpec(**{**dict(event=event, pretrain=default_sources(event, more.get('arch', 'unet')), budgets=(2, 10, 110), seeds=2, epochs=8), **more})
+    return ExperimentSpec(**{**dict(event=event, pretrain=default_sources(event, more.get('arch', 'unet')), budgets=(2, 10, 110), seeds=2, epochs=6, pretrain_epochs=8), **more})
 
 def read_spec(
     path:str|Path, # JSON with some fields of `ExperimentSpec`, or the spec.json of an experiment
@@ -554,11 +557,67 @@ def collect_runs(
         with atomic(folder/('results.parquet' if name == 'run' else f'{name}.parquet')) as tmp: table.to_parquet(tmp, index=False)
     return table
 
+# %% ../nbs/09_experiment.ipynb #1616e3b6
+def job_name(job): # source of stage 1, or Run -> words beside the progress bar
+    "What a job is called"
+    return f'stage 1, {source_name(job)}' if isinstance(job, str) else f'{job.setting}, {job.budget} chips, seed {job.seed}'
+
+def do_job(
+    job,         # source of stage 1, or Run
+    where,       # folder of the run
+    bench:Bench,
+):
+    "Train a stage-1 model, with the features it sees, or do a run"
+    if not isinstance(job, str): return do_run(job, bench, where)
+    bench.stage1(job)
+    if 'frozen' in bench.spec.how and bench.change: bench.features(job)
+
+def jobs_here(
+    jobs:dict,   # job -> folder of the run
+    bench:Bench,
+    progress,    # tqdm bar
+    cost:dict,   # job -> what it counts in the bar
+):
+    "One after another in this process; the bar moves with each batch"
+    bench.progress = progress
+    for job, where in jobs.items():
+        progress.set_description(job_name(job))
+        then = progress.n
+        do_job(job, where, bench)
+        progress.update(then + cost[job] - progress.n) # what the batches did not count
+
+def jobs_beside(
+    jobs:dict,   # job -> folder of the run
+    bench:Bench,
+    progress,    # tqdm bar
+    cost:dict,   # job -> what it counts in the bar
+    workers:int, # processes
+):
+    "Several at once, each in a process of its own; the bar moves with each job"
+    if not jobs: return
+    with ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn'), _enter, (bench.spec, bench.folder)) as pool:
+        todo = {pool.submit(_do, job, where): job for job, where in jobs.items()}
+        progress.set_description(f'{min(workers, len(jobs))} at once')
+        try:
+            for done in as_completed(todo):
+                done.result()
+                progress.set_description(f'last: {job_name(todo[done])}'); progress.update(cost[todo[done]])
+        except BaseException: pool.shutdown(cancel_futures=True); raise
+
+def _enter(spec, folder): # in each process
+    global _bench
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start() # ends with the experiment, however that ends
+    torch.set_num_threads(1)
+    _bench = Bench(spec, folder)
+
+def _do(job, where): do_job(job, where, _bench)
+
 # %% ../nbs/09_experiment.ipynb #83c4a26c
 def run_experiment(
     spec:ExperimentSpec,
     folder:str|Path,   # new, empty, or of the same experiment, which is then continued
     bar:bool=True,     # show progress and time left
+    workers:int=1,     # processes of one thread each; 1: this process, with its threads
 ) -> pd.DataFrame:     # one row a run, as in results.parquet
     "Train and score everything the specification asks for that is not yet there"
     from tqdm import tqdm
@@ -566,20 +625,15 @@ def run_experiment(
         bench, runs = Bench(spec, folder), plan_runs(spec)
         sources = [s for s in spec.pretrain if regions_of(s)]
         keys = {r: bench.key(asdict(spec), asdict(r)) for r in runs}
-        done = lambda r: (folder/'runs'/keys[r]).exists()
         cost = {r: 50 if r.how == 'baseline' else spec.epochs*(spec.epoch_chips + len(bench.valid)//3) + len(bench.test)//3 for r in runs}
         cost |= {s: spec.pretrain_epochs*bench.stage1_chips(s)*(spec.pretrain_size/spec.size)**2 for s in sources}
-        ready = {s: bench.stage1_path(s).exists() for s in sources} | {r: done(r) for r in runs}
+        ready = {s: bench.stage1_path(s).exists() for s in sources} | {r: (folder/'runs'/keys[r]).exists() for r in runs}
         with tqdm(total=sum(cost.values()), initial=sum(cost[k] for k in cost if ready[k]), disable=not bar, unit='chip', dynamic_ncols=True, mininterval=1,
                   bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left') as progress:
-            bench.progress = progress
-            for k in [*sources, *runs]:
-                if ready[k]: continue
-                progress.set_description(f'stage 1, {k}' if isinstance(k, str) else f'{k.setting}, {k.budget} chips, seed {k.seed}')
-                then = progress.n
-                if isinstance(k, str): bench.stage1(k)
-                else: do_run(k, bench, folder/'runs'/keys[k])
-                progress.update(then + cost[k] - progress.n) # what the batches did not count
+            for stage in (sources, runs):
+                jobs = {k: folder/'runs'/keys[k] if k in keys else None for k in stage if not ready[k]}
+                if workers == 1: jobs_here(jobs, bench, progress, cost)
+                else: jobs_beside(jobs, bench, progress, cost, workers)
         results = collect_runs(folder, list(keys.values()))
         for f in (folder/'stage1').glob('*.npy'): f.unlink()
         return results

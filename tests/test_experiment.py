@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 SPEC = dict(scene=512, size=32, pretrain_size=16, block=1, width=4, epochs=1, epoch_chips=16, pretrain_epochs=1, budgets=(2, 5), seeds=2, pretrain=('none', 'demo_a', 'demo_b'))
@@ -14,7 +15,7 @@ def spec():
     return ExperimentSpec(**SPEC)
 
 def start(spec, folder):
-    code = "import sys, torch; torch.set_num_threads(1)\nfrom landslide_nb.experiment import *\nrun_experiment(ExperimentSpec.from_json(sys.argv[1]), sys.argv[2])"
+    code = "import sys, torch; torch.set_num_threads(1)\nfrom landslide_nb.experiment import *\nif __name__ == '__main__': run_experiment(ExperimentSpec.from_json(sys.argv[1]), sys.argv[2], workers=2)"
     return subprocess.Popen([sys.executable, '-c', code, spec.to_json(), str(folder)], stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 def stamps(folder): return {f.name: f.stat().st_mtime_ns for f in [*(folder/'runs').glob('*'), *(folder/'stage1').glob('*.safetensors')] if not f.name.startswith('.')}
@@ -28,7 +29,9 @@ def killed(spec, tmp_path_factory):
         if (folder/'runs').exists() and len(stamps(folder)) >= 9: break
         assert p.poll() is None, p.communicate()[1][-2000:]
         time.sleep(.1)
+    workers = psutil.Process(p.pid).children(recursive=True)
     p.send_signal(signal.SIGKILL); p.wait()
+    assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=30)[1]    # none goes on alone
     then = stamps(folder)
     assert 9 <= len(then) and not (folder/'results.parquet').exists()
     (folder/'runs'/'.0123.torn').mkdir()                       # what a kill in the middle of writing leaves
