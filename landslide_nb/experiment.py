@@ -7,9 +7,9 @@ __all__ = ['ARCHS', 'HOWS', 'REGRESSION', 'CODE', 'LOOKS', 'FORMAT', 'Experiment
            'start_of', 'region_name', 'source_name', 'ExperimentSpec', 'check_spec', 'check_start', 'default_sources',
            'quick_spec', 'read_spec', 'Run', 'is_stage2', 'plan_runs', 'region_pair', 'region_chips', 'pretrain_chips',
            'square_table', 'check_experiment', 'fingerprint', 'file_hash', 'code_version', 'key_of', 'Features',
-           'write_features', 'Tick', 'Bench', 'frozen_learner', 'frozen_logits', 'network_scores', 'gallery_chips',
-           'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'job_name', 'do_job', 'jobs_here',
-           'jobs_beside', 'run_experiment']
+           'write_features', 'Tick', 'Bench', 'frozen_learner', 'frozen_logits', 'learning_curve', 'network_scores',
+           'gallery_chips', 'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'job_name',
+           'do_job', 'jobs_here', 'jobs_beside', 'run_experiment']
 
 # %% ../nbs/09_experiment.ipynb #1c2f0ca8
 import fcntl, hashlib, json, os, shutil, threading, time
@@ -448,11 +448,20 @@ def frozen_logits(
         return net(x, torch.from_numpy(np.stack([features[r] for r in some])).float().to(device)).float().cpu()
     return torch.cat([batch(rows[i:i+bs]) for i in range(0, len(rows), bs)]).numpy()
 
+# %% ../nbs/09_experiment.ipynb #4ac335ba
+def learning_curve(
+    learn, # fitted
+) -> pd.DataFrame: # a row an epoch: epoch from 1, train_loss, valid_loss, kept (is this the epoch whose weights were kept?)
+    "The losses of a training"
+    losses = pd.DataFrame([v[:2] for v in learn.recorder.values], columns=['train_loss', 'valid_loss'], dtype=float)
+    epoch = np.arange(1, len(losses) + 1)
+    return losses.assign(epoch=epoch, kept=epoch == learn.keep_best.best_epoch)[['epoch', 'train_loss', 'valid_loss', 'kept']]
+
 # %% ../nbs/09_experiment.ipynb #e166ef74
 def network_scores(
     run:Run,
     bench:Bench,
-):         # (validation scores, test scores), (n, H, W) logits
+):         # (validation scores, test scores), (n, H, W) logits; learning curve
     "Train stage 2 and predict"
     spec, chips = bench.spec, bench.chips
     dls = finetune_dls(chips, budget=run.budget, seed=run.seed, change=bench.change, bs=8, epoch_chips=spec.epoch_chips, stats=bench.stats(run.pretrain))
@@ -465,7 +474,7 @@ def network_scores(
         learn = finetune_learner(dls, arch=spec.arch, seed=run.seed, **before, **({} if run.how == 'full' else bench.size))
         predict = lambda rows: predict_chips(learn, chips, rows).numpy()
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(spec.epochs, cbs=bench.ticks(spec.size))
-    return predict(bench.valid), predict(bench.test)
+    return (predict(bench.valid), predict(bench.test)), learning_curve(learn)
 
 # %% ../nbs/09_experiment.ipynb #c7c69d29
 def gallery_chips(
@@ -486,13 +495,13 @@ def gallery_chips(
 def run_scores(
     run:Run,
     bench:Bench,
-):         # (validation scores, test scores), (n, H, W)
+):         # (validation scores, test scores), (n, H, W); learning curve, if any
     "The scores of any run"
     chips, parts = bench.chips, (bench.valid, bench.test)
     if run.how != 'baseline': return network_scores(run, bench)
-    if run.model == REGRESSION: return regression_scores(chips, draw_budget(chips, run.budget, run.seed), parts)
-    if run.pretrain == 'none': return [baseline_scores(run.model, chips, rows) for rows in parts]
-    return [predict_chips(bench.starts[run.pretrain], chips, rows).numpy() for rows in parts]
+    if run.model == REGRESSION: return regression_scores(chips, draw_budget(chips, run.budget, run.seed), parts), None
+    if run.pretrain == 'none': return [baseline_scores(run.model, chips, rows) for rows in parts], None
+    return [predict_chips(bench.starts[run.pretrain], chips, rows).numpy() for rows in parts], None
 
 def do_run(
     run:Run,
@@ -503,17 +512,17 @@ def do_run(
     start, chips = time.perf_counter(), bench.chips
     header = read_header(bench.stage1(run.pretrain)) if run.pretrain != 'none' else dict(metrics={})
     network = run.model not in (REGRESSION, *BASELINES)
-    (valid, test), fixed = run_scores(run, bench), IDENTITY if run.model == 'all-zero' else header['calibration'] or IDENTITY if network and run.how == 'baseline' else None
+    ((valid, test), curve), fixed = run_scores(run, bench), IDENTITY if run.model == 'all-zero' else header['calibration'] or IDENTITY if network and run.how == 'baseline' else None
     numbers, table, pixels, prob = score_run(valid, bench.valid_truth, test, bench.test_truth, bench.where, network, fixed)
     stage1 = header['metrics'].get('chip_auroc')
     row = dict(run=folder.name, event=region_name(bench.spec.event), setting=run.setting, **asdict(run), stage1_auroc=np.nan if stage1 is None else stage1, **numbers, seconds=time.perf_counter() - start)
     with atomic(folder) as tmp:
         tmp.mkdir()
-        for name, t in (('run', pd.DataFrame([row])), ('chips', table), ('pixels', pixels)): t.assign(run=folder.name).to_parquet(tmp/f'{name}.parquet', index=False)
+        for name, t in (('run', pd.DataFrame([row])), ('chips', table), ('pixels', pixels), *([('curve', curve)] if network and run.how != 'baseline' else [])): t.assign(run=folder.name).to_parquet(tmp/f'{name}.parquet', index=False)
         if network: np.savez_compressed(tmp/'gallery.npz', **gallery_chips(table, prob, bench))
 
 # %% ../nbs/09_experiment.ipynb #b0827de4
-FORMAT = 2
+FORMAT = 3
 
 @contextmanager
 def open_experiment(
@@ -552,9 +561,9 @@ def collect_runs(
     keys,        # of finished runs, in order
 ) -> pd.DataFrame: # one row a run
     "Join the tables of all runs"
-    for name in ('chips', 'pixels', 'run'):
-        table = pd.concat([pd.read_parquet(folder/'runs'/k/f'{name}.parquet') for k in keys], ignore_index=True)
-        with atomic(folder/('results.parquet' if name == 'run' else f'{name}.parquet')) as tmp: table.to_parquet(tmp, index=False)
+    for name, file in (('chips', 'chips'), ('pixels', 'pixels'), ('curve', 'curves'), ('run', 'results')):
+        table = pd.concat([pd.read_parquet(p) for k in keys if (p := folder/'runs'/k/f'{name}.parquet').exists()], ignore_index=True)
+        with atomic(folder/f'{file}.parquet') as tmp: table.to_parquet(tmp, index=False)
     return table
 
 # %% ../nbs/09_experiment.ipynb #1616e3b6
