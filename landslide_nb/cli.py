@@ -266,7 +266,8 @@ def experiment(
 ):
     "`landslide-nb experiment`: how much pretraining helps at which number of labelled chips, with intervals, figures and a report"
     from landslide_nb.analysis import write_report
-    from landslide_nb.experiment import ExperimentSpec, default_sources, quick_spec, read_spec, run_experiment
+    from landslide_nb.experiment import run_experiment
+    from landslide_nb.protocol import ExperimentSpec, default_sources, quick_spec, read_spec
     given = {k: v for k in ('event', 'pretrain', 'how', 'budgets', 'seeds', 'arch') if (v := getattr(args, k)) is not None}
     event = given.get('event', 'demo_a')
     spec = read_spec(args.spec, **given) if args.spec else (quick_spec if args.quick else ExperimentSpec)(**{'event': event, 'pretrain': default_sources(event, given.get('arch', 'unet')), **given})
