@@ -169,6 +169,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'landslide_nb.calibration.coverage_curve': ( 'calibration.html#coverage_curve',
                                                                                        'landslide_nb/calibration.py'),
                                           'landslide_nb.calibration.density': ('calibration.html#density', 'landslide_nb/calibration.py'),
+                                          'landslide_nb.calibration.doubts': ('calibration.html#doubts', 'landslide_nb/calibration.py'),
                                           'landslide_nb.calibration.expected_calibration_error': ( 'calibration.html#expected_calibration_error',
                                                                                                    'landslide_nb/calibration.py'),
                                           'landslide_nb.calibration.fit_around': ( 'calibration.html#fit_around',

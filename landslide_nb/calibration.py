@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MIN_POSITIVES', 'IDENTITY', 'TINY', 'RARE_BINS', 'WINDOW', 'GROUPS', 'LEAST', 'MIN_CHIPS', 'QUIET_SHARE', 'CLAIMS',
-           'FOLDS', 'fit_calibration', 'calibrate', 'calibrate_around', 'density', 'reliability',
+           'FOLDS', 'BEYOND', 'fit_calibration', 'calibrate', 'calibrate_around', 'density', 'reliability',
            'expected_calibration_error', 'brier', 'fit_around', 'area_record', 'area_interval', 'likely_area',
-           'coverage_curve', 'fit_chips']
+           'coverage_curve', 'fit_chips', 'doubts']
 
 # %% ../nbs/19_calibration.ipynb #406c84d4
 import math
@@ -117,9 +117,10 @@ def fit_around(
 ) -> dict:      # window, log_density and factor (lists); {} if the chips are too few
     "Factors that make probabilities true in quiet and in dense neighbourhoods"
     from sklearn.isotonic import IsotonicRegression
+    if len(prob) < MIN_CHIPS: return {}
     prob = np.asarray(prob, 'float32')
     (p, t), (d, _) = (valid_pixels(a, truth) for a in (prob, density(prob, window)))
-    if len(prob) < MIN_CHIPS or t.sum() < MIN_POSITIVES or p.sum(dtype=float) <= 0: return {}
+    if t.sum() < MIN_POSITIVES or p.sum(dtype=float) <= 0: return {}
     group = np.searchsorted(np.unique(np.quantile(d, np.linspace(0, 1, GROUPS + 1)[1:-1])), d)
     n, sd, sp, st = (np.bincount(group, w) for w in (None, d, p, t))
     n, sd, sp, st = (a[n > 0] for a in (n, sd, sp, st))
@@ -136,15 +137,16 @@ def area_record(
     seed:int=0,        # of the bootstrap
     block=None,        # (n,) block of each chip: chips of a block err together; None: each on its own
     scene=None,        # (n,) scene of each chip, if they come from many
-) -> dict:             # low, high (scaled errors), quiet (pixels), `scenes` or `blocks` for large areas, chips, pixels, coverage; {} if the chips are too few
+) -> dict:             # low, high (scaled errors), quiet (pixels), shares [lowest, highest], `scenes` or `blocks` for large areas, chips, pixels, coverage; {} if the chips are too few
     "What labelled chips say about the error of expected areas; goes into `calibration['area']` of a model"
     c = chip_counts(prob, truth).assign(block=np.arange(len(prob)) if block is None else block, scene=0 if scene is None else scene)
     c = c[c.pixels > 0]
     errors, free = _errors(c, coverage), c.predicted[c.true == 0]
     if not errors or c.predicted.sum() <= 0: return {}
-    record = dict(method='split conformal, scaled by sqrt(expected + 1)', coverage=coverage, chips=len(c), quiet=float(free.quantile(QUIET_SHARE)) if len(free) else 0., **errors)
-    scenes = _errors(c.groupby('scene')[['predicted', 'true', 'pixels']].sum(), coverage)
-    return {**record, **({'scenes': scenes} if scenes else {'blocks': blocks} if (blocks := _blocks(c, coverage, seed)) else {})}
+    by = c.groupby('block' if scene is None else 'scene')[['predicted', 'true', 'pixels']].sum()
+    share, scenes = by.predicted/by.pixels, _errors(by, coverage) if scene is not None else {}
+    record = dict(method='split conformal, scaled by sqrt(expected + 1)', coverage=coverage, chips=len(c), quiet=float(free.quantile(QUIET_SHARE)) if len(free) else 0., shares=[float(share.min()), float(share.max())], **errors)
+    return {**record, **({'scenes': scenes} if scenes else {'blocks': blocks} if scene is None and (blocks := _blocks(by, coverage, seed)) else {})}
 
 QUIET_SHARE = .75 # of the landslide-free chips, that count as quiet
 
@@ -153,10 +155,9 @@ def _errors(c, coverage): # a row an area: predicted, true, pixels
     k = int((n+1)*(1-coverage)/2 + 1e-9) # the k-th smallest and largest error bound the interval
     return dict(low=float(error[k-1]), high=float(error[-k]), pixels=int(c.pixels.median())) if k >= 1 else {}
 
-def _blocks(c, coverage, seed): # the logarithm of true over expected, and how far it may be off on either side
+def _blocks(b, coverage, seed): # the logarithm of true over expected, and how far it may be off on either side
     from scipy.stats import norm, t as student
-    b, tail = c.groupby('block')[['predicted', 'true', 'pixels']].sum(), (1-coverage)/2
-    n = len(b)
+    n, tail = len(b), (1-coverage)/2
     if n < 3: return {}
     ratio = lambda at: np.log((b.true.values[at].sum(-1)+1)/(b.predicted.values[at].sum(-1)+1))
     middle, (low, high) = ratio(np.arange(n)), np.quantile(ratio(np.random.default_rng(seed).integers(n, size=(2000, n))), [tail, 1-tail])
@@ -236,3 +237,17 @@ def fit_chips(
 def _fit_map(logits, truth):
     cal = fit_calibration(logits, truth)
     return {**cal, 'around': fit_around(calibrate(logits, cal), truth)}
+
+# %% ../nbs/19_calibration.ipynb #c0f60e59
+BEYOND = 1.5 # times the highest share, or less than the lowest over it, is unlike
+
+def doubts(
+    calibration:dict, # of `fit_chips`
+    expected:float,   # expected landslide pixels of a scene
+    pixels:float,     # with data
+) -> list:            # sentences, or none
+    "Why the areas of a map may be off, as far as its model's calibration tells"
+    c, share = calibration or {}, expected/max(pixels, 1)
+    low, high = (c.get('area') or {}).get('shares', (0, 1))
+    few = [f"The model could not be calibrated well ({c['reason']}): take its probabilities as a ranking, or validate it on chips with more landslides."] if c.get('reason') else []
+    return few + [f"The map expects landslides on {share:.2g} of the scene, its validation chips held {low:.2g} to {high:.2g}: the areas may be off beyond their interval."]*(not low/BEYOND <= share <= high*BEYOND)
