@@ -21,7 +21,7 @@ import xarray as xr
 from . import __version__
 from .core import *
 from .cube import describe_pair, log_ratio, make_pair, open_cube
-from .calibration import area_interval
+from .calibration import area_interval, doubts
 from .metrics import StreamingAP
 from .models import domain_shift, load_model
 from .scene import check_scene, predict_scene
@@ -397,7 +397,7 @@ GUIDE = """<h2>How to read the numbers</h2><ul>
 <li><b>From - to</b> {interval}</li>
 <li><b>Polygons</b> are connected pixels with a probability of at least {threshold:.2f}: what to look at first. Their area is not the expected area.</li>
 <li>Radar sees changed ground. Clear-cuts, floods and harvest can look alike; steep slopes facing away from the sensor are hidden. A low number is not an all-clear.</li></ul>"""
-INTERVALS = {True: 'holds the true area of {coverage:.0%} of cells that are like the {chips} validation chips of the model (split conformal prediction); for the whole scene it is the wider of that and of the bootstrap interval of all true to all expected area. A scene unlike those chips can be further off.',
+INTERVALS = {True: 'holds the true area of {coverage:.0%} of cells that are like the {chips} validation chips of the model (split conformal prediction); for an area larger than a chip it is the wider of that and of what whole scenes, or blocks of chips, were off by. A scene unlike those chips can be further off.',
              False: 'is not known: the model was saved without the errors of its validation chips (<code>calibration["area"]</code>).'}
 
 def report_page(
@@ -475,9 +475,10 @@ def write_products(
         layers = dict(polygons=polygons, cells=cells, **({} if zones is None else dict(zones=ranked_zones(prob, zones, record))),
                       **(dict(mapped=mapped_polygons(pair.landslides)) if 'landslides' in pair else {}))
         for name, layer in layers.items(): layer.to_file(tmp/'landslides.gpkg', layer=name, driver='GPKG')
-        metrics = scene_metrics(pair, prob, threshold) | dict(warnings=domain_shift(meta, describe_pair(pair)) if 'input' in meta else [])
-        m2 = float(pixel_area(prob).mean())
-        low, high = area_interval(metrics['expected_area_m2']/m2, prob.size*metrics['valid_fraction'], record)
+        metrics, m2 = scene_metrics(pair, prob, threshold), float(pixel_area(prob).mean())
+        area = metrics['expected_area_m2']/m2, prob.size*metrics['valid_fraction'] # expected and valid pixels
+        metrics['warnings'] = [*(domain_shift(meta, describe_pair(pair)) if 'input' in meta else []), *doubts(calibration, *area)]
+        low, high = area_interval(*area, record)
         metrics |= dict(expected_area_low_m2=float(low)*m2, expected_area_high_m2=float(high)*m2, polygons=len(polygons), min_area_m2=float(min_area), worst_cell_m2=float(cells.expected_m2.max()), **suspect(cells), **attrs,
                         model={k: meta[k] for k in ('arch', 'version', 'training', 'calibration') if k in meta})
         (tmp/'metrics.json').write_text(json.dumps({k: None if isinstance(v, float) and np.isnan(v) else v for k, v in metrics.items()}, indent=1, default=str))
