@@ -700,6 +700,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'landslide_nb.products.terrain_of': ('products.html#terrain_of', 'landslide_nb/products.py'),
                                        'landslide_nb.products.whole_folder': ('products.html#whole_folder', 'landslide_nb/products.py'),
                                        'landslide_nb.products.widen': ('products.html#widen', 'landslide_nb/products.py'),
+                                       'landslide_nb.products.without_specks': ('products.html#without_specks', 'landslide_nb/products.py'),
                                        'landslide_nb.products.write_cog': ('products.html#write_cog', 'landslide_nb/products.py'),
                                        'landslide_nb.products.write_products': ( 'products.html#write_products',
                                                                                  'landslide_nb/products.py')},
