@@ -313,7 +313,7 @@ def plot_scene(
 def bounded():
     "Read and write in this thread with a small GDAL cache, so that memory stays that of a few windows"
     import dask, rasterio
-    with rasterio.Env(GDAL_CACHEMAX=64), dask.config.set(scheduler='single-threaded'): yield # MB
+    with rasterio.Env(GDAL_CACHEMAX=2**26), dask.config.set(scheduler='single-threaded'): yield # bytes
 
 # %% ../nbs/15_products.ipynb #0c5f2eed
 def write_cog(
