@@ -251,6 +251,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'landslide_nb.chips.read_strip': ('chips.html#read_strip', 'landslide_nb/chips.py'),
                                     'landslide_nb.chips.split_chips': ('chips.html#split_chips', 'landslide_nb/chips.py')},
             'landslide_nb.cli': { 'landslide_nb.cli._passes': ('cli.html#_passes', 'landslide_nb/cli.py'),
+                                  'landslide_nb.cli.ablation': ('cli.html#ablation', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.app': ('cli.html#app', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.base': ('cli.html#base', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.cube_of': ('cli.html#cube_of', 'landslide_nb/cli.py'),
