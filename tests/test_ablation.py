@@ -24,7 +24,7 @@ def done(spec, tmp_path_factory):
     torch.set_num_threads(before)
     return folder
 
-def command(*words, cwd, timeout=900):
+def command(*words, cwd, timeout=1800):
     return subprocess.run([Path(sys.executable).parent/'landslide-nb', 'ablation', *map(str, words)], cwd=cwd, timeout=timeout, capture_output=True, text=True,
                           env={**os.environ, 'LANDSLIDE_NB_CACHE': str(cwd/'cache'), 'OMP_NUM_THREADS': '1'})
 
@@ -63,10 +63,10 @@ def test_killed_and_started_again(spec, done, tmp_path):
     start = lambda: subprocess.Popen([sys.executable, '-c', code, json.dumps(SPEC), str(folder)], stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     stamps = lambda: {f.name: f.stat().st_mtime_ns for f in (folder/'trials').glob('*') if not f.name.startswith('.')}
     p = start()
-    for _ in range(1200):
+    for _ in range(3000):
         if (folder/'trials').exists() and len(stamps()) >= 6: break
         assert p.poll() is None, p.communicate()[1][-2000:]
-        time.sleep(.05)
+        time.sleep(.1)
     p.send_signal(signal.SIGKILL); p.wait()
     then = stamps()
     assert 6 <= len(then)
