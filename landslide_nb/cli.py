@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGE1_CHIP', 'COLUMNS', 'say', 'pair_options', 'event_of', 'cube_of', 'open_pair', 'cut_chips', 'stage1', 'stage2',
            'pretrain', 'finetune', 'refuse_overwrite', 'score_table', 'map_scene', 'write_map', 'scene_summary', 'demo',
-           'fetch', 'base', 'experiment', 'app', 'parser', 'main']
+           'fetch', 'base', 'experiment', 'ablation', 'app', 'parser', 'main']
 
 # %% ../nbs/14_cli.ipynb #e59814ae
 import argparse, os, sys, warnings
@@ -276,6 +276,16 @@ def experiment(
     effect = [part for part in (report.parent/'tables.md').read_text().split('\n## ') if part.startswith(('AUPRC, all', 'Effect of pretraining on AUPRC, all', 'AUPRC as a multiple of no pretraining, all'))]
     say('\n\n'.join(effect) + f'\nreport: {report}')
 
+# %% ../nbs/14_cli.ipynb #f34b093b
+def ablation(
+    args, # event, budgets, seeds, levers, epochs, size, out
+):
+    "`landslide-nb ablation`: what each part of the default recipe is worth, one changed at a time, with intervals and a figure"
+    from landslide_nb.ablation import AblationSpec, run_ablation, write_ablation
+    given = {k: v for k in ('event', 'budgets', 'seeds', 'levers', 'epochs') if (v := getattr(args, k)) is not None}
+    page = write_ablation(run_ablation(AblationSpec(**given, scene=args.size), args.out))
+    say(f'{page.read_text()}\nalso in {page}')
+
 # %% ../nbs/14_cli.ipynb #dc352c13
 def app(
     args, # runs, port, address, origin, no_show
@@ -349,6 +359,14 @@ def parser() -> argparse.ArgumentParser:
     how_long.add_argument('--spec', metavar='FILE.json', help='any fields of the specification (epochs, epoch_chips, size, ...), or the spec.json of another experiment; the options above replace them')
     c.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N', help='trainings at once, each on one core (default: one a core, %(default)s here); with a GPU give 1')
     c.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same experiment, which is then continued')
+    c = command(ablation, 'ablation', 'what each part of the recipe is worth')
+    c.add_argument('--event', help='an event or the path of a cube with landslides (default demo_a)')
+    c.add_argument('--budgets', type=numbers, metavar='N,N,...', help='labelled chips (default 10)')
+    c.add_argument('--seeds', type=int, metavar='N', help='repetitions (default 3)')
+    c.add_argument('--levers', type=words, metavar='NAMES', help='parts to change, by comma: pretraining, norm, passes, bce, dice, turn, speckle, ema, tta, change, slope (default all)')
+    c.add_argument('--epochs', type=int, metavar='N', help='epochs of 128 chips, as of finetune (default 10)')
+    c.add_argument('--size', type=int, default=2688, metavar='PX', help='side of an embedded event\'s scene (default 2688)')
+    c.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same ablation, which is then continued')
     c = command(app, 'app', 'browse the maps of a folder in a web page')
     c.add_argument('runs', metavar='RUNS', help='a run folder or a folder of them')
     c.add_argument('--port', type=int, default=5006, help='port (default 5006)')
