@@ -485,6 +485,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'landslide_nb.finetune': { 'landslide_nb.finetune._continued': ('finetune.html#_continued', 'landslide_nb/finetune.py'),
                                        'landslide_nb.finetune._frozen': ('finetune.html#_frozen', 'landslide_nb/finetune.py'),
                                        'landslide_nb.finetune.baseline_chips': ('finetune.html#baseline_chips', 'landslide_nb/finetune.py'),
+                                       'landslide_nb.finetune.blocks_of': ('finetune.html#blocks_of', 'landslide_nb/finetune.py'),
                                        'landslide_nb.finetune.calibrate_learner': ( 'finetune.html#calibrate_learner',
                                                                                     'landslide_nb/finetune.py'),
                                        'landslide_nb.finetune.embed_rows': ('finetune.html#embed_rows', 'landslide_nb/finetune.py'),

@@ -182,8 +182,8 @@ def save_base(
     rows = chips.rows('valid')
     spec = dict(channels=list(chips.channels), change=True, stats=chip_stats(chips), size=chips.size)
     logits, truth = predict_chips((model, dict(input=spec)), chips, rows).numpy(), truth_of(chips, rows).numpy()
-    calibration = fit_chips(logits, truth)
-    prob = calibrate(logits, calibration)
-    calibration['threshold'] = quiet_threshold(prob, truth, chips.table.block.to_numpy()[rows])
+    scene = chips.table.block.to_numpy()[rows]                                                  # a block of the split is a scene
+    calibration = fit_chips(logits, truth, scene=scene)
+    calibration['threshold'] = quiet_threshold(calibrate(logits, calibration), truth, scene)
     spec['domain'] = {**domain_record(chips), 'pixel size (m)': [10, 30]}                       # the mosaic's own grid means nothing
     return save_model(model, out, dict(input=spec, training=training, metrics=dict(auprc=average_precision(logits, truth, scores=True)), calibration=calibration))

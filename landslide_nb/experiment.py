@@ -239,7 +239,7 @@ def do_run(
     header = read_header(bench.stage1(run.pretrain)) if run.pretrain != 'none' else dict(metrics={})
     network = run.model not in (REGRESSION, *BASELINES)
     ((valid, test), curve), fixed = run_scores(run, bench), IDENTITY if run.model == 'all-zero' else header['calibration'] or IDENTITY if network and run.how == 'baseline' else None
-    numbers, table, pixels, prob = score_run(valid, bench.valid_truth, test, bench.test_truth, bench.where, network, fixed)
+    numbers, table, pixels, prob = score_run(valid, bench.valid_truth, test, bench.test_truth, bench.where, network, fixed, bench.chips.table.block.to_numpy()[bench.valid])
     stage1 = header['metrics'].get('chip_auroc')
     row = dict(run=folder.name, event=region_name(bench.spec.event), setting=run.setting, **asdict(run), stage1_auroc=np.nan if stage1 is None else stage1, **numbers, seconds=time.perf_counter() - start)
     with atomic(folder) as tmp:

@@ -92,9 +92,10 @@ def score_run(
     where,        # DataFrame, a row a test chip: chip, block, published
     network:bool=True, # scores are logits that mean something without calibration
     calibration:dict=None, # fixed one, perhaps with its threshold; None: fitted on the validation chips
+    valid_block=None, # (n,) block of each validation chip; None: each on its own
 ):                # (numbers, chip table, pixel table, calibrated test probabilities)
     "Calibrate and choose a threshold on the validation chips, then score the test chips"
-    cal = fit_chips(valid, valid_truth) if calibration is None else calibration
+    cal = fit_chips(valid, valid_truth, valid_block) if calibration is None else calibration
     prob, order, raw = calibrate(test, cal), calibrate(test, {**cal, 'around': {}}), calibrate(test, None) if network else None
     threshold = cal.get('threshold') or .5
     chips = pd.concat([where.reset_index(drop=True), chip_numbers(prob, raw, test_truth, threshold, cal.get('area'), order)], axis=1)
