@@ -108,7 +108,7 @@ def brier(
     return float(np.mean((p.astype(np.float64)-t)**2)) if len(p) else math.nan
 
 # %% ../nbs/19_calibration.ipynb #2ac99f7e
-WINDOW, GROUPS, LEAST, MIN_CHIPS = 129, 24, .02, 10 # neighbourhood, px; groups of pixels; smallest factor; chips below which nothing is fitted
+WINDOW, GROUPS, LEAST, MIN_CHIPS = 129, 24, .1, 10 # neighbourhood, px; groups of pixels; smallest factor; chips below which nothing is fitted
 
 def fit_around(
     prob,       # (n, H, W) probabilities of labelled chips that were not trained on

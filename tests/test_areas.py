@@ -120,22 +120,22 @@ def test_a_label_of_one_class_is_one_sentence(tmp_path, capsys):
 
 # Another place, and nothing at all
 
-def mapped(cube, folder, capsys):
+def mapped(cube, folder, capsys, *words):
     "`landslide-nb map` with the shipped weights: (what it said, its numbers)"
     save_cube(cube, folder/'cube.zarr')
-    assert main(['map', str(folder/'cube.zarr'), '--out', str(folder/'run')]) == 0
+    assert main(['map', str(folder/'cube.zarr'), '--out', str(folder/'run'), *words]) == 0
     return capsys.readouterr().out, json.loads((folder/'run'/'metrics.json').read_text())
 
 def test_another_resolution_is_said(tmp_path, capsys):
     cube = open_cube(mock_cube((64, 96)))
     coarse = cube.assign_coords(x=cube.x*10, y=cube.y*10).rio.write_transform()
-    said, metrics = mapped(coarse, tmp_path, capsys)
+    said, metrics = mapped(coarse, tmp_path, capsys, '--event', 'hokkaido')
     assert any('pixel size (m) is 100' in o for o in metrics['warnings']) and 'warning: This scene is unlike what the model learned from: pixel size (m) is 100' in said
     assert 'pixel size (m) is 100' in (tmp_path/'run'/'report.html').read_text()
 
 def test_where_nothing_happened_nothing_is_found(tmp_path, capsys):
-    quiet = replace(REGIONS['demo_a'], name='quiet', contrast=0.)
-    cube = simulate_event(quiet, 5, 256, passes=3, orbits=('ascending',))
+    quiet = replace(REGIONS['demo_a'], name='quiet', contrast=0., clearcut=0., harvest=0.) # the landslides leave no trace, and nobody cut a wood
+    cube = simulate_event(quiet, 6, 256, passes=3, orbits=('ascending',))
     cube.landslides.values[:] = 0
     said, metrics = mapped(cube, tmp_path, capsys)
     assert metrics['polygons'] == 0 and re.search(r'no (certain )?landslide', said) and re.search(r'expected landslide area [\d.]+ km2 \(between 0\.000 and [\d.]+ km2\)', said)
