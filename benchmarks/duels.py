@@ -361,4 +361,5 @@ def cluster(scale):
                     predict_scene(pair.isel(y=slice(0, 128), x=slice(0, 128)), net, meta, progress=False) # workers import torch
                     t = time.perf_counter(); maps[workers] = predict_scene(pair, net, meta, tile=256, progress=False).values
                     if i: seconds[workers].append(time.perf_counter()-t)
-        return f'{n} x {n} px, 256 px tiles', [{'': f'{w} workers', 'Mpx/s': n*n/1e6/median(seconds[w]), 'speed-up': median(seconds[1])/median(seconds[w]), 'largest difference': float(abs(maps[1]-maps[w]).max())} for w in (1, 2)]
+        ratios = {w: sorted(a/b for a, b in zip(seconds[1], seconds[w])) for w in (1, 2)}
+        return f'{n} x {n} px, 256 px tiles', [{'': f'{w} worker{"s" if w > 1 else ""}', 'Mpx/s': n*n/1e6/median(seconds[w]), 'speed-up': median(ratios[w]), 'range': f'{ratios[w][0]:.2f} - {ratios[w][-1]:.2f}', 'of the fastest rounds': min(seconds[1])/min(seconds[w]), 'largest difference': float(abs(maps[1]-maps[w]).max())} for w in (1, 2)]

@@ -6,8 +6,8 @@
 __all__ = ['FORMAT', 'TEST_SETS', 'NONE', 'BOTH', 'COUNTS', 'COLORS', 'PUBLISHED', 'LINES', 'STYLE', 'Results', 'read_results',
            'metric_draws', 'summarise', 'effects', 'ratios', 'markdown', 'grid', 'other_numbers', 'all_tables',
            'tables_markdown', 'drawn_by', 'efficiency_figure', 'count_figure', 'pr_table', 'pr_figure',
-           'reliability_table', 'reliability_figure', 'chip_figure', 'gallery_figure', 'all_figures', 'save_figure',
-           'report_html', 'write_report']
+           'reliability_table', 'reliability_figure', 'chip_figure', 'curve_figure', 'gallery_figure', 'all_figures',
+           'save_figure', 'report_html', 'write_report']
 
 # %% ../nbs/10_analysis.ipynb #c989f6cc
 import base64, html, io, json
@@ -23,18 +23,19 @@ from .calibration import RARE_BINS
 from .intervals import DRAWS, AnalysisError, ap_draws, block_draws, chip_draws, interval, ratio_interval
 
 # %% ../nbs/10_analysis.ipynb #d80d9cb5
-FORMAT = 2 # of an experiment's folder
+FORMAT = 3 # of an experiment's folder
 TEST_SETS = ('natural', 'published')
 NONE = 'no pretraining'
 
 @dataclass(frozen=True)
 class Results:
-    "What an experiment left: its specification, a row a run, a row a run and test chip, histograms of each run and block"
+    "What an experiment left: its specification, a row a run, a row a run and test chip, histograms of each run and block, losses of each epoch"
     folder:Path
     spec:dict
     runs:pd.DataFrame
     chips:pd.DataFrame
     pixels:pd.DataFrame
+    curves:pd.DataFrame
     code:str = ''
     known:dict = field(default_factory=dict, init=False, repr=False) # draws made before, by metric, test set and number
 
@@ -56,7 +57,7 @@ def read_results(
 ) -> Results:
     "Read an experiment; raises `AnalysisError` if it is not finished, damaged or of another version"
     folder = Path(folder)
-    files = {f: folder/f for f in ('spec.json', 'results.parquet', 'chips.parquet', 'pixels.parquet')}
+    files = {f: folder/f for f in ('spec.json', 'results.parquet', 'chips.parquet', 'pixels.parquet', 'curves.parquet')}
     if missing := [f for f, p in files.items() if not p.is_file()]:
         raise AnalysisError(f"{folder} holds no finished experiment ({', '.join(missing)} missing); run it, or run it again to the end, with `landslide-nb experiment`.")
     try: record = json.loads(files['spec.json'].read_text())
@@ -360,6 +361,22 @@ def chip_figure(
         plot = plot*part.hvplot.scatter(label=name, color=_color(results, name), alpha=.6, **axes).opts(**_style(dot=5))
     return _finish(plot, f"Landslide pixels of each test chip, {max(results.budgets)} labelled chips")
 
+# %% ../nbs/10_analysis.ipynb #538df063
+def curve_figure(
+    results:Results,
+    budget:int=None, # None: the largest
+):                   # hvplot figure
+    "Validation loss against epoch, mean over seeds"
+    import hvplot.pandas
+    budget, plot = budget or max(results.budgets), None
+    t = results.curves.merge(results.runs[['run', 'setting', 'budget']])
+    if not (t := t[t.budget == budget]).size: raise AnalysisError(f"No training with {budget} chips; there are some with {', '.join(map(str, results.budgets))}.")
+    for name in (s for s in results.networks if (t.setting == s).any()):
+        mean = t[t.setting == name].groupby('epoch', as_index=False).valid_loss.mean()
+        part = mean.hvplot.line('epoch', 'valid_loss', label=name, color=_color(results, name), ylabel='validation loss')
+        plot = part if plot is None else plot*part
+    return _finish(plot, f"Validation loss at {budget} chips")
+
 # %% ../nbs/10_analysis.ipynb #2f6c3a6a
 def gallery_figure(
     results:Results,
@@ -394,7 +411,7 @@ def all_figures(
     from functools import partial
     out = {f'auprc_{t}': partial(efficiency_figure, results, t) for t in TEST_SETS} | {'auprc_beside_published': partial(efficiency_figure, results, 'published', True)}
     out |= {f'count_{k}_chips': partial(count_figure, results, k) for k in ('landslide', 'free')}
-    return out | dict(precision_recall=partial(pr_figure, results), reliability=partial(reliability_figure, results), chip_counts=partial(chip_figure, results), gallery=partial(gallery_figure, results))
+    return out | dict(precision_recall=partial(pr_figure, results), learning=partial(curve_figure, results), reliability=partial(reliability_figure, results), chip_counts=partial(chip_figure, results), gallery=partial(gallery_figure, results))
 
 def save_figure(
     draw,            # function that draws it, hvplot or matplotlib

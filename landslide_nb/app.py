@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['DIFFERENCE', 'METRICS', 'ORDERS', 'FOUND', 'MAPPED', 'CHOSEN', 'TABS', 'READOUT', 'FLICKER', 'PAGE_CSS', 'SHEET',
-           'TEMPLATE', 'BUTTONS', 'BASES', 'NAMES', 'LIMITS', 'COLOURS', 'HELD', 'LEGEND', 'area_text', 'share_text',
-           'interval_of', 'side_of', 'worst_text', 'numbers_html', 'notes_html', 'run_html', 'difference_view',
-           'compare_table', 'rank_chips', 'chip_bounds', 'gallery_image', 'png_of', 'chip_figure', 'polygon_file',
-           'cells_file', 'view_file', 'read_state', 'write_state', 'palette', 'image_data', 'map_figure', 'color_bar',
-           'pr_plot', 'cell_table', 'nearest_cell', 'Browser', 'beside', 'two_by_two', 'near_name', 'some_settings',
-           'experiment_pane', 'page', 'serve', 'Embedded', 'browser']
+           'TEMPLATE', 'BUTTONS', 'TABLE_CSS', 'BASES', 'NAMES', 'LIMITS', 'COLOURS', 'HELD', 'LEGEND', 'area_text',
+           'share_text', 'interval_of', 'side_of', 'worst_text', 'numbers_html', 'curve_svg', 'notes_html', 'run_html',
+           'difference_view', 'compare_table', 'rank_chips', 'chip_bounds', 'gallery_image', 'png_of', 'chip_figure',
+           'polygon_file', 'cells_file', 'view_file', 'read_state', 'write_state', 'palette', 'image_data',
+           'map_figure', 'bar_marks', 'color_bar', 'cell_table', 'ranked_table', 'nearest_cell', 'Made', 'Browser',
+           'Page', 'beside', 'two_by_two', 'near_name', 'some_settings', 'experiment_pane', 'page', 'serve', 'Embedded',
+           'browser']
 
 # %% ../nbs/13_app.ipynb #cf4e568c
 if __name__.startswith('bokeh_app'): # `panel serve` runs this file as a script, which belongs to no package and whose folder would hide modules of Python
@@ -20,6 +21,7 @@ if __name__.startswith('bokeh_app'): # `panel serve` runs this file as a script,
 import html, io, sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlencode
@@ -97,7 +99,21 @@ def numbers_html(
             ('landslides', 'Landslides', ('too many to count' if n['landslides'] is None else f"{n['landslides']:,}") if n else wait, f'above {threshold:.2f}, at least 500 m²')]
     if run.has_truth: rows += [('precision', 'Precision', share_text(n['precision']) if n else wait, 'of it is mapped landslide'), ('recall', 'Recall', share_text(n['recall']) if n else wait, 'of mapped landslide is in it')]
     items = ''.join(f'<div><dt>{name}</dt><dd data-n="{key}">{value}</dd><small>{note}</small></div>' for key, name, value, note in rows)
-    return f'<dl class="numbers">{items}</dl><p class="quiet">{DIFFERENCE}</p>'
+    curve = curve_svg(pr_curve(scan), n['recall'], n['precision']) if n and scan.has_truth else ''
+    return f'<dl class="numbers">{items}</dl>{curve}<p class="quiet">{DIFFERENCE}</p>'
+
+def curve_svg(
+    curve:pd.DataFrame, # recall, precision, as of `pr_curve`
+    recall:float,       # of the point
+    precision:float,
+) -> str:
+    "The precision-recall curve with the threshold's point on it, no finer than the screen"
+    if not np.isfinite(precision): precision = 1. # nothing is above the threshold: nothing of it is wrong
+    xy = (np.stack([30 + 220*curve.recall, 8 + 100*(1-curve.precision)], 1)*2).round()/2
+    line = ' '.join(f'{x:g},{y:g}' for x, y in xy[np.append(True, (np.diff(xy, axis=0) != 0).any(1))])
+    ticks = ''.join(f'<text x="{30+220*v}" y="121" text-anchor="middle">{v:g}</text><text x="25" y="{112-100*v}" text-anchor="end">{v:g}</text>' for v in (0, .5, 1))
+    return f'''<svg viewBox="0 0 260 138" role="img" aria-label="Precision-recall curve, at recall {recall:.2f} and precision {precision:.2f}"><path d="M30 8V108H250M30 58H250M140 8V108"/>{ticks}
+<text x="140" y="135" text-anchor="middle">recall</text><text x="8" y="58" text-anchor="middle" transform="rotate(-90 8 58)">precision</text><polyline points="{line}"/><circle cx="{30+220*recall:.1f}" cy="{108-100*precision:.1f}" r="5.5"/></svg>'''
 
 def notes_html(
     sentences,   # what is missing: plain text, perhaps from files
@@ -317,9 +333,9 @@ def write_state(
 # %% ../nbs/13_app.ipynb #18038f04
 import panel as pn
 from bokeh.events import MouseMove, RangesUpdate, Tap
-from bokeh.models import ColorBar, ColumnDataSource, CustomJS, Div, FixedTicker, Label, LinearColorMapper, MetricLength, Range1d, ScaleBar
-from bokeh.plotting import figure
+from bokeh.models import ColorBar, ColumnDataSource, CustomJS, Div, FixedTicker, Image, ImageURL, Label, Line, LinearColorMapper, MetricLength, PanTool, Plot, Quad, Range1d, Rect, ScaleBar, Text, Toolbar, WheelZoomTool
 
+@cache
 def palette(
     name:str,         # of a matplotlib colour map
     fade:float=0.,    # share of the range over which the colours appear out of nothing
@@ -347,11 +363,11 @@ def map_figure(
     y:Range1d,
     run:Run,         # for the scale bar
     dark:bool=False,
-):                   # bokeh figure
+):                   # bokeh Plot
     "An empty map: shared axes, a scale bar, no frills"
-    f = figure(x_range=x, y_range=y, tools='pan,wheel_zoom', active_scroll='wheel_zoom', toolbar_location=None, min_border=0, width=VIEW[1], height=VIEW[0], sizing_mode='scale_width', aspect_ratio=ASPECT,
-               background_fill_color='#2b2b2b' if dark else '#dcdcdc', border_fill_color=None, outline_line_color=None)
-    f.axis.visible = f.grid.visible = False
+    scroll = WheelZoomTool()
+    f = Plot(x_range=x, y_range=y, toolbar=Toolbar(tools=[PanTool(), scroll], active_scroll=scroll), toolbar_location=None, title=None, min_border=0, width=VIEW[1], height=VIEW[0], sizing_mode='scale_width', aspect_ratio=ASPECT,
+             background_fill_color='#2b2b2b' if dark else '#dcdcdc', border_fill_color=None, outline_line_color=None)
     along = x
     if run.geographic: # the bar is told the width of the view in metres
         k = 111195*run.kx
@@ -359,6 +375,8 @@ def map_figure(
         for end in ('start', 'end'): x.js_on_change(end, CustomJS(args=dict(metres=along, k=k), code="metres.setv({start: cb_obj.start*k, end: cb_obj.end*k})"))
     f.add_layout(ScaleBar(range=along, unit='m', dimensional=MetricLength(), location='bottom_left', background_fill_color='white', background_fill_alpha=.75, border_line_color=None, padding=5, margin=6, label_text_font_size='11px', length_sizing='adaptive'))
     return f
+
+def bar_marks(low, high, values): return {1 + (v-low)*254/(high-low): f'{v:g}' for v in values if low <= v <= high} # byte of a value -> what to write there
 
 def color_bar(
     figure_,   # to put it in
@@ -369,8 +387,8 @@ def color_bar(
     title:str, # with unit
 ):             # ColorBar
     "The key of an image of bytes, in the map's corner"
-    at = [1 + (v-low)*254/(high-low) for v in ticks]
-    bar = ColorBar(color_mapper=mapper, ticker=FixedTicker(ticks=at), major_label_overrides={a: f'{v:g}' for a, v in zip(at, ticks)}, title=title, location='bottom_right', orientation='horizontal', width=120, height=8,
+    at = bar_marks(low, high, ticks)
+    bar = ColorBar(color_mapper=mapper, ticker=FixedTicker(ticks=list(at)), major_label_overrides=at, title=title, location='bottom_right', orientation='horizontal', width=120, height=8,
                    padding=5, margin=6, background_fill_color='white', background_fill_alpha=.75, title_text_font_size='11px', title_text_font_style='normal', major_label_text_font_size='10px', major_label_text_color='black', title_text_color='black', title_standoff=2)
     figure_.add_layout(bar)
     return bar
@@ -396,8 +414,8 @@ el.textContent = out.join('   ·   ')
 """
 FLICKER = """
 clearInterval(window.landslide_flicker)
-if (cb_obj.active) { pre.visible = true; post.visible = true; window.landslide_flicker = setInterval(() => { pre.visible = !pre.visible; title.text = pre.visible ? 'before' : 'after' }, 700) }
-else { title.text = '' }
+const [pre, post] = ['pre', 'post'].map(n => map.renderers.find(r => r.name == n))
+if (cb_obj.visible && pre && post) window.landslide_flicker = setInterval(() => { pre.visible = !pre.visible; cb_obj.text = pre.visible ? 'before' : 'after' }, 700)
 """
 
 PAGE_CSS = """
@@ -421,6 +439,7 @@ p { margin:.2em 0 } b { font-weight:600 } small, .quiet { color:var(--quiet); fo
 dt { color:var(--quiet); font-size:12px } dd { margin:0; font-size:17px; font-weight:600; font-variant-numeric:tabular-nums } .numbers div:first-child dd { font-size:23px }
 .notes { margin:.3em 0; border-left:3px solid #E69F00; font-size:12px; color:var(--quiet); list-style:none; padding-left:.7em }
 .warning { color:var(--ink); font-weight:600; font-size:13px }
+svg { display:block; width:100%; max-width:420px } svg text { fill:var(--quiet); font-size:11px } svg path { fill:none; stroke:var(--line) } polyline { fill:none; stroke:var(--accent); stroke-width:2 } circle { fill:#E69F00; stroke:var(--ink) }
 .worst { font-size:16px } abbr { text-decoration:underline dotted } table { border-collapse:collapse; font-variant-numeric:tabular-nums } td, th { border-bottom:1px solid var(--line); padding:.3em .9em .3em 0; text-align:left; font-weight:400 } th { color:var(--quiet) }
 """
 TEMPLATE = """
@@ -446,29 +465,25 @@ function copy_link(b) { navigator.clipboard.writeText(location.href).then(() => 
 # %% ../nbs/13_app.ipynb #1e13542a
 BUTTONS = [":host .bk-btn-group, .bk-btn-group { flex-wrap:wrap } :host .bk-btn, .bk-btn { padding:4px 9px } .bk-btn.bk-active { background:var(--accent) !important; color:var(--paper) !important }"]
 
-def pr_plot(
-    curve,     # ColumnDataSource: recall, precision
-    dot,       # ColumnDataSource: the point at the threshold
-    dark:bool,
-):             # bokeh figure
-    "The precision-recall curve with the threshold's point on it"
-    ink = '#c8ccd2' if dark else '#444444'
-    f = figure(height=150, sizing_mode='stretch_width', tools='', toolbar_location=None, x_range=(0, 1.02), y_range=(0, 1.02), x_axis_label='recall', y_axis_label='precision', background_fill_color=None, border_fill_color=None, outline_line_color=None, min_border=2)
-    f.line('recall', 'precision', source=curve, line_color='#56B4E9' if dark else '#0072B2', line_width=2)
-    f.scatter('recall', 'precision', source=dot, size=11, fill_color='#E69F00', line_color=ink)
-    for a in f.axis:
-        a.update(ticker=FixedTicker(ticks=[0, .5, 1]), axis_label_text_font_size='12px', axis_label_text_font_style='normal', axis_label_text_color=ink, major_label_text_color=ink, major_label_text_font_size='11px', axis_line_color=ink, major_tick_line_color=ink, axis_label_standoff=2)
-    f.grid.grid_line_alpha = .25
-    return f
+TABLE_CSS = ':host .tabulator, .tabulator { font-size:12.5px } .tabulator .tabulator-header .tabulator-col .tabulator-col-content { padding:3px 4px } .tabulator-row .tabulator-cell { padding:6px 4px } .tabulator-col-title { padding-right:12px !important }'
 
 def cell_table(
     cells, # GeoDataFrame of `clean_cells`, or None
 ) -> pd.DataFrame: # what the page lists
-    "The ranked cells in words of the page, areas in hectares"
+    "The ranked cells as the page lists them: numbers all, areas in hectares"
     if cells is None: return pd.DataFrame({name: pd.Series(dtype=float) for name in ('rank', 'expected (ha)')})
-    out = pd.DataFrame({'rank': cells['rank'], 'expected (ha)': cells.expected_m2/1e4})
-    if {'low_m2', 'high_m2'} <= set(cells) and cells.low_m2.notna().any(): out['from - to (ha)'] = [f'{a:.1f} - {z:.1f}' for a, z in zip(cells.low_m2/1e4, cells.high_m2/1e4)]
-    return out.assign(**{'highest prob.': cells.max_probability, 'lat, lon (°)': [f'{a:.3f}, {o:.3f}' for a, o in zip(cells.lat, cells.lon)]})
+    named = {'rank': 'rank', 'expected (ha)': 'expected_m2', 'at least (ha)': 'low_m2', 'at most (ha)': 'high_m2', 'top probability': 'max_probability', 'lat (°)': 'lat', 'lon (°)': 'lon'}
+    return pd.DataFrame({name: cells[k]/1e4 if k.endswith('m2') else cells[k] for name, k in named.items() if k in cells and cells[k].notna().any()})
+
+def ranked_table(
+    dark:bool,
+):             # Tabulator
+    "An empty table of ranked cells: all columns sort by number, a filter keeps what is at least (rank: at most) as large"
+    from bokeh.models.widgets.tables import NumberFormatter
+    form = {'rank': ('#', '0', 34), 'expected (ha)': ('area (ha)', '0,0.00', 64), 'at least (ha)': ('at least (ha)', '0,0.00', 62), 'at most (ha)': ('at most (ha)', '0,0.00', 62), 'top probability': ('top prob. (0-1)', '0.00', 56), 'lat (°)': ('lat (°)', '0.000', 62), 'lon (°)': ('lon (°)', '0.000', 66)}
+    return pn.widgets.Tabulator(cell_table(None), show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12, layout='fit_columns', theme='midnight' if dark else 'simple', sizing_mode='stretch_width',
+        header_filters={k: dict(type='number', func='<=' if k == 'rank' else '>=', placeholder='≤' if k == 'rank' else '≥') for k in form}, formatters={k: NumberFormatter(format=f) for k, (_, f, _) in form.items()}, titles={k: t for k, (t, *_) in form.items()},
+        text_align='right', configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[TABLE_CSS])
 
 def nearest_cell(
     cells, # GeoDataFrame
@@ -485,6 +500,11 @@ BASES = {'After': 'post', 'Before': 'pre', 'Log-ratio': 'change', 'Hillshade': '
 NAMES = {'pre': 'Before', 'post': 'After', 'change': 'Log-ratio dVV - dVH (dB, blue -8 to red 8)', 'probability': 'Landslide probability (black 0 to yellow 1)', 'other': 'Probability', 'difference': 'Difference'}
 LIMITS = {'change': (-8, 8), 'probability': (0, 1), 'hill': (0, 1), 'other': (0, 1), 'difference': (-1, 1)}
 COLOURS = {'pre': 'gray', 'post': 'gray', 'hill': 'gray', 'change': 'RdBu_r', 'difference': 'PuOr_r', 'probability': 'inferno', 'other': 'inferno'}
+class Made(dict):
+    "Things that are made when they are first asked for"
+    def __init__(self, make): self.make = make
+    def __missing__(self, k): self[k] = self.make(k); return self[k]
+
 HELD = 'Counting the scene …'
 LEGEND = '<p class="quiet">' + ', '.join(f'<span style="color:{c}">&#9632;</span> {w}' for c, w in ((FOUND, 'outline of what is above the threshold'), (MAPPED, 'mapped landslide'), (CHOSEN, 'the five worst cells'))) + '. Drag and scroll to move; click a cell to find it in the table. The web map is by <a href="https://www.openstreetmap.org/copyright" rel="noreferrer">OpenStreetMap contributors</a> and is loaded only while it is chosen.</p>'
 
@@ -519,8 +539,6 @@ class Browser:
         self.about, self.warn, self.numbers, self.worst = (pn.pane.HTML('', **text) for _ in range(4))
         self.pick = pn.widgets.Select(name='Run', options=list(self.names), sizing_mode='stretch_width', disabled=not self.names)
         self.threshold = pn.widgets.FloatSlider(name='Threshold of probability', start=LOWEST, end=HIGHEST, step=.01, value=.5, sizing_mode='stretch_width', disabled=True)
-        self.curve, self.dot = (ColumnDataSource(dict(recall=[], precision=[])) for _ in range(2))
-        self.pr = pn.pane.Bokeh(pr_plot(self.curve, self.dot, self.dark), sizing_mode='stretch_width', visible=False)
         self.base = pn.widgets.RadioButtonGroup(name='Background', options=list(BASES), value='After', margin=2, stylesheets=BUTTONS)
         self.pol = pn.widgets.RadioButtonGroup(name='Polarisation', options=['VH', 'VV'], value='VH', margin=2, stylesheets=BUTTONS)
         self.opacity = pn.widgets.FloatSlider(name='Opacity of probability', start=0, end=1, step=.05, value=.8, width=170, margin=(0, 8))
@@ -529,11 +547,7 @@ class Browser:
         button = lambda name, do, **k: pn.widgets.Button(name=name, on_click=lambda _: do(), margin=2, stylesheets=BUTTONS, **k)
         self.zooms = pn.Row(button('+', lambda: self.go(zoom(self.at, .5))), button('−', lambda: self.go(zoom(self.at, 2))), button('Whole scene', lambda: self.go(fit(self.run.bounds, self.run.kx))), margin=0)
         self.tour = pn.Row(button('◀ Previous', lambda: self.step_cell(-1)), button('Next worst ▶', lambda: self.step_cell(1), button_type='primary'), margin=0)
-        ha, number = 'expected (ha)', dict(type='number', func='>=', placeholder='≥')
-        from bokeh.models.widgets.tables import NumberFormatter
-        formats = {n: NumberFormatter(format=f) for n, f in (('rank', '0'), (ha, '0,0.00'), ('highest prob.', '0.00'))}
-        self.table = pn.widgets.Tabulator(cell_table(None), show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12, layout='fit_columns', theme='midnight' if self.dark else 'simple', sizing_mode='stretch_width',
-            header_filters={ha: number, 'highest prob.': number}, formatters=formats, titles={'rank': '#', ha: 'area (ha)', 'highest prob.': 'top prob.'}, widths={'rank': 36, 'from - to (ha)': 88, 'lat, lon (°)': 114}, configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[':host .tabulator, .tabulator { font-size:12.5px } .tabulator .tabulator-header .tabulator-col .tabulator-col-content { padding:3px 4px } .tabulator-row .tabulator-cell { padding:6px 4px } .tabulator-col-title { padding-right:12px !important }'])
+        self.table = ranked_table(self.dark)
         save = lambda label, name, make: pn.widgets.FileDownload(label=label, filename=name, callback=make, button_type='default', sizing_mode='stretch_width', margin=1, stylesheets=[':host .bk-btn, .bk-btn a { font-size:12px; padding:4px 2px }'])
         self.downloads = pn.Column(save('Polygons, GPKG', 'landslides.gpkg', lambda: polygon_file(self.run, self.threshold.value)), save('Polygons, GeoJSON', 'landslides.geojson', lambda: polygon_file(self.run, self.threshold.value, 'GeoJSON')),
             save('Cells, CSV', 'ranked_cells.csv', lambda: cells_file(self.run.cells.loc[self.table.current_view.index])), save('View, PNG', 'view.png', lambda: view_file(self.run, self.at, self.threshold.value, self.scan, self.pol.value)), sizing_mode='stretch_width', margin=0, visible=False,
@@ -542,7 +556,7 @@ class Browser:
         self.link.object.js_on_change('text', CustomJS(code="const q = new URLSearchParams(cb_obj.text), t = new URLSearchParams(location.search).get('theme'); if (t) q.set('theme', t); history.replaceState(null, '', '?' + q)"))
         self.holder = {k: pn.Column(sizing_mode='stretch_width', min_height=120, margin=0) for k in TABS}
         self.tabs = pn.Tabs(*zip(('Map', 'Four views', 'Compare', 'Chips', 'Experiments'), self.holder.values()), sizing_mode='stretch_width', margin=0, stylesheets=[':host .bk-header .bk-tab, .bk-tab { color:var(--quiet) } .bk-tab.bk-active { color:var(--ink) !important; background:none; border-color:var(--line); font-weight:600 }'])
-        self.head, self.side = (pn.Column(*o, sizing_mode='stretch_width', margin=0) for o in ((self.pick, self.about, self.warn), (self.threshold, self.numbers, self.pr, self.downloads)))
+        self.head, self.side = (pn.Column(*o, sizing_mode='stretch_width', margin=0) for o in ((self.pick, self.about, self.warn), (self.threshold, self.numbers, self.downloads)))
 
     def _watch(self):
         self.pick.param.watch(lambda e: self.quiet or self.open(e.new), 'value')
@@ -574,13 +588,14 @@ class Browser:
 def open(self:Browser, name):
     "Show a run"
     first, (self.run, before) = self.run is None, (None, self.run)
+    if 'map' in self.built: self.flash.visible = False # ends the flicker of the run before
     if not first: self.notes, self.wanted = [], {}
     with self.telling(): self.run = open_run(self.root, name)
     if self.run is None and first: self.say("Choose another run.")
     if self.run is None: self.run = before; return
     run, self.scan, self.layers, self.chosen, self.second, self.second_scan, self.built = self.run, None, {}, None, None, None, set()
     for h in self.holder.values(): h.clear()
-    self.overlays, self.readouts, self.grays, self.flicker = [], [], [], pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=BUTTONS)
+    self.overlays, self.readouts, self.backs, self.flicker = [], [], {}, pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=BUTTONS)
     self.flicker.param.watch(lambda _: self.draw(), 'value')
     self.quiet = True
     self.pick.value, self.threshold.value, self.threshold.disabled = name, self.wanted.get('t', round(run.threshold, 2)), 'probability.tif' not in run.files
@@ -588,15 +603,14 @@ def open(self:Browser, name):
     (l, b, r, t) = self.at = fit(self.wanted.get('at', run.bounds), run.kx)
     self.x, self.y = Range1d(l, r), Range1d(b, t)
     self.limits = dict(LIMITS, pre=(-25., 0.), post=(-25., 0.))
-    self.sources = {k: ColumnDataSource(image_data(None, 0, 1)) for k in COLOURS}
-    self.mappers = {k: LinearColorMapper(palette=palette(c), low=0, high=255) for k, c in COLOURS.items()}
-    self.lines = {k: ColumnDataSource(dict(x=[], y=[])) for k in ('found', 'found_b', 'mapped', 'chosen')}
+    self.sources = Made(lambda k: ColumnDataSource(image_data(None, 0, 1)))
+    self.mappers = Made(lambda k: LinearColorMapper(palette=palette(*k), low=0, high=255))
+    self.lines = Made(lambda k: ColumnDataSource(dict(x=[], y=[])))
     self.stretched, self.tiles = None, ColumnDataSource(dict(url=[], x=[], y=[], w=[], h=[], angle=[]))
     with self.telling(): self.restretch()
     self.about.object, self.worst.object = run_html(run), f'<p class="worst">{worst_text(run)}</p>'
     self.table.value = cell_table(run.cells)
-    self.downloads.visible, self.pr.visible = True, run.has_truth and 'probability.tif' in run.files
-    self.curve.data = self.dot.data = dict(recall=[], precision=[])
+    self.downloads.visible = True
     self.say(*run.missing)
     self.count()
     self.show_tab()
@@ -621,9 +635,6 @@ def counted(self:Browser):
     "The scan is there: numbers, curve, outlines"
     with self.telling():
         self.scan = self.future.result()
-        if self.scan.has_truth:
-            curve = pr_curve(self.scan)
-            self.curve.data = dict(recall=curve.recall.values, precision=curve.precision.values)
         self.count()
         if 'compare' in self.built: self.compare_numbers()
         if 'chips' in self.built: self.fill_chips()
@@ -633,7 +644,6 @@ def count(self:Browser):
     "What follows the threshold: the numbers at once, the outlines when the slider rests"
     t = self.threshold.value
     if 'probability.tif' in self.run.files: self.numbers.object = numbers_html(self.run, self.scan, t)
-    if self.scan and self.scan.has_truth: self.dot.data = {k: [v] for k, v in at_threshold(self.scan, t).items() if k in ('precision', 'recall')}
     self.later('outline', 'remember', *(['compare_numbers'] if 'compare' in self.built else []))
 
 @patch
@@ -693,6 +703,7 @@ def draw(self:Browser):
     "Read the window and put it on the screen"
     if self.run is None or self.tab not in ('map', 'four', 'compare'): return
     need, run = self.needs(), self.run
+    if self.tab == 'map': self.background(need - {'probability', None})
     with self.telling():
         self.restretch()
         self.layers = read_layers(run if need & {'pre', 'post', 'change'} else replace(run, files={k: v for k, v in run.files.items() if k != 'pair.tif'}), self.at, self.pol.value)
@@ -703,7 +714,7 @@ def draw(self:Browser):
         if self.tab == 'compare' and self.second: self.layers |= self.compare_layers()
     if self.tab == 'four':
         for k, title in self.titles.items(): title.object = f'{NAMES[k]}, {self.pol.value} (dB, {self.limits[k][0]:.0f} to {self.limits[k][1]:.0f})' if k in ('pre', 'post') else NAMES[k]
-    for k in need & set(self.sources): self.sources[k].data = image_data(self.layers.get(k), *self.limits[k])
+    for k in need - {None, 'web'}: self.sources[k].data = image_data(self.layers.get(k), *self.limits[k])
     if run.mapped is not None: self.lines['mapped'].data = mapped_lines(run.mapped, self.at, (self.at[2]-self.at[0])/VIEW[1])
     self.tiles.data = web_tiles(run, self.at) if 'web' in need else web_tiles(replace(run, crs=None), self.at)
     self.outline(); self.toggle(); self.remember()
@@ -714,7 +725,19 @@ def restretch(self:Browser):
     if 'pair.tif' not in self.run.files or self.stretched == self.pol.value: return
     self.limits |= dict.fromkeys(('pre', 'post'), stretch(self.run, self.pol.value))
     self.stretched = self.pol.value
+    for k in {'pre', 'post'} & set(self.sources): self.sources[k].data = image_data(None, 0, 1) # of the other polarisation
     self.keys()
+
+@patch
+def key(self:Browser):
+    "What the colours of the background mean"
+    base = BASES[self.base.value]
+    self.back_bar.visible = base in ('pre', 'post', 'change')
+    if not self.back_bar.visible or self.keyed == (base, self.limits[base]): return
+    self.keyed, (low, high) = (base, self.limits[base]), self.limits[base]
+    every = next(n for n in (1, 2, 4, 5, 10, 20, 40) if (high-low)/n <= 5)
+    at = bar_marks(low, high, range(-60, 61, every))
+    self.back_bar.update(color_mapper=self.mappers[COLOURS[base], 0.], ticker=FixedTicker(ticks=list(at)), major_label_overrides=at, title={'pre': 'before', 'post': 'after', 'change': 'log-ratio dVV - dVH'}[base] + ' (dB)')
 
 @patch
 def toggle(self:Browser):
@@ -722,36 +745,43 @@ def toggle(self:Browser):
     if 'map' not in self.built: return
     base, on = BASES[self.base.value], self.shown.value
     for k, g in self.backs.items(): g.visible = k == base or (self.flicker.value and k in ('pre', 'post'))
-    for k, bar in self.bars.items(): bar.visible = k == base or (k == 'probability' and 'Probability' in on)
+    self.flash.visible, self.bar.visible = self.flicker.value, 'Probability' in on
     self.veil.visible, self.veil.glyph.global_alpha = 'Probability' in on, self.opacity.value
     for layer, g in self.overlays: g.visible = layer in on
+    self.key()
 
 # %% ../nbs/13_app.ipynb #38699a57
 @patch
-def figure(self:Browser, *images, veil=False, found='found'):
-    "A map of some layers, with outlines and the selected cell"
+def raster(self:Browser, f, k, fade=0.):
+    "A layer as an image on a map"
+    return f.add_glyph(self.sources[k], Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=self.mappers[COLOURS[k], fade]))
+
+@patch
+def figure(self:Browser, *images, found='found', fade=0.):
+    "A map of some layers, with outlines and the selected cell; its renderers by layer"
     f = map_figure(self.x, self.y, self.run, self.dark)
-    image = lambda k, mapper: f.image('image', 'x', 'y', 'dw', 'dh', source=self.sources[k], color_mapper=mapper)
-    renderers = {k: image(k, self.mappers[k]) for k in images}
-    if veil: renderers['web'] = f.image_url('url', 'x', 'y', 'w', 'h', angle='angle', anchor='center', source=self.tiles)
-    if veil: renderers['veil'] = image('probability', LinearColorMapper(palette=palette('inferno', .25), low=0, high=255))
-    for layer, k, kw in (('Mapped', 'mapped', dict(color=MAPPED, line_width=1.6)), ('Outlines', found, dict(color=FOUND, line_width=1.3)), ('Cells', 'chosen', dict(color=CHOSEN, line_width=3))):
-        if k: self.overlays.append((layer, f.line('x', 'y', source=self.lines[k], **kw)))
+    renderers = {k: self.raster(f, k, fade) for k in images}
+    for layer, k, colour, width in (('Mapped', 'mapped', MAPPED, 1.6), ('Outlines', found, FOUND, 1.3), ('Cells', 'chosen', CHOSEN, 3)):
+        if k and (k != 'mapped' or self.run.mapped is not None): self.overlays.append((layer, f.add_glyph(self.lines[k], Line(x='x', y='y', line_color=colour, line_width=width))))
     f.on_event(RangesUpdate, self.moved); f.on_event(Tap, self.tapped)
-    read = [[name, self.sources[k], *self.limits[k], unit] for k, name, unit in (('pre', 'before', 'dB'), ('post', 'after', 'dB'), ('change', 'log-ratio', 'dB'), ('probability', 'probability', ''))]
-    self.readouts.append(CustomJS(args=dict(layers=read, deg=self.run.geographic, fit=lonlat_fit(self.run)), code=READOUT))
+    self.readouts.append(CustomJS(args=dict(layers=[], deg=self.run.geographic, fit=lonlat_fit(self.run)), code=READOUT))
     f.js_on_event(MouseMove, self.readouts[-1])
     return f, renderers
 
 @patch
 def keys(self:Browser):
-    "Keys and readouts of backscatter follow its stretch"
-    low, high = self.limits['pre']
-    for r in self.readouts: r.args = dict(r.args, layers=[[n, s, *((low, high) if n in ('before', 'after') else rest[:2]), rest[2]] for n, s, *rest in r.args['layers']])
-    for bar in self.grays:
-        every = next(n for n in (1, 2, 5, 10, 20) if (high-low)/n <= 5)
-        at = {1 + (v-low)*254/(high-low): f'{v}' for v in range(-60, 60, every) if low <= v <= high}
-        bar.update(ticker=FixedTicker(ticks=list(at)), major_label_overrides=at)
+    "Keys and readouts follow the layers there are and the stretch of backscatter"
+    read = [[name, self.sources[k], *self.limits[k], unit] for k, name, unit in (('pre', 'before', 'dB'), ('post', 'after', 'dB'), ('change', 'log-ratio', 'dB'), ('probability', 'probability', '')) if k in self.sources]
+    for r in self.readouts: r.args = dict(r.args, layers=read)
+
+@patch
+def background(self:Browser, layers):
+    "Put these under everything else on the map, if they are not there yet, with a key"
+    for k in layers - set(self.backs):
+        over = list(self.map.renderers)
+        self.backs[k] = self.map.add_glyph(self.tiles, ImageURL(url='url', x='x', y='y', w='w', h='h', angle='angle', anchor='center')) if k == 'web' else self.raster(self.map, k)
+        self.backs[k].name, self.map.renderers = k, [self.backs[k], *over]
+        self.keys()
 
 @patch
 def pane(self:Browser, f):
@@ -775,25 +805,24 @@ def show_tab(self:Browser):
 @patch
 def map_tab(self:Browser):
     "One large map, the sentence that says where to look, the ranked cells"
-    f, self.backs = self.figure('post', 'pre', 'change', 'hill', veil=True)
-    self.veil, run = self.backs.pop('veil'), self.run
-    bar = lambda k, ticks, title: color_bar(f, self.mappers[k], *self.limits[k], ticks, title)
-    self.bars = dict(probability=bar('probability', [0, .5, 1], 'landslide probability'), pre=bar('pre', [], 'before (dB)'), post=bar('post', [], 'after (dB)'), change=bar('change', [-8, -4, 0, 4, 8], 'log-ratio dVV - dVH (dB)'))
-    for k in ('pre', 'post', 'change'): self.bars[k].location = 'top_right'
-    self.grays += [self.bars['pre'], self.bars['post']]
-    self.keys()
+    run = self.run
+    self.map, found = self.figure('probability', fade=.25)
+    self.veil, self.keyed = found['probability'], None
+    self.bar, self.back_bar = color_bar(self.map, self.mappers[COLOURS['probability'], 0.], 0, 1, [0, .5, 1], 'landslide probability'), color_bar(self.map, self.mappers['gray', 0.], 0, 1, [], '')
+    self.back_bar.location = 'top_right'
+    self.flash = Label(x=8, y=60, x_units='screen', y_units='screen', text='', visible=False, text_font_size='15px', text_font_style='bold', text_color='black', background_fill_color='white', background_fill_alpha=.8, padding=4)
+    self.flash.js_on_change('visible', CustomJS(args=dict(map=self.map), code=FLICKER))
+    self.map.add_layout(self.flash)
     if run.cells is not None:
         top, b = run.cells.head(5), run.cells.head(5).bounds
-        self.overlays.append(('Cells', f.quad(left=b.minx, right=b.maxx, bottom=b.miny, top=b.maxy, fill_color=None, line_color=CHOSEN, line_width=1.3)))
-        self.overlays.append(('Cells', f.text(b.minx, b.maxy, [f'{r}' for r in top['rank']], text_color='black', text_font_size='13px', text_font_style='bold', text_baseline='top', background_fill_color=CHOSEN, padding=1, border_radius=2)))
-    state = Label(x=8, y=60, x_units='screen', y_units='screen', text='', text_font_size='15px', text_font_style='bold', text_color='black', background_fill_color='white', background_fill_alpha=.8, padding=4)
-    f.add_layout(state)
-    self.flicker.jscallback(args=dict(pre=self.backs['pre'], post=self.backs['post'], title=state), value=FLICKER)
+        box = ColumnDataSource(dict(left=b.minx, right=b.maxx, bottom=b.miny, top=b.maxy, rank=[f'{r}' for r in top['rank']]))
+        self.overlays += [('Cells', self.map.add_glyph(box, Quad(left='left', right='right', bottom='bottom', top='top', fill_color=None, line_color=CHOSEN, line_width=1.3))),
+            ('Cells', self.map.add_glyph(box, Text(x='left', y='top', text='rank', text_color='black', text_font_size='13px', text_font_style='bold', text_baseline='top', background_fill_color=CHOSEN, padding=1, border_radius=2)))]
     layers = {k: v for k, v in BASES.items() if v is None or (v == 'hill' and 'dem.tif' in run.files) or (v == 'web' and run.crs is not None) or (v in ('pre', 'post', 'change') and 'pair.tif' in run.files)}
     self.base.options = list(layers)
     if self.base.value not in layers: self.base.value = next(iter(layers))
     right = pn.Column(self.tour, self.table, sizing_mode='stretch_width', margin=0, css_classes=['cells'])
-    left = pn.Column(pn.FlexBox(self.base, self.pol, self.flicker, self.zooms, margin=0), self.pane(f), pn.FlexBox(self.shown, self.opacity, margin=0), self.text(LEGEND), sizing_mode='stretch_width', margin=0)
+    left = pn.Column(pn.FlexBox(self.base, self.pol, self.flicker, self.zooms, margin=0), self.pane(self.map), pn.FlexBox(self.shown, self.opacity, margin=0), self.text(LEGEND), sizing_mode='stretch_width', margin=0)
     return [self.worst, beside(left, right)]
 
 @patch
@@ -801,6 +830,7 @@ def four_tab(self:Browser):
     "Before, after, log-ratio and probability on linked axes"
     self.titles = {k: self.text('') for k in ('pre', 'post', 'change', 'probability')}
     maps = [pn.Column(title, self.pane(self.figure(k)[0]), sizing_mode='stretch_width', margin=0) for k, title in self.titles.items()]
+    self.keys()
     return [two_by_two(*maps)]
 
 # %% ../nbs/13_app.ipynb #94d03705
@@ -847,7 +877,7 @@ def compare_tab(self:Browser):
     f, g, d = (self.figure(k, found=lines)[0] for k, lines in (('probability', 'found'), ('other', 'found_b'), ('difference', None)))
     self.label_b = self.text('')
     under = lambda title, f: pn.Column(title if isinstance(title, pn.viewable.Viewable) else self.text(title), self.pane(f), sizing_mode='stretch_width', margin=0)
-    color_bar(f, self.mappers['probability'], 0, 1, [0, .5, 1], 'landslide probability'); color_bar(d, self.mappers['difference'], -1, 1, [-1, -.5, 0, .5, 1], 'B - A')
+    color_bar(f, self.mappers[COLOURS['probability'], 0.], 0, 1, [0, .5, 1], 'landslide probability'); color_bar(d, self.mappers[COLOURS['difference'], 0.], -1, 1, [-1, -.5, 0, .5, 1], 'B - A')
     self.open_second()
     return [self.other, two_by_two(under(f'A: {html.escape(self.run.name)}', f), under(self.label_b, g), under('Difference B - A: orange where B is higher, purple where A is', d), self.metrics)]
 
@@ -889,11 +919,10 @@ def chips_tab(self:Browser):
     self.chip = pn.widgets.Select(name='Chip in full', options=[], width=250)
     self.chip_tiles = ColumnDataSource(image_data(None, 0, 1)); self.chip_words = ColumnDataSource(dict(x=[], y=[], text=[])); self.chip_frame = ColumnDataSource(dict(x=[], y=[]))
     self.chip_full = pn.pane.PNG(None, sizing_mode='scale_width', max_width=560, alt_text='before, after, log-ratio, probability and mapped landslides of the chip')
-    f = figure(x_range=(0, 4), y_range=(0, 3), tools='', toolbar_location=None, aspect_ratio=4/3, width=640, height=480, sizing_mode='scale_width', min_border=0, outline_line_color=None, border_fill_color=None, background_fill_color=None)
-    f.axis.visible = f.grid.visible = False
-    f.image('image', 'x', 'y', 'dw', 'dh', source=self.chip_tiles, color_mapper=self.mappers['probability'])
-    f.text('x', 'y', 'text', source=self.chip_words, text_font_size='12px', text_color='white', text_baseline='top', x_offset=4, y_offset=4)
-    f.rect('x', 'y', 1, 1, source=self.chip_frame, fill_color=None, line_color=CHOSEN, line_width=3)
+    f = Plot(x_range=Range1d(0, 4), y_range=Range1d(0, 3), toolbar_location=None, title=None, aspect_ratio=4/3, width=640, height=480, sizing_mode='scale_width', min_border=0, outline_line_color=None, border_fill_color=None, background_fill_color=None)
+    f.add_glyph(self.chip_tiles, Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=self.mappers[COLOURS['probability'], 0.]))
+    f.add_glyph(self.chip_words, Text(x='x', y='y', text='text', text_font_size='12px', text_color='white', text_baseline='top', x_offset=4, y_offset=4))
+    f.add_glyph(self.chip_frame, Rect(x='x', y='y', width=1, height=1, fill_color=None, line_color=CHOSEN, line_width=3))
     f.on_event(Tap, lambda e: self.pick_chip(int(3-e.y)*4 + int(e.x) if 0 <= e.x < 4 and 0 < e.y <= 3 else None))
     there = pn.widgets.Button(name='Show on the map', on_click=lambda _: self.chip_to_map(), margin=(20, 3, 3, 3))
     for w, do in ((self.order, self.fill_chips), (self.chip, self.full_chip)): w.param.watch(lambda _, do=do: do(), 'value')
@@ -977,13 +1006,18 @@ def show_experiment(self:Browser):
     with self.telling(): self.figure_pane.objects = [experiment_pane(some_settings(self.results, self.settings.value), self.what.value)]
 
 # %% ../nbs/13_app.ipynb #8d6cf9e9
+class Page(pn.Template):
+    "The template, filled in one go: Bokeh looks through a document's models once and not after each piece"
+    title = 'Landslide map'
+    def __repr__(self): return 'Page' # else Panel writes out every widget for each piece that is added
+    def server_doc(self, doc=None, *args, **kwargs):
+        doc = doc or pn.state.curdoc
+        with doc.models.freeze(): return super().server_doc(doc, *args, **kwargs)
+
 @patch
 def template(self:Browser):
     "The page"
-    t = pn.Template(TEMPLATE)
-    t.title = 'Landslide map'
-    for name, what in (('head', self.head), ('side', self.side), ('main', self.tabs), ('link', self.link)): t.add_panel(name, what)
-    return t
+    return Page(TEMPLATE, items=dict(head=self.head, side=self.side, main=self.tabs, link=self.link))
 
 # %% ../nbs/13_app.ipynb #a3d6526e
 def beside(left, right):
@@ -1041,9 +1075,7 @@ def page(
     pn.extension('tabulator', inline=False)
     try: return Browser(runs).template()
     except AppError as e:
-        t = pn.Template(TEMPLATE)
-        for name, what in (('head', pn.pane.HTML(notes_html([str(e)]), stylesheets=[SHEET])), ('side', pn.Spacer()), ('main', pn.Spacer()), ('link', pn.Spacer())): t.add_panel(name, what)
-        return t
+        return Page(TEMPLATE, items=dict(head=pn.pane.HTML(notes_html([str(e)]), stylesheets=[SHEET]), side=pn.Spacer(), main=pn.Spacer(), link=pn.Spacer()))
 
 def serve(
     runs:str|Path,            # a run folder or a folder of them

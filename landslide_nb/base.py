@@ -35,11 +35,11 @@ def random_region(
     like, pixel, vv = REGIONS[str(rng.choice(list(REGIONS)))], float(rng.choice([10, 15, 20, 30])), U(-13, -7)
     ground = dict(pixel=pixel, valley_px=L(50, 200), mean_slope=U(10, 30), floor=U(0, .4), forest=U(.05, 1), parcel_db=U(.2, 1.2), texture_db=U(.3, 1.3), river=L(.002, .05))
     radar = dict(incidence=(U(30, 46), U(30, 46)), mean_db=(vv, vv - U(5, 8)), cover_vv=near(like.cover_vv), cover_vh=near(like.cover_vh), facing_db=U(1, 7), psf_px=U(.4, 1),
-        enl=L(3, 14)*(pixel/10)**1.2, speckle_tap=U(0, .22), noise_db=U(-34, -22)) # coarser pixels are averages of more looks
+        enl=L(3, 25)*(pixel/10)**1.2, speckle_tap=U(0, .22), noise_db=U(-34, -22)) # coarser pixels are averages of more looks
     passes = dict(calibration_db=L(.05, .4), moisture_db=L(.1, 1.2), drift_db=L(.2, 1.5), flicker_db=L(.15, 1), crop_db=L(.3, 2), rain=U(0, .5), rain_db=(U(.3, 3), U(.1, 2)))
     slides = dict(share=L(.001, .06), extent=L(.08, 1), cluster_px=U(60, 250), cluster=U(0, 3), steep=U(8, 30), size_law=(1.40, 1.28e-3*L(.5, 25), -1.32e-4), max_km2=L(.1, 1), elongation=L(1.2, 4),
         contrast=L(.5, 3), contrast_spread=U(.1, .5), invisible=U(0, .2), debris_db=U(.4, 1.8),
-        gain_vv=(U(-.3, 2), U(-.3, 2), U(-.3, 1), U(-.3, 1), 0., 0.), loss_vh=(U(1, 4), U(.2, 1.8), U(0, 1), U(0, .6), 0., 0.), aspect_vv=U(1, 8), aspect_vh=U(.5, 4))
+        gain_vv=(U(-.5, 2.5), U(-.3, 4), U(-.3, 4), U(-.3, 2), 0., 0.), loss_vh=(U(.5, 4), U(-1.5, 1.8), U(-1.5, 1), U(-.5, .6), 0., 0.), aspect_vv=U(1, 8), aspect_vh=U(.5, 4))
     other = dict(clearcut=U(0, .12), clearcut_db=(U(-2.5, .8), U(-5, -.8)), harvest=U(0, .7), harvest_db=(U(-3, 3), U(-4, 3)), river_db=U(-5, 6), season_db=(L(.1, 2), L(.1, 2.5)))
     if rng.random() < QUIET: slides['contrast'] = 0.
     return replace(like, name='random', **ground, **radar, **passes, **slides, **other)
@@ -149,9 +149,9 @@ def quiet_threshold(
 # %% ../nbs/17_base.ipynb #712204cd
 def train_base(
     out:str|Path,     # model file to write
-    folder:str|Path,  # gets scenes and chips, about 2 GB for 800 scenes; what is there is used
-    scenes:int=800,   # random regions
-    epochs:int=10,    # of the one-cycle schedule
+    folder:str|Path,  # gets scenes and chips, about 2.5 GB for 1000 scenes; what is there is used
+    scenes:int=1000,  # random regions
+    epochs:int=14,    # of the one-cycle schedule
     epoch_chips:int=4096, # chips in an epoch
     seed:int=0,       # of weights and batches
     **size,           # width, levels of the network
@@ -186,4 +186,4 @@ def save_base(
     prob = calibrate(logits, calibration)
     calibration['threshold'] = quiet_threshold(prob, truth, chips.table.block.to_numpy()[rows])
     spec['domain'] = {**domain_record(chips), 'pixel size (m)': [10, 30]}                       # the mosaic's own grid means nothing
-    return save_model(model, out, dict(input=spec, training=training, metrics=dict(auprc=average_precision(prob, truth)), calibration=calibration))
+    return save_model(model, out, dict(input=spec, training=training, metrics=dict(auprc=average_precision(logits, truth, scores=True)), calibration=calibration))

@@ -262,15 +262,16 @@ def base(
 
 # %% ../nbs/14_cli.ipynb #0e158b07
 def experiment(
-    args, # event, pretrain, how, budgets, seeds, arch, quick, spec, out
+    args, # event, pretrain, how, budgets, seeds, arch, quick, spec, workers, out
 ):
     "`landslide-nb experiment`: how much pretraining helps at which number of labelled chips, with intervals, figures and a report"
     from landslide_nb.analysis import write_report
-    from landslide_nb.experiment import ExperimentSpec, default_sources, quick_spec, read_spec, run_experiment
+    from landslide_nb.experiment import run_experiment
+    from landslide_nb.protocol import ExperimentSpec, default_sources, quick_spec, read_spec
     given = {k: v for k in ('event', 'pretrain', 'how', 'budgets', 'seeds', 'arch') if (v := getattr(args, k)) is not None}
     event = given.get('event', 'demo_a')
     spec = read_spec(args.spec, **given) if args.spec else (quick_spec if args.quick else ExperimentSpec)(**{'event': event, 'pretrain': default_sources(event, given.get('arch', 'unet')), **given})
-    run_experiment(spec, args.out)
+    run_experiment(spec, args.out, workers=args.workers)
     report = write_report(args.out)
     effect = [part for part in (report.parent/'tables.md').read_text().split('\n## ') if part.startswith(('AUPRC, all', 'Effect of pretraining on AUPRC, all', 'AUPRC as a multiple of no pretraining, all'))]
     say('\n\n'.join(effect) + f'\nreport: {report}')
@@ -341,9 +342,9 @@ def parser() -> argparse.ArgumentParser:
     pair_options(c)
     c = command(base, 'base', 'train the weights in the package again (about an hour)')
     c.add_argument('--out', required=True, metavar='MODEL.safetensors', help='model file to write')
-    c.add_argument('--folder', required=True, metavar='DIR', help='folder for the simulated scenes, about 2 GB; what is there is used')
-    c.add_argument('--scenes', type=int, default=800, metavar='N', help='random regions (default 800)')
-    c.add_argument('--epochs', type=int, default=10, help='epochs of 4096 chips (default 10)')
+    c.add_argument('--folder', required=True, metavar='DIR', help='folder for the simulated scenes, about 2.5 GB; what is there is used')
+    c.add_argument('--scenes', type=int, default=1000, metavar='N', help='random regions (default 1000)')
+    c.add_argument('--epochs', type=int, default=14, help='epochs of 4096 chips (default 14)')
     c.add_argument('--seed', type=int, default=0, help='of weights and batches (default 0)')
     c = command(experiment, 'experiment', 'how much pretraining helps, at which number of labels')
     words, numbers = (lambda s: tuple(s.split(','))), (lambda s: tuple(int(n) for n in s.split(',')))
@@ -354,8 +355,9 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--seeds', type=int, metavar='N', help='repetitions (default 5)')
     c.add_argument('--arch', metavar='NAME', help='unet (default) or published')
     how_long = c.add_mutually_exclusive_group()
-    how_long.add_argument('--quick', action='store_true', help='budgets 2, 10, 110, two seeds, shorter trainings: 20 to 30 minutes on two cores')
+    how_long.add_argument('--quick', action='store_true', help='budgets 2, 10, 110, two seeds, shorter trainings: about 12 minutes on two cores')
     how_long.add_argument('--spec', metavar='FILE.json', help='any fields of the specification (epochs, epoch_chips, size, ...), or the spec.json of another experiment; the options above replace them')
+    c.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N', help='trainings at once, each on one core (default: one a core, %(default)s here); with a GPU give 1')
     c.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same experiment, which is then continued')
     c = command(ablation, 'ablation', 'what each part of the recipe is worth')
     c.add_argument('--event', help='an event or the path of a cube with landslides (default demo_a)')

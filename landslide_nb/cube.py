@@ -6,8 +6,9 @@
 __all__ = ['DIMS', 'ORBITS', 'LABELS', 'YX', 'COHERENCE', 'SLOPES', 'OPERA', 'mock_cube', 'read_dates', 'read_date_pairs',
            'read_orbits', 'guess_orbits', 'find_crs', 'clean_label', 'canonical', 'DiskArray', 'disk_chunks', 'as_dask',
            'opera_files', 'lay_tiles', 'open_cube', 'save_cube', 'check_power', 'validate_cube', 'cube_event',
-           'usable_passes', 'choose_passes', 'average_power', 'average_db', 'event_coherence', 'scene_change',
-           'make_pair', 'box_mean', 'log_ratio', 'traits', 'describe_pair', 'read_polygons', 'rasterize_label']
+           'usable_passes', 'choose_passes', 'average_power', 'average_db', 'event_coherence', 'spread_windows',
+           'scene_change', 'make_pair', 'box_mean', 'log_ratio', 'traits', 'describe_pair', 'read_polygons',
+           'rasterize_label']
 
 # %% ../nbs/01_cube.ipynb #5059117a
 import re, warnings, zipfile
@@ -346,19 +347,18 @@ def save_cube(
 
 # %% ../nbs/01_cube.ipynb #bee85ba5
 def _windows(ds, size=64):
-    "Five windows (the centre and the four quarter points) side by side, dims (time, window pixels), read one by one"
+    "Five windows: the centre and the four quarter points; dask reads no more than them if pass, row and column are chosen at once"
     h, w = ds.sizes['y'], ds.sizes['x']
-    cut = [ds.isel(y=slice(max(0, y - size//2), y + size//2), x=slice(max(0, x - size//2), x + size//2)) for y, x in
+    return [dict(y=slice(max(0, y - size//2), y + size//2), x=slice(max(0, x - size//2), x + size//2)) for y, x in
         ((h//2, w//2), (h//4, w//4), (h//4, 3*w//4), (3*h//4, w//4), (3*h//4, 3*w//4))]
-    return xr.concat([o.compute().drop_vars(['y', 'x']).stack(n=('y', 'x'), create_index=False) for o in cut], 'n')
 
 def _sample(cube):
     "VV and VH values from two to four passes of the cube, or from everywhere (thinned) if the windows hold too few"
-    few = cube[['vv', 'vh']].isel(time=slice(None, None, max(1, (cube.sizes['time'] - 1)//2))) # first, middle, last
-    sample = _windows(few)
+    both, few = cube[['vv', 'vh']], slice(None, None, max(1, (cube.sizes['time'] - 1)//2)) # first, middle, last
+    sample = xr.concat([both.isel(time=few, **w).compute().drop_vars(['y', 'x']).stack(n=('y', 'x'), create_index=False) for w in _windows(cube)], 'n')
     if min(int(sample[o].notnull().sum()) for o in ('vv', 'vh')) > 100: return sample
     step = max(1, int((cube.sizes['y']*cube.sizes['x']/1e5)**.5))
-    return cube[['vv', 'vh']].isel(y=slice(None, None, step), x=slice(None, None, step)).compute()
+    return both.isel(y=slice(None, None, step), x=slice(None, None, step)).compute()
 
 # %% ../nbs/01_cube.ipynb #d3f0461a
 def check_power(
@@ -428,12 +428,12 @@ def usable_passes(
     cube:xr.Dataset, # canonical cube
 ) -> np.ndarray:     # bool per pass
     "Which passes hold any valid pixel of VV and VH"
-    seen = _windows(cube[['vv', 'vh']]).notnull().any('n')
-    ok = (seen.vv & seen.vh).values
-    if (rest := np.flatnonzero(~ok)).size:
-        full = cube[['vv', 'vh']].isel(time=rest).notnull().any(['y', 'x']).compute()
-        ok[rest] = (full.vv & full.vh).values
-    return ok
+    import dask
+    both, seen = cube[['vv', 'vh']], np.zeros((cube.sizes['time'], 2), bool)
+    for w in (*_windows(cube), {}): # mostly the first window settles it
+        rest = np.flatnonzero(~seen.all(1)).tolist()
+        for k, o in zip(rest, dask.compute(*(both.isel(time=k, **w).notnull().any() for k in rest))): seen[k] |= [bool(o.vv), bool(o.vh)]
+    return seen.all(1)
 
 # %% ../nbs/01_cube.ipynb #b8b78fe0
 def choose_passes(
@@ -458,28 +458,33 @@ def choose_passes(
 
 # %% ../nbs/01_cube.ipynb #7ee483d2
 def average_power(
-    stack:np.ndarray, # (time, y, x) linear power
-    how:str='mean',   # mean | median
-) -> np.ndarray:      # (y, x)
+    stack,          # passes, each (y, x), linear power
+    how:str='mean', # mean | median
+) -> np.ndarray:    # (y, x)
     "Average over the valid passes of each pixel; NaN where there is none"
-    n = np.isfinite(stack).sum(0, dtype='int16')
     if how == 'mean':
-        total = np.zeros(stack.shape[1:], stack.dtype)
-        for o in stack: np.add(total, o, out=total, where=np.isfinite(o)) # pass by pass: no copy of the stack
-        return np.where(n > 0, total/np.maximum(n, 1), np.nan).astype(stack.dtype)
-    ranked, at = np.sort(stack, axis=0), lambda k: np.take_along_axis(ranked, np.maximum(k, 0)[None], 0)[0] # NaN ranks last
-    return np.where(n > 0, (at((n - 1)//2) + at(n//2))/2, np.nan).astype(stack.dtype)
+        total = np.array(stack[0])
+        for o in stack[1:]: total += o # pass by pass: no copy of the stack
+        if np.isfinite(total.sum()): return np.divide(total, len(stack), out=total) # no gap anywhere, as mostly
+        total[...] = 0
+        for o in stack: np.add(total, o, out=total, where=np.isfinite(o))
+    n = sum(np.isfinite(o).astype('int16') for o in stack)
+    if how == 'mean': return np.where(n > 0, total/np.maximum(n, 1), np.nan).astype(total.dtype)
+    ranked = np.sort(np.stack(stack), axis=0) # NaN ranks last
+    at = lambda k: np.take_along_axis(ranked, np.maximum(k, 0)[None], 0)[0]
+    return np.where(n > 0, (at((n - 1)//2) + at(n//2))/2, np.nan).astype(ranked.dtype)
 
 # %% ../nbs/01_cube.ipynb #5aa9e83a
 def average_db(
-    power:xr.DataArray, # (time, y, x) linear power
-    how:str='mean',     # mean | median
-) -> xr.DataArray:      # (y, x) dB, lazy if `power` is
+    power,          # passes, each a DataArray (y, x), linear power
+    how:str='mean', # mean | median
+) -> xr.DataArray:  # (y, x) dB, lazy if `power` is
     "Average over passes in linear power, in dB; NaN where no pass is valid"
     if how not in ('mean', 'median'): raise CubeError(f"how={how!r} is unknown; passes are averaged by 'mean' or 'median'.")
-    block = lambda o: to_db(average_power(o, how))
-    data = power.data.rechunk({0: -1}).map_blocks(block, drop_axis=0, dtype='float32') if power.chunks else block(power.values)
-    return xr.DataArray(data, {'y': power.y, 'x': power.x}, ('y', 'x'))
+    import dask.array as da
+    block, first = lambda *o: to_db(average_power(o, how)), power[0]
+    data = da.blockwise(block, 'yx', *(p for o in power for p in (o.data, 'yx')), dtype='float32') if first.chunks else block(*(o.values for o in power))
+    return xr.DataArray(data, {'y': first.y, 'x': first.x}, ('y', 'x'))
 
 # %% ../nbs/01_cube.ipynb #7048447c
 def event_coherence(
@@ -504,17 +509,36 @@ def _extra(cube, name, event, orbit):
     return xr.concat([a.reset_coords(drop=True), b.reset_coords(drop=True)], 'moment').astype('float32')
 
 # %% ../nbs/01_cube.ipynb #576529f5
+def spread_windows(
+    shape:tuple,      # (rows, columns)
+    size:int=512,     # side of a window, pixels
+    side:int|None=4,  # windows along each axis at most; None = all
+    step:int=1,       # every n-th pixel of them
+) -> list:            # of (row slice, column slice)
+    "Windows spread evenly over a scene, on multiples of their size so that they cross few chunks of a file"
+    def axis(n):
+        start, some = np.arange(0, n, size), side or n
+        if len(start) > some: start = start[((np.arange(some) + .5)*len(start)/some).astype(int)]
+        return [slice(o, o + size, step) for o in start.tolist()]
+    return [(y, x) for y in axis(shape[0]) for x in axis(shape[1])]
+
 def scene_change(
-    pre:xr.DataArray,  # (time, y, x) linear power
-    post:xr.DataArray, # (time, y, x) linear power
+    power:xr.DataArray,   # (time, y, x) linear power
+    pre:list, post:list,  # positions of the passes before and after
     how:str='mean',
-) -> float:            # dB
-    "Median change of a scene, from at most about a million pixels spread evenly"
-    step = max(1, int((pre[0].size/1e6)**.5))
-    for k in {step: 0, 1: 0}: # all pixels only if the thinned ones share nothing valid
-        change = average_db(post[:, ::k, ::k], how) - average_db(pre[:, ::k, ::k], how)
-        if np.isfinite(change := change.values).any(): return round(float(np.nanmedian(change)), 4)
-    raise CubeError("The passes before and after the event have no valid pixel in common.")
+) -> float:               # dB
+    "Median change of a scene, from a spread sample of it"
+    import dask
+    shape = power.shape[1:]
+    def change(y, x): # one window at a time: dask then reads no more than that
+        stack = dask.compute(*(power.data[k, y, x] for k in [*pre, *post]))
+        a, b = (to_db(average_power(o, how)) for o in (stack[:len(pre)], stack[len(pre):]))
+        return (b - a)[np.isfinite(b - a)]
+    sample = np.concatenate([change(*w) for w in spread_windows(shape, step=2)])
+    if sample.size < 10_000: sample = change(*[slice(None, None, max(1, int((shape[0]*shape[1]/1e6)**.5)))]*2)
+    if not sample.size: sample = np.concatenate([change(*w) for w in spread_windows(shape, 1024, None)])
+    if not sample.size: raise CubeError("The passes before and after the event have no valid pixel in common.")
+    return round(float(np.median(sample)), 4)
 
 # %% ../nbs/01_cube.ipynb #8e0ae6bd
 def make_pair(
@@ -532,9 +556,9 @@ def make_pair(
     orbit, *sides = choose_passes(cube, event, passes, orbit)
     out, shift = {}, {}
     for o in ('vv', 'vh'):
-        pre, post = (xr.concat([cube[o][k] for k in i], 'time') for i in sides) # one by one: dask then reads only the pixels asked for
-        shift[o] = scene_change(pre, post, how) if balance else 0.
-        out[o] = xr.concat([average_db(pre, how), average_db(post, how) - np.float32(shift[o])], 'moment')
+        shift[o] = scene_change(cube[o], *sides, how) if balance else 0.
+        pre, post = (average_db([cube[o][k] for k in i], how) for i in sides)
+        out[o] = xr.concat([pre, post - np.float32(shift[o])], 'moment')
     for o in ([extra] if isinstance(extra, str) else extra): out[o] = _extra(cube, o, event, orbit)
     if 'landslides' in cube: out['landslides'] = cube.landslides
     dates = [pd.DatetimeIndex(cube.time.values[i]).strftime('%Y-%m-%d').tolist() for i in sides]

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'EXTENSIONS', 'GUIDE', 'INTERVALS', 'scene_windows', 'widen', 'pixel_area', 'pixel_sides', 'expected_area',
-           'flat', 'terrain_of', 'shape_of', 'region_mask', 'landslide_polygons', 'ranked', 'ranked_cells', 'name_of',
-           'read_zones', 'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene', 'bounded', 'write_cog', 'open_cog',
-           'stac_item', 'km2', 'found_text', 'suspect', 'report_page', 'whole_folder', 'write_products', 'from_cogs',
-           'layers_beside', 'mapped_polygons', 'map_pair', 'scene_pair', 'map_cube']
+           'flat', 'terrain_of', 'shape_of', 'without_specks', 'region_mask', 'landslide_polygons', 'ranked',
+           'ranked_cells', 'name_of', 'read_zones', 'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene', 'bounded',
+           'write_cog', 'open_cog', 'stac_item', 'km2', 'found_text', 'suspect', 'report_page', 'whole_folder',
+           'write_products', 'from_cogs', 'layers_beside', 'mapped_polygons', 'map_pair', 'scene_pair', 'map_cube']
 
 # %% ../nbs/15_products.ipynb #ef5d4ad2
 import base64, html, json, os, shutil
@@ -21,7 +21,7 @@ import xarray as xr
 from . import __version__
 from .core import *
 from .cube import describe_pair, log_ratio, make_pair, open_cube
-from .calibration import area_interval
+from .calibration import area_interval, doubts
 from .metrics import StreamingAP
 from .models import domain_shift, load_model
 from .scene import check_scene, predict_scene
@@ -105,17 +105,31 @@ def shape_of(
 # %% ../nbs/15_products.ipynb #dad569fe
 COLUMNS = ['area_m2', 'mean_probability', 'max_probability', 'elongation', 'mean_slope', 'downslope', 'geometry']
 
+def without_specks(
+    over:np.ndarray, # (y, x) bool
+    area:np.ndarray, # (y, 1) m2 of a pixel in each row
+    min_area:float,  # m2
+) -> np.ndarray:     # (y, x) bool
+    "Without the regions (8 neighbours) smaller than `min_area`, but for those at the edge, which may go on beyond it"
+    from scipy.ndimage import label
+    regions, n = label(over, np.ones((3, 3)))
+    if not n: return over
+    keep = np.bincount(regions.ravel(), np.broadcast_to(area, over.shape).ravel()) >= min_area*(1-1e-9)
+    for edge in (regions[0], regions[-1], regions[:, 0], regions[:, -1]): keep[edge] = True
+    keep[0] = False
+    return keep[regions]
+
 @contextmanager
 def region_mask(
-    prob:xr.DataArray, threshold:float, # see `landslide_polygons`
+    prob:xr.DataArray, threshold:float, min_area:float, # see `landslide_polygons`
 ):
-    "A compressed raster in memory: 1 where probability reaches the threshold"
+    "A compressed raster in memory: 1 where probability reaches the threshold, without the specks that no polygon is made of"
     from rasterio.io import MemoryFile
     from rasterio.windows import Window
-    h, w = prob.shape
+    (h, w), area = prob.shape, pixel_area(prob)
     with MemoryFile() as file:
         with file.open(driver='GTiff', width=w, height=h, count=1, dtype='uint8', tiled=True, compress='DEFLATE', zlevel=1) as f:
-            for o in scene_windows(prob.shape): f.write((prob.isel(o).values >= threshold).astype('uint8'), 1, window=Window.from_slices(o['y'], o['x']))
+            for o in scene_windows(prob.shape): f.write(without_specks(prob.isel(o).values >= threshold, area[o['y']], min_area).astype('uint8'), 1, window=Window.from_slices(o['y'], o['x']))
         with file.open() as f: yield f
 
 def landslide_polygons(
@@ -131,11 +145,11 @@ def landslide_polygons(
     from shapely.affinity import affine_transform
     from shapely.geometry import shape
     area, sides, t, rows = pixel_area(prob), pixel_sides(prob), prob.rio.transform(), []
-    with region_mask(prob, threshold) as mask:
+    with region_mask(prob, threshold, min_area) as mask:
         for g, _ in shapes(rasterio.band(mask, 1), rasterio.band(mask, 1), connectivity=8): # in pixels
             g = shape(g)
             x0, y0, x1, y1 = map(int, g.bounds)
-            if g.area*area[y0:y1].max() < min_area: continue # most of a noisy map, so before anything that takes time
+            if g.area*area[y0:y1].max() < min_area: continue
             g = make_valid(g)
             wide, at = widen(dict(y=slice(y0, y1), x=slice(x0, x1)), 1, prob.shape)
             inside = geometry_mask([g], (y1-y0, x1-x0), rasterio.Affine.translation(x0, y0), invert=True)
@@ -299,7 +313,7 @@ def plot_scene(
 def bounded():
     "Read and write in this thread with a small GDAL cache, so that memory stays that of a few windows"
     import dask, rasterio
-    with rasterio.Env(GDAL_CACHEMAX=64), dask.config.set(scheduler='single-threaded'): yield # MB
+    with rasterio.Env(GDAL_CACHEMAX=2**26), dask.config.set(scheduler='single-threaded'): yield # bytes
 
 # %% ../nbs/15_products.ipynb #0c5f2eed
 def write_cog(
@@ -316,18 +330,20 @@ def write_cog(
     da = da if da.ndim == 3 else da.expand_dims('band')
     dtype, nodata, shrink = ('uint8', 255, Resampling.mode) if da.dtype == 'uint8' else ('float32', np.nan, Resampling.average)
     grid = dict(width=da.sizes['x'], height=da.sizes['y'], count=len(bands), dtype=dtype, crs=da.rio.crs, transform=da.rio.transform(), nodata=nodata)
-    path = Path(path)
+    path, blank = Path(path), lambda o: (np.isnan(o) if dtype == 'float32' else o == nodata).all()
     plain, factors = path.with_name(f'.{path.stem}.plain.tif'), [2**k for k in range(1, 12) if max(da.shape[1:]) > 256*2**k]
     try:
         with bounded():
-            with rasterio.open(plain, 'w', driver='GTiff', tiled=True, blockxsize=512, blockysize=512, interleave='band', BIGTIFF='IF_SAFER', **grid) as f:
+            with rasterio.open(plain, 'w', driver='GTiff', tiled=True, blockxsize=512, blockysize=512, interleave='band', sparse_ok=True, BIGTIFF='IF_SAFER', **grid) as f:
                 f.update_tags(**{k: str(v) for k, v in (tags or {}).items()})
                 for k, name in enumerate(bands, 1): f.set_band_description(k, name)
-                for o in scene_windows(da.shape[1:]): f.write(da.isel(o).values.astype(dtype), window=Window.from_slices(o['y'], o['x']))
+                for o in scene_windows(da.shape[1:]):
+                    if blank(block := da.isel(o).values.astype(dtype)): continue # takes no room on the disk: a scene's corners hold no data
+                    f.write(block, window=Window.from_slices(o['y'], o['x']))
             if factors: # here, uncompressed and band by band: three times faster than in the last step
-                with rasterio.open(plain, 'r+') as f: f.build_overviews(factors, shrink)
+                with rasterio.Env(SPARSE_OK_OVERVIEW=True), rasterio.open(plain, 'r+') as f: f.build_overviews(factors, shrink)
             with atomic(path) as tmp:
-                copy(plain, tmp, driver='COG', compress='DEFLATE', level=1, predictor='YES', blocksize=512, overviews='FORCE_USE_EXISTING' if factors else 'NONE', BIGTIFF='IF_SAFER', num_threads='ALL_CPUS')
+                copy(plain, tmp, driver='COG', compress='DEFLATE', level=1, predictor='YES', blocksize=512, overviews='FORCE_USE_EXISTING' if factors else 'NONE', sparse_ok=True, BIGTIFF='IF_SAFER', num_threads='ALL_CPUS')
     finally: plain.unlink(missing_ok=True)
 
 def open_cog(
@@ -397,7 +413,7 @@ GUIDE = """<h2>How to read the numbers</h2><ul>
 <li><b>From - to</b> {interval}</li>
 <li><b>Polygons</b> are connected pixels with a probability of at least {threshold:.2f}: what to look at first. Their area is not the expected area.</li>
 <li>Radar sees changed ground. Clear-cuts, floods and harvest can look alike; steep slopes facing away from the sensor are hidden. A low number is not an all-clear.</li></ul>"""
-INTERVALS = {True: 'holds the true area of {coverage:.0%} of cells that are like the {chips} validation chips of the model (split conformal prediction); for the whole scene it is the wider of that and of the bootstrap interval of all true to all expected area. A scene unlike those chips can be further off.',
+INTERVALS = {True: 'holds the true area of {coverage:.0%} of cells that are like the {chips} validation chips of the model (split conformal prediction); for an area larger than a chip it is the wider of that and of what whole scenes, or blocks of chips, were off by. A scene unlike those chips can be further off.',
              False: 'is not known: the model was saved without the errors of its validation chips (<code>calibration["area"]</code>).'}
 
 def report_page(
@@ -475,9 +491,10 @@ def write_products(
         layers = dict(polygons=polygons, cells=cells, **({} if zones is None else dict(zones=ranked_zones(prob, zones, record))),
                       **(dict(mapped=mapped_polygons(pair.landslides)) if 'landslides' in pair else {}))
         for name, layer in layers.items(): layer.to_file(tmp/'landslides.gpkg', layer=name, driver='GPKG')
-        metrics = scene_metrics(pair, prob, threshold) | dict(warnings=domain_shift(meta, describe_pair(pair)) if 'input' in meta else [])
-        m2 = float(pixel_area(prob).mean())
-        low, high = area_interval(metrics['expected_area_m2']/m2, prob.size*metrics['valid_fraction'], record)
+        metrics, m2 = scene_metrics(pair, prob, threshold), float(pixel_area(prob).mean())
+        area = metrics['expected_area_m2']/m2, prob.size*metrics['valid_fraction'] # expected and valid pixels
+        metrics['warnings'] = [*(domain_shift(meta, describe_pair(pair)) if 'input' in meta else []), *doubts(calibration, *area)]
+        low, high = area_interval(*area, record)
         metrics |= dict(expected_area_low_m2=float(low)*m2, expected_area_high_m2=float(high)*m2, polygons=len(polygons), min_area_m2=float(min_area), worst_cell_m2=float(cells.expected_m2.max()), **suspect(cells), **attrs,
                         model={k: meta[k] for k in ('arch', 'version', 'training', 'calibration') if k in meta})
         (tmp/'metrics.json').write_text(json.dumps({k: None if isinstance(v, float) and np.isnan(v) else v for k, v in metrics.items()}, indent=1, default=str))
@@ -527,10 +544,11 @@ def map_pair(
     work = final.with_name(f'.{final.name}.tiles')
     if products.get('zones') is not None: products['zones'] = read_zones(products['zones'], pair)
     check_room(final.parent, pair.sizes['y']*pair.sizes['x']*40) # B a pixel: tiles, two rasters, and one of them twice
-    try: prob = predict_scene(pair, net, meta, tile, progress, tta, fast, work)
-    except OSError as e: raise OutputError(f"Cannot write {work}: {e.strerror or e}; make room and call again to continue, or choose another folder.") from e
-    try: metrics = write_products(final, pair, prob, meta, **products)
-    except CubeError: shutil.rmtree(work); raise # nothing to continue
+    try:
+        try: prob = predict_scene(pair, net, meta, tile, progress, tta, fast, work)
+        except OSError as e: raise OutputError(f"Cannot write {work}: {e.strerror or e}; make room and call again to continue, or choose another folder.") from e
+        metrics = write_products(final, pair, prob, meta, **products)
+    except CubeError: shutil.rmtree(work, ignore_errors=True); raise # a scene that cannot be mapped: nothing to continue
     shutil.rmtree(work)
     return metrics
 

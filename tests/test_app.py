@@ -68,7 +68,8 @@ def server(folder):
 @pytest.fixture(scope='session')
 def experiments(tmp_path_factory):
     "A real experiment, as small as it can be, and no run beside it"
-    from landslide_nb.experiment import ExperimentSpec, run_experiment
+    from landslide_nb.experiment import run_experiment
+    from landslide_nb.protocol import ExperimentSpec
     base = tmp_path_factory.mktemp('experiments')
     run_experiment(ExperimentSpec(scene=512, size=32, pretrain_size=16, block=1, width=4, epochs=1, epoch_chips=16, pretrain_epochs=1, budgets=(2, 4), seeds=2, pretrain=('none', 'demo_a')), base/'all'/'tiny', bar=False)
     return base/'all'

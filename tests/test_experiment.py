@@ -4,17 +4,18 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 SPEC = dict(scene=512, size=32, pretrain_size=16, block=1, width=4, epochs=1, epoch_chips=16, pretrain_epochs=1, budgets=(2, 5), seeds=2, pretrain=('none', 'demo_a', 'demo_b'))
 
 @pytest.fixture(scope='module')
 def spec():
-    from landslide_nb.experiment import ExperimentSpec
+    from landslide_nb.protocol import ExperimentSpec
     return ExperimentSpec(**SPEC)
 
 def start(spec, folder):
-    code = "import sys, torch; torch.set_num_threads(1)\nfrom landslide_nb.experiment import *\nrun_experiment(ExperimentSpec.from_json(sys.argv[1]), sys.argv[2])"
+    code = "import sys, torch; torch.set_num_threads(1)\nfrom landslide_nb.experiment import run_experiment\nfrom landslide_nb.protocol import ExperimentSpec\nif __name__ == '__main__': run_experiment(ExperimentSpec.from_json(sys.argv[1]), sys.argv[2], workers=2)"
     return subprocess.Popen([sys.executable, '-c', code, spec.to_json(), str(folder)], stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 def stamps(folder): return {f.name: f.stat().st_mtime_ns for f in [*(folder/'runs').glob('*'), *(folder/'stage1').glob('*.safetensors')] if not f.name.startswith('.')}
@@ -28,7 +29,9 @@ def killed(spec, tmp_path_factory):
         if (folder/'runs').exists() and len(stamps(folder)) >= 9: break
         assert p.poll() is None, p.communicate()[1][-2000:]
         time.sleep(.1)
+    workers = psutil.Process(p.pid).children(recursive=True)
     p.send_signal(signal.SIGKILL); p.wait()
+    assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=30)[1]    # none goes on alone
     then = stamps(folder)
     assert 9 <= len(then) and not (folder/'results.parquet').exists()
     (folder/'runs'/'.0123.torn').mkdir()                       # what a kill in the middle of writing leaves
@@ -109,7 +112,7 @@ def refused(spec, folder, error, *words):
 
 def test_folder_of_another_experiment(spec, straight):
     from landslide_nb.core import OutputError
-    from landslide_nb.experiment import ExperimentSpec
+    from landslide_nb.protocol import ExperimentSpec
     refused(ExperimentSpec(**{**asdict(spec), 'seeds': 3}), straight, OutputError, 'another experiment', 'seeds was 2, now 3')
 
 def test_folder_of_another_version(spec, straight, tmp_path):
@@ -131,7 +134,7 @@ def test_folder_with_something_else(spec, tmp_path):
 def test_planted_leak_stops_the_experiment(spec, straight, tmp_path):
     from landslide_nb.chips import ChipSet
     from landslide_nb.core import ChipError
-    from landslide_nb.experiment import ExperimentSpec
+    from landslide_nb.protocol import ExperimentSpec
     folder = Path(shutil.copytree(straight, tmp_path/'exp'))
     chips = ChipSet(folder/'chips'/'demo_a')
     twin = chips.table.iloc[chips.rows('test')[:1]].assign(split='train', block=10**6)     # the same ground, in another part
@@ -140,7 +143,7 @@ def test_planted_leak_stops_the_experiment(spec, straight, tmp_path):
 
 def test_budget_beyond_the_chips(spec, tmp_path):
     from landslide_nb.core import ChipError
-    from landslide_nb.experiment import ExperimentSpec
+    from landslide_nb.protocol import ExperimentSpec
     big = ExperimentSpec(**{**asdict(spec), 'budgets': (2, 5000), 'pretrain': ('none',)})
     refused(big, tmp_path/'exp', ChipError, 'A budget of 5000 chips is more than exists')
     assert not (tmp_path/'exp'/'runs').exists()
@@ -153,7 +156,7 @@ def test_report_without_results(tmp_path):
 @pytest.mark.parametrize('chips_kind', ['ties', 'all negative', 'all ignored', 'random'])
 def test_scores_agree_with_sklearn(chips_kind):
     from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
-    from landslide_nb.experiment import score_run
+    from landslide_nb.scores import score_run
     for seed in range(5):
         g = np.random.default_rng(seed)
         truth = (g.random((10, 32, 32)) < .05).astype(np.uint8); truth[g.random(truth.shape) < .1] = 255
@@ -187,12 +190,13 @@ def published_cube(tmp_path_factory):
 
 def test_a_published_cube_goes_the_same_way(published_cube, tmp_path, monkeypatch):
     "By the path of its Zarr and, once fetched, by its name: the same numbers"
-    from landslide_nb import experiment
+    from landslide_nb import protocol
     from landslide_nb.analysis import write_report
-    from landslide_nb.experiment import ExperimentSpec, run_experiment
+    from landslide_nb.experiment import run_experiment
+    from landslide_nb.protocol import ExperimentSpec
     size = {**SPEC, 'scene': 2688, 'budgets': (2, 4)}
     by_path = run_experiment(ExperimentSpec(**{**size, 'event': str(published_cube), 'pretrain': ('none', str(published_cube))}), tmp_path/'path', bar=False)
-    monkeypatch.setattr(experiment, 'fetch_event', lambda name: published_cube)
+    monkeypatch.setattr(protocol, 'fetch_event', lambda name: published_cube)
     by_name = run_experiment(ExperimentSpec(**{**size, 'event': 'hokkaido', 'pretrain': ('none', 'hokkaido')}), tmp_path/'name', bar=False)
     assert set(by_name.event) == {'hokkaido'} and set(by_path.event) == {'hokkaido_japan'} and {'hokkaido, frozen', 'no pretraining'} < set(by_name.setting) and 'hokkaido_japan, frozen' in set(by_path.setting)
     np.testing.assert_array_equal(by_name.auprc_natural, by_path.auprc_natural)

@@ -77,6 +77,34 @@ def test_no_data_reaches_no_farther_than_the_receptive_field():
     assert changed.min() >= 56-reach and changed.max() < 60+reach and np.isnan(b).sum() == 16
 
 
+# From a cube to a pair
+
+def test_the_balance_does_not_hang_on_its_sample():
+    from landslide_nb.cube import average_db, choose_passes, cube_event, spread_windows
+    from landslide_nb.simulate import simulate_event
+    cube = simulate_event('demo_a', size=2048, orbits=('ascending',))
+    orbit, pre, post = choose_passes(cube, cube_event(cube))
+    balance = make_pair(cube).attrs['balance_db']
+    for name, found in zip(('vv', 'vh'), balance):
+        a, b = (average_db([cube[name][k] for k in o]).values for o in (pre, post))
+        whole = np.median(b-a)
+        assert abs(whole) > .001 and abs(found-whole) < .05
+        some = [(b-a)[w].ravel() for w in spread_windows(a.shape, 256)] # as much of this scene as the balance sees of one of 4,096 px
+        assert len(some) == 16 and abs(np.median(np.concatenate(some))-whole) < .05
+
+def test_a_pair_is_read_once(tmp_path, monkeypatch):
+    from landslide_nb import cube as module
+    source, read = mock_cube((1500, 1600), passes=1), []
+    source.chunk(timestep=1, y=250, x=250).to_zarr(tmp_path/'cube.zarr', zarr_format=2)
+    one = module.DiskArray.__getitem__
+    monkeypatch.setattr(module.DiskArray, '__getitem__', lambda self, key: [out := one(self, key), read.append(out.size)][0])
+    cube = open_cube(tmp_path/'cube.zarr')
+    read.clear(); pair = make_pair(cube)
+    assert 0 < sum(read) < 2.6e6, 'checks and balance read a quarter of the pixels of so small a scene'
+    read.clear(); pair[['vv', 'vh']].compute()
+    assert sum(read) == 2*2*1500*1600
+
+
 # Whole or absent
 
 RUN = """
@@ -286,6 +314,13 @@ def test_bad_scenes_are_one_sentence_and_leave_nothing(case, tmp_path):
     spoil, said = BAD[case]
     with pytest.raises(LandslideError, match=said) as e: map_pair(spoil(toy_pair(70, 90)), toy_model(**SMALL), tmp_path/'run', progress=False)
     assert str(e.value).count('\n') == 0 and [p.name for p in tmp_path.iterdir()] in ([], ['run']) and not list(tmp_path.glob('run/*'))
+
+def test_a_damaged_cube_leaves_nothing(tmp_path):
+    mock_cube((400, 500)).chunk(timestep=1, y=100, x=100).to_zarr(tmp_path/'cube.zarr', zarr_format=2)
+    pair = make_pair(open_cube(tmp_path/'cube.zarr'), 'hokkaido')
+    for chunk in (tmp_path/'cube.zarr'/'vh').glob('*.3.4'): chunk.write_bytes(chunk.read_bytes()[:50]) # the last tile's, so that others are done
+    with pytest.raises(CubeError, match='Cannot read vh in .* damaged or incomplete'): map_pair(pair, toy_model(**SMALL), tmp_path/'run', tile=64, progress=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['cube.zarr', 'run'] and not any((tmp_path/'run').iterdir())
 
 def test_nothing_found_is_said_with_its_interval(tmp_path):
     pair, (net, meta) = toy_pair(150, 150), toy_model(**SMALL)
