@@ -46,6 +46,7 @@ class Recipe:
     change:bool=True        # the change, post - pre in dB, as a third moment
     extra:tuple=()          # channels beside those that the weights in the package read
     loss:str='BCE + Dice'   # one of LOSSES
+    bs:int=16               # chips a batch
     turn:bool=True          # mirror and turn chips in training
     looks:float|None=None   # of speckle added in training
     average:float|None=None # decay of averaged weights, a step
@@ -72,6 +73,7 @@ LEVERS = dict(
     passes=Lever('1 pass a side instead of 3', SHIPPED, dict(passes=1)),
     bce=Lever('BCE alone', SHIPPED, dict(loss='BCE')),
     dice=Lever('Dice alone', SHIPPED, dict(loss='Dice')),
+    batch=Lever('batches of 8 instead of 16 chips', SHIPPED, dict(bs=8)),
     turn=Lever('no turning and mirroring', SHIPPED, dict(turn=False)),
     speckle=Lever('speckle added in training', SHIPPED, dict(looks=LOOKS)),
     ema=Lever('averaged weights (EMA)', SHIPPED, dict(average=DECAY)),
@@ -207,7 +209,7 @@ def train_recipe(
 ):              # fitted fastai Learner
     "Train stage 2 as a recipe says"
     fresh = recipe.start == 'none'
-    dls = finetune_dls(bench.chips(recipe), budget, seed=seed, change=recipe.change, epoch_chips=bench.spec.epoch_chips, looks=recipe.looks, turn=recipe.turn, stats=None if fresh else bench.header['input']['stats'])
+    dls = finetune_dls(bench.chips(recipe), budget, seed=seed, bs=recipe.bs, change=recipe.change, epoch_chips=bench.spec.epoch_chips, looks=recipe.looks, turn=recipe.turn, stats=None if fresh else bench.header['input']['stats'])
     cbs = [AverageWeights(recipe.average)]*bool(recipe.average) + [FreezeNorm()]*recipe.fixed_norm + ([Tick(bench.progress)] if bench.progress is not None else [])
     learn = finetune_learner(dls, seed=seed, cbs=cbs, **(bench.size if fresh else dict(pretrained=recipe.start, how='full')))
     learn.loss_func = LOSSES[recipe.loss]()

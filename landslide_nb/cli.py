@@ -363,7 +363,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--event', help='an event or the path of a cube with landslides (default demo_a)')
     c.add_argument('--budgets', type=numbers, metavar='N,N,...', help='labelled chips (default 10)')
     c.add_argument('--seeds', type=int, metavar='N', help='repetitions (default 3)')
-    c.add_argument('--levers', type=words, metavar='NAMES', help='parts to change, by comma: pretraining, norm, passes, bce, dice, turn, speckle, ema, tta, change, slope (default all)')
+    c.add_argument('--levers', type=words, metavar='NAMES', help='parts to change, by comma: pretraining, norm, passes, bce, dice, batch, turn, speckle, ema, tta, change, slope (default all)')
     c.add_argument('--epochs', type=int, metavar='N', help='epochs of 128 chips, as of finetune (default 10)')
     c.add_argument('--size', type=int, default=2688, metavar='PX', help='side of an embedded event\'s scene (default 2688)')
     c.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same ablation, which is then continued')
