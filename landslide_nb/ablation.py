@@ -25,7 +25,7 @@ from .core import *
 from .cube import make_pair, open_cube
 from .data import finetune_dls
 from .experiment import LOOKS, ExperimentError, Tick, code_version, file_hash, fingerprint, key_of, open_experiment, region_name
-from .finetune import finetune_learner, model_and_meta, predict_chips
+from .finetune import chip_blocks, finetune_learner, model_and_meta, predict_chips
 from .intervals import DRAWS, block_draws
 from .metrics import BCEDice, BCELoss, DiceLoss
 from .models import model_path, model_stride, read_header
@@ -249,7 +249,7 @@ def do_trial(
     else:
         learn, fixed = train_recipe(recipe, bench, trial.budget, trial.seed), None
         valid, test = (recipe_logits(recipe, learn, bench.chips(recipe), rows) for rows in (bench.valid, bench.test))
-    numbers, chips, pixels, _ = score_run(valid, bench.truth['valid'], test, bench.truth['test'], bench.where, trial.setting not in UNTRAINED, fixed)
+    numbers, chips, pixels, _ = score_run(valid, bench.truth['valid'], test, bench.truth['test'], bench.where, trial.setting not in UNTRAINED, fixed, chip_blocks(bench.reference, bench.valid))
     row = dict(run=folder.name, event=region_name(bench.spec.event), setting=trial.setting, budget=trial.budget, seed=trial.seed, model='unet',
         pretrain='none' if trial.setting in UNTRAINED else (recipe or Recipe()).start, how='baseline' if recipe is None else 'scratch' if recipe.start == 'none' else 'full')
     with atomic(folder) as tmp:

@@ -154,6 +154,7 @@ def train_base(
     epochs:int=14,    # of the one-cycle schedule
     epoch_chips:int=4096, # chips in an epoch
     seed:int=0,       # of weights and batches
+    held:int=250,     # further random regions to calibrate on
     **size,           # width, levels of the network
 ) -> Path:
     "Train the shipped weights; raises `OutputError` if the file exists"
@@ -162,27 +163,29 @@ def train_base(
     from landslide_nb.pretrain import AverageWeights, fit_bar, training_record
     if Path(out).exists(): raise OutputError(f"{out} exists already; give another name or remove it first.")
     start, chips = perf_counter(), random_chips(folder, scenes)
+    unseen = random_chips(Path(folder)/'held', held, first=100_000, valid=1.)
     learn = finetune_learner(finetune_dls(chips, epoch_chips=epoch_chips, seed=seed), seed=seed, cbs=[AverageWeights(.995)], **(dict(levels=5) | size))
     fit_bar(learn, epochs, 'base')
-    return save_base(learn.model, chips, out, dict(training_record(learn), scenes=scenes, minutes=round((perf_counter() - start)/60)))
+    return save_base(learn.model, chips, unseen, out, dict(training_record(learn), scenes=scenes, calibration_scenes=held, minutes=round((perf_counter() - start)/60)))
 
 def save_base(
     model,         # trained network, float32 weights
-    chips:ChipSet, # of `random_chips`
+    chips:ChipSet, # of `random_chips`, trained on
+    unseen:ChipSet, # of other scenes, all for validation
     out:str|Path,  # model file to write
     training:dict, # how it was trained
 ) -> Path:
-    "Calibrate a network on the validation scenes and save it with what it knows"
+    "Calibrate a network on scenes it never saw and save it with what it knows"
     from landslide_nb.calibration import calibrate, fit_chips
     from landslide_nb.chips import chip_stats
     from landslide_nb.data import domain_record
     from landslide_nb.finetune import predict_chips, truth_of
     from landslide_nb.metrics import average_precision
     from landslide_nb.models import save_model
-    rows = chips.rows('valid')
+    rows = unseen.rows('valid')
     spec = dict(channels=list(chips.channels), change=True, stats=chip_stats(chips), size=chips.size)
-    logits, truth = predict_chips((model, dict(input=spec)), chips, rows).numpy(), truth_of(chips, rows).numpy()
-    scene = chips.table.block.to_numpy()[rows]                                                  # a block of the split is a scene
+    logits, truth = predict_chips((model, dict(input=spec)), unseen, rows).numpy(), truth_of(unseen, rows).numpy()
+    scene = unseen.table.block.to_numpy()[rows]                                                 # a block of the split is a scene
     calibration = fit_chips(logits, truth, scene=scene)
     calibration['threshold'] = quiet_threshold(calibrate(logits, calibration), truth, scene)
     spec['domain'] = {**domain_record(chips), 'pixel size (m)': [10, 30]}                       # the mosaic's own grid means nothing

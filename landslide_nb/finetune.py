@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATES', 'pretrained_model', 'embed_rows', 'finetune_learner', 'predict_chips', 'model_and_meta', 'calibrate_learner',
-           'truth_of', 'blocks_of', 'baseline_chips', 'evaluate_chips']
+           'truth_of', 'chip_blocks', 'baseline_chips', 'evaluate_chips']
 
 # %% ../nbs/08_finetune.ipynb #d1a2f505
 import copy
@@ -128,7 +128,7 @@ def calibrate_learner(
 ) -> Learner: # the same, with `calibration` of `fit_chips`
     "Make the probabilities of a learner true on its validation chips"
     rows, stack = np.array(learn.dls.rows['valid']), learn.dls.chips
-    learn.calibration = fit_chips(predict_chips(learn, stack, rows), truth_of(stack, rows), blocks_of(stack, rows))
+    learn.calibration = fit_chips(predict_chips(learn, stack, rows), truth_of(stack, rows), chip_blocks(stack, rows))
     return learn
 
 def truth_of(
@@ -139,7 +139,7 @@ def truth_of(
     stack = ChipStack(chips)
     return torch.stack([stack.truth(int(r)) for r in rows])
 
-def blocks_of(
+def chip_blocks(
     chips, # ChipSet, list of them or ChipStack, split
     rows,  # which chips
 ) -> np.ndarray: # (n,) one number a block of a set
@@ -172,7 +172,7 @@ def evaluate_chips(
     scores = {name: (predict_chips(m, stack, rows), model_and_meta(m)[1].get('calibration') or {}) for name, m in models.items()}
     if {'vv', 'vh'} <= set(stack.channels):
         score, known = baseline_chips(stack, valid), truth_of(stack, valid)
-        scores['log-ratio'] = baseline_chips(stack, rows), fit_chips(score, known, blocks_of(stack, valid))
+        scores['log-ratio'] = baseline_chips(stack, rows), fit_chips(score, known, chip_blocks(stack, valid))
     prob = {name: calibrate(s, c) for name, (s, c) in scores.items()}
     count = lambda name, c: chip_counts(prob[name], truth).assign(predicted=lambda t: likely_area(t.predicted, c.get('area')))
     counts = count_errors({name: count(name, c) for name, (_, c) in scores.items()})
