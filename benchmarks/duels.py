@@ -327,7 +327,7 @@ def memory(scale):
         rows.append(json.loads(out.stdout.splitlines()[-1]))
     return MEMORY, rows
 
-MEMORY = 'each in a process of its own; small network (width 4, 3 levels), 1024 px tiles, noise as data, no polygon (rasterio keeps all polygons of a map in memory); of the largest scene only one block of 16 holds data, the rest is no data, so that it takes minutes and not an hour'
+MEMORY = 'each in a process of its own; small network (width 4, 3 levels), 1024 px tiles, noise as data, nothing above the threshold; of the largest scene only one block of 16 holds data, the rest is no data, so that it takes minutes and not an hour'
 
 def map_made_up(n, every, folder):
     "Map a scene of n x n px whose blocks are made up when they are read, one of `every` with data; print time and memory as JSON"
@@ -344,7 +344,7 @@ def map_made_up(n, every, folder):
         band = lambda: (('moment', 'y', 'x'), da.map_blocks(block, chunks=chunks, dtype='float32', meta=np.empty((0, 0, 0), 'float32')))
         return xr.Dataset(dict(vv=band(), vh=band()), dict(moment=['pre', 'post'], y=4.7e6-10*np.arange(n), x=4e5+10*np.arange(n))).rio.write_crs('EPSG:32654')
     peak_mb = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e3
-    model_of = net, dict(meta, calibration=dict(scale=1., bias=-60.)) # nothing above the threshold: a map of noise is all polygons
+    model_of = net, dict(meta, calibration=dict(scale=1., bias=-60.)) # nothing above the threshold: every polygon that is kept is a row of the result
     map_pair(pair(256), model_of, f'{folder}/small', progress=False) # imports, fonts
     base, t, c = peak_mb(), time.perf_counter(), time.process_time()
     map_pair(pair(n), model_of, f'{folder}/run', progress=False)

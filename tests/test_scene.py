@@ -254,6 +254,30 @@ def test_polygons_keep_the_areas_numpy_counts(png_run):
     mapped = gpd.read_file(run/'landslides.gpkg', layer='mapped')
     assert mapped.area_m2.sum() == 96*900
 
+def test_specks_left_out_early_change_no_polygon():
+    from scipy.ndimage import uniform_filter
+    like = toy_pair(150, 1200).vv.isel(moment=0, drop=True) # two windows, which regions cross
+    noise = uniform_filter(np.random.default_rng(0).random(like.shape), 5)
+    prob = like.copy(data=(noise > np.quantile(noise, .9)).astype('float32')).rio.write_crs('EPSG:32654')
+    every, some = landslide_polygons(prob, .5, 0), landslide_polygons(prob, .5, 1500.)
+    wanted = every[every.area_m2 >= 1500]
+    assert len(every) > len(wanted) == len(some) > 30 and some.geometry.apply(lambda g: g.bounds[0] < 5e5+10235 < g.bounds[2]).any()
+    assert sorted(some.geometry.to_wkb()) == sorted(wanted.geometry.to_wkb())
+
+def test_blank_parts_take_no_room(tmp_path):
+    from rasterio._env import get_gdal_config
+    from rio_cogeo.cogeo import cog_validate
+    from landslide_nb.products import bounded, write_cog
+    with bounded(): assert 2**25 <= int(get_gdal_config('GDAL_CACHEMAX')) <= 2**27, 'bytes'
+    like = toy_pair(2100, 2100).vv.isel(moment=0, drop=True)
+    part = like.where((like.y > like.y[300]) & (like.x > like.x[1500]))
+    truth = like.copy(data=np.where(part.notnull(), 1, 255).astype('uint8'))
+    for name, layer in (('part', part), ('truth', truth), ('blank', like*np.nan)):
+        write_cog(layer.rio.write_crs('EPSG:32654').rio.write_transform(), tmp_path/f'{name}.tif', [name])
+        assert cog_validate(tmp_path/f'{name}.tif', strict=True) == (True, [], [])
+        with rasterio.open(tmp_path/f'{name}.tif') as f: np.testing.assert_array_equal(f.read(1), layer.values); assert f.overviews(1)
+    assert (tmp_path/'blank.tif').stat().st_size < 4000
+
 def test_areas_on_a_grid_in_degrees(tmp_path):
     step = 1e-3
     pair, (net, meta) = toy_pair(60, 80, crs='EPSG:4326', y0=60., x0=10., step=step), toy_model(**SMALL)
