@@ -109,11 +109,11 @@ def curve_svg(
 ) -> str:
     "The precision-recall curve with the threshold's point on it, no finer than the screen"
     if not np.isfinite(precision): precision = 1. # nothing is above the threshold: nothing of it is wrong
-    xy = (np.stack([30 + 220*curve.recall, 8 + 100*(1-curve.precision)], 1)*2).round()/2
+    xy = (np.stack([40 + 210*curve.recall, 8 + 100*(1-curve.precision)], 1)*2).round()/2
     line = ' '.join(f'{x:g},{y:g}' for x, y in xy[np.append(True, (np.diff(xy, axis=0) != 0).any(1))])
-    ticks = ''.join(f'<text x="{30+220*v}" y="121" text-anchor="middle">{v:g}</text><text x="25" y="{112-100*v}" text-anchor="end">{v:g}</text>' for v in (0, .5, 1))
-    return f'''<svg viewBox="0 0 260 138" role="img" aria-label="Precision-recall curve, at recall {recall:.2f} and precision {precision:.2f}"><path d="M30 8V108H250M30 58H250M140 8V108"/>{ticks}
-<text x="140" y="135" text-anchor="middle">recall</text><text x="8" y="58" text-anchor="middle" transform="rotate(-90 8 58)">precision</text><polyline points="{line}"/><circle cx="{30+220*recall:.1f}" cy="{108-100*precision:.1f}" r="5.5"/></svg>'''
+    ticks = ''.join(f'<text x="{40+210*v}" y="121" text-anchor="middle">{v:g}</text><text x="35" y="{112-100*v}" text-anchor="end">{v:g}</text>' for v in (0, .5, 1))
+    return f'''<svg viewBox="0 0 260 138" role="img" aria-label="Precision-recall curve, at recall {recall:.2f} and precision {precision:.2f}"><path d="M40 8V108H250M40 58H250M145 8V108"/>{ticks}
+<text x="145" y="135" text-anchor="middle">recall</text><text x="10" y="58" text-anchor="middle" transform="rotate(-90 10 58)">precision</text><polyline points="{line}"/><circle cx="{40+210*recall:.1f}" cy="{108-100*precision:.1f}" r="5.5"/></svg>'''
 
 def notes_html(
     sentences,   # what is missing: plain text, perhaps from files
@@ -480,10 +480,10 @@ def ranked_table(
 ):             # Tabulator
     "An empty table of ranked cells: all columns sort by number, a filter keeps what is at least (rank: at most) as large"
     from bokeh.models.widgets.tables import NumberFormatter
-    form = {'rank': ('#', '0', 34), 'expected (ha)': ('area (ha)', '0,0.00', 64), 'at least (ha)': ('at least (ha)', '0,0.00', 62), 'at most (ha)': ('at most (ha)', '0,0.00', 62), 'top probability': ('top prob. (0-1)', '0.00', 56), 'lat (°)': ('lat (°)', '0.000', 62), 'lon (°)': ('lon (°)', '0.000', 66)}
+    form = {'rank': ('#', '0'), 'expected (ha)': ('area (ha)', '0,0.00'), 'at least (ha)': ('at least (ha)', '0,0.00'), 'at most (ha)': ('at most (ha)', '0,0.00'), 'top probability': ('top prob.', '0.00'), 'lat (°)': ('lat (°)', '0.000'), 'lon (°)': ('lon (°)', '0.000')}
     return pn.widgets.Tabulator(cell_table(None), show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12, layout='fit_columns', theme='midnight' if dark else 'simple', sizing_mode='stretch_width',
-        header_filters={k: dict(type='number', func='<=' if k == 'rank' else '>=', placeholder='≤' if k == 'rank' else '≥') for k in form}, formatters={k: NumberFormatter(format=f) for k, (_, f, _) in form.items()}, titles={k: t for k, (t, *_) in form.items()},
-        text_align='right', configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[TABLE_CSS])
+        header_filters={k: dict(type='number', func='<=' if k == 'rank' else '>=', placeholder='≤' if k == 'rank' else '≥') for k in form}, formatters={k: NumberFormatter(format=f) for k, (_, f) in form.items()}, titles={k: t for k, (t, _) in form.items()},
+        text_align='right', widths={'rank': 36}, configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[TABLE_CSS])
 
 def nearest_cell(
     cells, # GeoDataFrame
@@ -518,7 +518,7 @@ class Browser:
         self.names, self.experiments = find_runs(self.root), find_experiments(self.root)
         if query is None: query = {k: v[0].decode('utf-8', 'replace') for k, v in pn.state.session_args.items()}
         self.wanted, self.notes = read_state(query, self.names)
-        self.run = self.scan = self.future = self.timer = self.at = self.chosen = self.second_scan = None
+        self.run = self.scan = self.future = self.timer = self.at = self.chosen = self.other = self.second_scan = None
         self.layers, self.built, self.second, self.due = {}, set(), None, {}
         self._widgets()
         self.tabs.active = TABS.index(self.wanted.get('tab', 'map' if self.names or not self.experiments else 'experiments'))
@@ -550,13 +550,13 @@ class Browser:
         self.table = ranked_table(self.dark)
         save = lambda label, name, make: pn.widgets.FileDownload(label=label, filename=name, callback=make, button_type='default', sizing_mode='stretch_width', margin=1, stylesheets=[':host .bk-btn, .bk-btn a { font-size:12px; padding:4px 2px }'])
         self.downloads = pn.Column(save('Polygons, GPKG', 'landslides.gpkg', lambda: polygon_file(self.run, self.threshold.value)), save('Polygons, GeoJSON', 'landslides.geojson', lambda: polygon_file(self.run, self.threshold.value, 'GeoJSON')),
-            save('Cells, CSV', 'ranked_cells.csv', lambda: cells_file(self.run.cells.loc[self.table.current_view.index])), save('View, PNG', 'view.png', lambda: view_file(self.run, self.at, self.threshold.value, self.scan, self.pol.value)), sizing_mode='stretch_width', margin=0, visible=False,
+            save('Cells, CSV', 'ranked_cells.csv', lambda: cells_file(self.run.cells.loc[self.table.current_view.index])), save('View, PNG', 'view.png', lambda: view_file(self.run, self.at, self.threshold.value, self.scan, self.pol.value)), sizing_mode='stretch_width', margin=0,
             stylesheets=[':host { display:grid; grid-template-columns:1fr 1fr; gap:4px; padding-top:6px }'])
         self.link = pn.pane.Bokeh(Div(text='', visible=False))
         self.link.object.js_on_change('text', CustomJS(code="const q = new URLSearchParams(cb_obj.text), t = new URLSearchParams(location.search).get('theme'); if (t) q.set('theme', t); history.replaceState(null, '', '?' + q)"))
         self.holder = {k: pn.Column(sizing_mode='stretch_width', min_height=120, margin=0) for k in TABS}
         self.tabs = pn.Tabs(*zip(('Map', 'Four views', 'Compare', 'Chips', 'Experiments'), self.holder.values()), sizing_mode='stretch_width', margin=0, stylesheets=[':host .bk-header .bk-tab, .bk-tab { color:var(--quiet) } .bk-tab.bk-active { color:var(--ink) !important; background:none; border-color:var(--line); font-weight:600 }'])
-        self.head, self.side = (pn.Column(*o, sizing_mode='stretch_width', margin=0) for o in ((self.pick, self.about, self.warn), (self.threshold, self.numbers, self.downloads)))
+        self.head, self.side = (pn.Column(*o, sizing_mode='stretch_width', margin=0) for o in ((self.pick, self.about, self.warn), ()))
 
     def _watch(self):
         self.pick.param.watch(lambda e: self.quiet or self.open(e.new), 'value')
@@ -593,7 +593,7 @@ def open(self:Browser, name):
     with self.telling(): self.run = open_run(self.root, name)
     if self.run is None and first: self.say("Choose another run.")
     if self.run is None: self.run = before; return
-    run, self.scan, self.layers, self.chosen, self.second, self.second_scan, self.built = self.run, None, {}, None, None, None, set()
+    run, self.scan, self.layers, self.chosen, self.other, self.second, self.second_scan, self.built = self.run, None, {}, None, None, None, None, set()
     for h in self.holder.values(): h.clear()
     self.overlays, self.readouts, self.backs, self.flicker = [], [], {}, pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=BUTTONS)
     self.flicker.param.watch(lambda _: self.draw(), 'value')
@@ -610,7 +610,7 @@ def open(self:Browser, name):
     with self.telling(): self.restretch()
     self.about.object, self.worst.object = run_html(run), f'<p class="worst">{worst_text(run)}</p>'
     self.table.value = cell_table(run.cells)
-    self.downloads.visible = True
+    if first: self.side.objects = [self.threshold, self.numbers, self.downloads]
     self.say(*run.missing)
     self.count()
     self.show_tab()
@@ -674,7 +674,7 @@ def done(self:Browser, future):
 def remember(self:Browser):
     "Write the state into the address, once the page is there to have one"
     if not self.loaded: return
-    other = self.other.value if 'compare' in self.built else self.wanted.get('other')
+    other = self.other.value if self.other else self.wanted.get('other')
     whole = np.allclose(self.at, fit(self.run.bounds, self.run.kx), rtol=1e-9, atol=1e-9)
     self.link.object.text = write_state(run=self.run.name, t=self.threshold.value, at=None if whole else self.at, tab=self.tab if self.tab != 'map' else None, other=other)
 
@@ -869,8 +869,9 @@ def tapped(self:Browser, event):
 @patch
 def compare_tab(self:Browser):
     "Two runs, their difference, and their metrics"
-    if len(self.names) < 2: return [self.text('There is only one run here; map the same event with another model to compare them.')]
-    same = [n for n in self.names if n != self.run.name]
+    same = same_scene(self.root, self.run.name)
+    if not same: return [self.text(f'There is no other run of {html.escape(self.run.title)} on this grid, so there is nothing to compare with; map the same cube with another model.')]
+    if self.wanted.get('other') and self.wanted['other'] not in same: self.say(f"The link compares with run {self.wanted['other']!r}, which is of another event or grid.")
     self.other = pn.widgets.Select(name='Compare with', options=same, value=self.wanted.get('other') if self.wanted.get('other') in same else near_name(self.run.name, same), width=290)
     self.metrics = self.text('')
     self.other.param.watch(lambda _: (self.open_second(), self.draw()), 'value')
@@ -1031,7 +1032,7 @@ def two_by_two(*objects):
     return pn.Column(*[pn.Column(o, sizing_mode='stretch_width', margin=0) for o in objects], sizing_mode='stretch_width', margin=0, stylesheets=[sheet])
 
 def near_name(name, names):
-    "The run most like this one by its path: its neighbour in the same folder"
+    "The run nearest by its path: its neighbour in the same folder"
     from os.path import commonprefix
     return max(names, key=lambda n: len(commonprefix([n, name])))
 

@@ -103,7 +103,7 @@ class Visitor:
             if key in self.state() and test(self.state()[key]): return self.state()[key]
             self.page.wait_for_timeout(100)
         raise AssertionError(f'{self.bad} {key} of {self.page.url} did not become as expected')
-    def ranges(self): return self.page.evaluate("() => [...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Figure' && m.aspect_ratio > 1.3).map(f => [f.x_range.start, f.y_range.start, f.x_range.end, f.y_range.end])[0]")
+    def ranges(self): return self.page.evaluate("() => [...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Plot' && m.aspect_ratio > 1.3).map(f => [f.x_range.start, f.y_range.start, f.x_range.end, f.y_range.end])[0]")
     def settled(self):
         "Wait until nothing on the page has changed for a while"
         last, since = None, time.time()
@@ -174,14 +174,31 @@ def test_click_in_the_table_moves_the_map_and_back(visit, folder):
     np.testing.assert_allclose(v.ranges(), at, atol=.1)
     v.page.get_by_text('Whole scene').click(); v.settled()
     np.testing.assert_allclose(v.ranges(), before)
-    canvas = v.page.locator('.bk-Figure').filter(visible=True).last # click into the middle of the map: the cell there is selected
-    for f in v.page.locator('.bk-Figure').all():
+    canvas = v.page.locator('.bk-Plot').filter(visible=True).last # click into the middle of the map: the cell there is selected
+    for f in v.page.locator('.bk-Plot').all():
         if f.bounding_box() and f.bounding_box()['width'] > 400: canvas = f
     canvas.click(); v.settled()
     x, y = (before[0]+before[2])/2, (before[1]+before[3])/2
     from shapely.geometry import Point
     hit = [i for i, g in enumerate(cells.geometry) if g.buffer(20).contains(Point(x, y))]
     assert [int(s) - 1 in hit for s in v.selected()] == [True] and v.bad == []
+
+def test_the_table_sorts_and_filters_by_number(visit):
+    v = visit('?run=demo').counted()
+    column = lambda k: [float(c.inner_text().replace(',', '')) for c in v.page.locator(f'.tabulator-row .tabulator-cell[tabulator-field="{k}"]').all()]
+    for k in ('expected (ha)', 'top probability', 'lat (°)'):
+        v.page.locator(f'.tabulator-col[tabulator-field="{k}"] .tabulator-col-title').click(); v.settled()
+        values = column(k); assert len(values) > 3 and values in (sorted(values), sorted(values, reverse=True)), (k, values)
+    least = sorted(column('expected (ha)'))[len(column('expected (ha)'))//2]
+    v.page.locator('.tabulator-col[tabulator-field="expected (ha)"] input').fill(str(least)); v.page.keyboard.press('Enter'); v.settled()
+    assert column('expected (ha)') and min(column('expected (ha)')) >= least - .01 and v.bad == []
+
+def test_only_runs_of_the_same_event_are_compared(visit):
+    v = visit('?run=other/degrees&tab=compare').counted()
+    v.page.get_by_text('so there is nothing to compare with').wait_for(timeout=60_000)
+    w = visit('?run=demo&tab=compare').counted(); w.page.locator('table').filter(has_text='AUPRC').first.wait_for(timeout=60_000)
+    names = w.page.locator('select').nth(1).inner_text().split()
+    assert 'demo_b' in names and not [n for n in names if n.startswith('other/')] and w.bad == []
 
 def test_keyboard_tour_of_the_worst_cells(visit):
     v = visit('?run=demo').counted()
@@ -222,7 +239,7 @@ def test_every_tab_opens_without_errors(visit):
     assert 'AUPRC' in words and 'demo_b' in words and 'Recall' in words
     v.tab('Experiments'); v.page.get_by_text('There is no experiment in this folder').wait_for(timeout=60_000)
     v.tab('Map'); v.settled()
-    next(f for f in v.page.locator('.bk-Figure').all() if f.bounding_box() and f.bounding_box()['width'] > 400).hover(); v.page.wait_for_timeout(500)
+    next(f for f in v.page.locator('.bk-Plot').all() if f.bounding_box() and f.bounding_box()['width'] > 400).hover(); v.page.wait_for_timeout(500)
     assert re.search(r'east .* m, north .* m .*° N .*° E .*before -.* dB .*probability 0', v.page.locator('#readout').inner_text())
 
 # --- bad input
@@ -266,7 +283,7 @@ def test_a_run_without_truth_or_heights_says_so(visit):
 def test_heights_become_a_hillshade(visit):
     v = visit('?run=other/dem').counted()
     assert v.page.locator('.notes').count() == 0
-    bytes_of = lambda: v.page.evaluate("() => Math.max(...[...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Figure' && m.aspect_ratio > 1.3)[0].renderers.filter(r => r.visible && r.glyph.type == 'Image').map(r => r.data_source.data.image.length ? new Set(r.data_source.data.image[0]).size : 0))")
+    bytes_of = lambda: v.page.evaluate("() => Math.max(...[...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Plot' && m.aspect_ratio > 1.3)[0].renderers.filter(r => r.visible && r.glyph.type == 'Image').map(r => r.data_source.data.image.length ? new Set(r.data_source.data.image[0]).size : 0))")
     v.page.get_by_role('button', name='Plain').click(); v.settled(); v.page.get_by_role('checkbox', name='Probability').uncheck(); v.settled(); assert bytes_of() <= 0
     v.page.get_by_role('button', name='Hillshade').click(); v.settled(); assert bytes_of() > 50 and v.bad == []
 
