@@ -134,7 +134,7 @@ def random_chips(
     return split_chips(make_chips(mosaic(paths), folder/'chips', size, size), fractions=(1 - valid, valid, 0.), block=SCENE//size)
 
 # %% ../nbs/17_base.ipynb #582fbf94
-FALSE_ALARMS, OF_SCENES = .005, .95
+FALSE_ALARMS, OF_SCENES = .002, .95
 
 def quiet_threshold(
     prob,  # (n, H, W) probabilities
