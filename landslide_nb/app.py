@@ -108,6 +108,7 @@ def curve_svg(
     precision:float,
 ) -> str:
     "The precision-recall curve with the threshold's point on it, no finer than the screen"
+    if not np.isfinite(recall): return '' # no landslide was mapped here: there is no curve
     if not np.isfinite(precision): precision = 1. # nothing is above the threshold: nothing of it is wrong
     xy = (np.stack([40 + 210*curve.recall, 8 + 100*(1-curve.precision)], 1)*2).round()/2
     line = ' '.join(f'{x:g},{y:g}' for x, y in xy[np.append(True, (np.diff(xy, axis=0) != 0).any(1))])
@@ -799,8 +800,12 @@ def show_tab(self:Browser):
     tab = self.tab
     if self.run is None and tab != 'experiments': self.holder[tab].objects = [self.text('Nothing to show.')]; return
     if tab not in self.built:
-        with self.telling(): self.holder[tab].objects = getattr(self, f'{tab}_tab')(); self.built.add(tab)
-    if self.run is not None: self.draw(); self.remember()
+        with self.telling():
+            objects = getattr(self, f'{tab}_tab')(); self.built.add(tab)
+            if self.run is not None: self.draw() # before the browser knows its models: what it is told of one it does not know is lost
+            self.holder[tab].objects = objects
+    elif self.run is not None: self.draw()
+    if self.run is not None: self.keys(); self.remember()
 
 @patch
 def map_tab(self:Browser):
@@ -830,7 +835,6 @@ def four_tab(self:Browser):
     "Before, after, log-ratio and probability on linked axes"
     self.titles = {k: self.text('') for k in ('pre', 'post', 'change', 'probability')}
     maps = [pn.Column(title, self.pane(self.figure(k)[0]), sizing_mode='stretch_width', margin=0) for k, title in self.titles.items()]
-    self.keys()
     return [two_by_two(*maps)]
 
 # %% ../nbs/13_app.ipynb #94d03705

@@ -103,7 +103,7 @@ class Visitor:
             if key in self.state() and test(self.state()[key]): return self.state()[key]
             self.page.wait_for_timeout(100)
         raise AssertionError(f'{self.bad} {key} of {self.page.url} did not become as expected')
-    def ranges(self): return self.page.evaluate("() => [...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Plot' && m.aspect_ratio > 1.3).map(f => [f.x_range.start, f.y_range.start, f.x_range.end, f.y_range.end])[0]")
+    def ranges(self): return self.page.evaluate("() => [...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Plot' && !m.properties.aspect_ratio.is_unset && m.aspect_ratio > 1.3).map(f => [f.x_range.start, f.y_range.start, f.x_range.end, f.y_range.end])[0]")
     def settled(self):
         "Wait until nothing on the page has changed for a while"
         last, since = None, time.time()
@@ -283,7 +283,7 @@ def test_a_run_without_truth_or_heights_says_so(visit):
 def test_heights_become_a_hillshade(visit):
     v = visit('?run=other/dem').counted()
     assert v.page.locator('.notes').count() == 0
-    bytes_of = lambda: v.page.evaluate("() => Math.max(...[...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Plot' && m.aspect_ratio > 1.3)[0].renderers.filter(r => r.visible && r.glyph.type == 'Image').map(r => r.data_source.data.image.length ? new Set(r.data_source.data.image[0]).size : 0))")
+    bytes_of = lambda: v.page.evaluate("() => Math.max(...[...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'Plot' && !m.properties.aspect_ratio.is_unset && m.aspect_ratio > 1.3)[0].renderers.filter(r => r.visible && r.glyph.type == 'Image').map(r => r.data_source.data.image.length ? new Set(r.data_source.data.image[0]).size : 0))")
     v.page.get_by_role('button', name='Plain').click(); v.settled(); v.page.get_by_role('checkbox', name='Probability').uncheck(); v.settled(); assert bytes_of() <= 0
     v.page.get_by_role('button', name='Hillshade').click(); v.settled(); assert bytes_of() > 50 and v.bad == []
 
