@@ -328,7 +328,7 @@ def ablation_table(
 # %% ../nbs/24_ablation.ipynb #c7cab45e
 WORDS = """AUPRC of all test chips, mean over seeds with 95 % interval. The difference is paired: same seed, same labelled chips, same test pixels, minus the reference above, with 95 % interval for other seeds and other land.
 **\\*** marks intervals that exclude zero; nothing else is a difference, and of twenty levers that do nothing one would be marked by luck. Count errors: signed, median over chips, mean over seeds, pixels a chip; the soft count is the sum of
-calibrated probabilities, the likely count the median of what a chip may hold. Read both chip kinds together: all-zero is perfect on one and wrong by the whole count on the other."""
+calibrated probabilities, the likely count is zero where most landslide-free chips are expected to hold as much. Read both chip kinds together: all-zero is perfect on one and wrong by the whole count on the other."""
 
 def budget_table(
     table:pd.DataFrame, # of `ablation_table`

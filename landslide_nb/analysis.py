@@ -183,7 +183,7 @@ def other_numbers(
 # %% ../nbs/10_analysis.ipynb #ef833a4a
 BOTH = "Read both chip kinds together: all-zero is perfect on one and wrong by the full count on the other."
 COUNTS = (('count', 'soft count', f"Median over chips, pixels a chip. The soft count is the sum of calibrated probabilities: a mean, which adds up to areas. {BOTH}"),
-          ('likely', 'likely count', f"Median over chips, pixels a chip. The likely count is the median of what a chip may hold, from the errors of validation chips. {BOTH}"))
+          ('likely', 'likely count', f"Median over chips, pixels a chip. The likely count is nothing where three of four landslide-free validation chips are expected to hold as much, else the soft count. {BOTH}"))
 
 def all_tables(
     results:Results,
@@ -373,7 +373,7 @@ def curve_figure(
     if not (t := t[t.budget == budget]).size: raise AnalysisError(f"No training with {budget} chips; there are some with {', '.join(map(str, results.budgets))}.")
     for name in (s for s in results.networks if (t.setting == s).any()):
         mean = t[t.setting == name].groupby('epoch', as_index=False).valid_loss.mean()
-        part = mean.hvplot.line('epoch', 'valid_loss', label=name, color=_color(results, name), ylabel='validation loss')
+        part = mean.hvplot.line('epoch', 'valid_loss', label=name, color=_color(results, name), ylabel='validation loss', logy=True)
         plot = part if plot is None else plot*part
     return _finish(plot, f"Validation loss at {budget} chips")
 

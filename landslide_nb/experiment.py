@@ -177,10 +177,12 @@ def frozen_logits(
 # %% ../nbs/09_experiment.ipynb #4ac335ba
 def learning_curve(
     learn, # fitted
-) -> pd.DataFrame: # a row an epoch: epoch from 1, train_loss, valid_loss, kept (is this the epoch whose weights were kept?)
+) -> pd.DataFrame: # a row an epoch: epoch (0: before training, where that competes), train_loss, valid_loss, kept (are its weights kept?)
     "The losses of a training"
-    losses = pd.DataFrame([v[:2] for v in learn.recorder.values], columns=['train_loss', 'valid_loss'], dtype=float)
-    epoch = np.arange(1, len(losses) + 1)
+    values = learn.recorder.values
+    trained = max(map(len, values)) # a row of the weights before training has no training loss
+    losses = pd.DataFrame([[*([np.nan]*(trained - len(v))), *v][:2] for v in values], columns=['train_loss', 'valid_loss'], dtype=float)
+    epoch = np.arange(len(losses)) + (len(values[0]) == trained)
     return losses.assign(epoch=epoch, kept=epoch == learn.keep_best.best_epoch)[['epoch', 'train_loss', 'valid_loss', 'kept']]
 
 # %% ../nbs/09_experiment.ipynb #e166ef74
