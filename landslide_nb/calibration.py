@@ -146,7 +146,7 @@ def area_record(
     by = c.groupby('block' if scene is None else 'scene')[['predicted', 'true', 'pixels']].sum()
     share, scenes = by.predicted/by.pixels, _errors(by, coverage) if scene is not None else {}
     record = dict(method='split conformal, scaled by sqrt(expected + 1)', coverage=coverage, chips=len(c), quiet=float(free.quantile(QUIET_SHARE)) if len(free) else 0., shares=[float(share.min()), float(share.max())], **errors)
-    return {**record, **({'scenes': scenes} if scenes else {'blocks': blocks} if scene is None and (blocks := _blocks(by, coverage, seed)) else {})}
+    return {**record, **({'scenes': scenes} if scenes else {'blocks': blocks} if scene is None and (blocks := _blocks(c if len(by) == 2 else by, coverage, seed, len(by))) else {})}
 
 QUIET_SHARE = .75 # of the landslide-free chips, that count as quiet
 
@@ -155,14 +155,14 @@ def _errors(c, coverage): # a row an area: predicted, true, pixels
     k = int((n+1)*(1-coverage)/2 + 1e-9) # the k-th smallest and largest error bound the interval
     return dict(low=float(error[k-1]), high=float(error[-k]), pixels=int(c.pixels.median())) if k >= 1 else {}
 
-def _blocks(b, coverage, seed): # the logarithm of true over expected, and how far it may be off on either side
+def _blocks(b, coverage, seed, blocks): # `b`: blocks, or chips where there are only two; the logarithm of true over expected, and how far it may be off on either side
     from scipy.stats import norm, t as student
     n, tail = len(b), (1-coverage)/2
-    if n < 3: return {}
+    if blocks < 2: return {}
     ratio = lambda at: np.log((b.true.values[at].sum(-1)+1)/(b.predicted.values[at].sum(-1)+1))
     middle, (low, high) = ratio(np.arange(n)), np.quantile(ratio(np.random.default_rng(seed).integers(n, size=(2000, n))), [tail, 1-tail])
-    few = student.ppf(1-tail, n-1)/norm.ppf(1-tail)*np.sqrt(n/(n-1))
-    return dict(blocks=n, labelled=int(b.pixels.sum()), middle=float(middle), below=float(few*(middle-low)), above=float(few*(high-middle)))
+    few = student.ppf(1-tail, blocks-1)/norm.ppf(1-tail)*np.sqrt(blocks/(blocks-1))
+    return dict(blocks=blocks, labelled=int(b.pixels.sum()), middle=float(middle), below=float(few*(middle-low)), above=float(few*(high-middle)))
 
 def area_interval(
     expected,    # expected landslide pixels of cells or zones, array
