@@ -265,7 +265,7 @@ def read_trials(
 ) -> Results:
     "What the trials left, joined"
     tables = (pd.concat([pd.read_parquet(folder/'trials'/k/f'{name}.parquet') for k in keys], ignore_index=True) for name in ('run', 'chips', 'pixels'))
-    return Results(folder, asdict(spec), *tables, code_version())
+    return Results(folder, asdict(spec), *tables, curves=pd.DataFrame(), code=code_version())
 
 def run_ablation(
     spec:AblationSpec,

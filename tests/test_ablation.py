@@ -36,6 +36,7 @@ def test_the_command_leaves_table_page_and_figure(tmp_path):
     folder = tmp_path/'abl'
     assert {f.name for f in folder.glob('ablations.*')} == {'ablations.md', 'ablations.parquet', 'ablations.png', 'ablations.svg'}
     assert (folder/'ablations.md').read_text().strip() in out.stdout and 'left' in out.stderr   # the bar says how long
+    assert 'landslide_nb 0.' in (folder/'ablations.md').read_text()                             # which version made the numbers
     t = pd.read_parquet(folder/'ablations.parquet')
     assert set(t.lever) == {'from the shipped weights', 'batch norm frozen', 'shipped weights, no labels', 'all-zero', 'log-ratio', 'log-ratio 5 x 5'}
     row = t[(t.lever == 'batch norm frozen') & (t.number == 'auprc')].iloc[0]
