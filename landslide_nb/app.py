@@ -377,7 +377,13 @@ def map_figure(
     f.add_layout(ScaleBar(range=along, unit='m', dimensional=MetricLength(), location='bottom_left', background_fill_color='white', background_fill_alpha=.75, border_line_color=None, padding=5, margin=6, label_text_font_size='11px', length_sizing='adaptive'))
     return f
 
-def bar_marks(low, high, values): return {1 + (v-low)*254/(high-low): f'{v:g}' for v in values if low <= v <= high} # byte of a value -> what to write there
+def bar_marks(
+    low:float,  # value of byte 1
+    high:float, # value of byte 255
+    values,     # to mark
+) -> dict:      # byte -> what to write there
+    "The marks of a key"
+    return {1 + (v-low)*254/(high-low): f'{v:g}' for v in values if low <= v <= high}
 
 def color_bar(
     figure_,   # to put it in
