@@ -46,7 +46,7 @@ def file_hash(path): # of any file -> 16 letters
     "Changes if the file does"
     with open(path, 'rb') as f: return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
-CODE = ('core', 'cube', 'simulate', 'chips', 'data', 'models', 'metrics', 'calibration', 'scores', 'pretrain', 'finetune', 'protocol', 'experiment') # modules that make the numbers
+CODE = ('core', 'cube', 'simulate', 'chips', 'data', 'models', 'metrics', 'calibration', 'scores', 'pretrain', 'finetune', 'scene', 'protocol', 'experiment', 'ablation') # modules that make the numbers, of ablations too
 
 @cache
 def code_version(): # -> '0.1.0+1234abcd', of the code as it was when first asked
