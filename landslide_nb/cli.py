@@ -240,8 +240,8 @@ def demo(
         learners['scratch'] = stage2(chips, models['scratch'], 20, epochs=args.epochs[1], seed=args.seed)
         table = score_table(evaluate_chips({'pretrained on demo_b': models['pretrained'], 'from scratch': models['scratch'], 'no label at all (base)': 'base'}, chips))
     (out/'table.md').write_text(table + '\n')
-    better = min(learners, key=lambda name: learners[name].keep_best.best)
-    say(f'4/4 the map of demo_a, by the model with the lower validation loss ({better})')
+    better = max(learners, key=lambda name: learners[name].keep_best.best)
+    say(f'4/4 the map of demo_a, by the model with the higher validation AUPRC ({better})')
     write_map(pair, models[better], out/'map')
     say(f'\n{table}\n\n{perf_counter() - start:.0f} s, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20:.1f} GB; look at {out/"map"/"map.png"}')
 

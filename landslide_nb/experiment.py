@@ -28,9 +28,9 @@ from .chips import ChipSet, draw_budget, published_test
 from .data import finetune_dls, normalize_pair, pretrain_dls, with_embedding
 from .finetune import RATES, finetune_learner, predict_chips
 from .calibration import IDENTITY
-from .metrics import BCEDice
+from .metrics import AUPRC, BCEDice
 from .models import build_model, frozen_model, load_model, read_header
-from .pretrain import export_learner, pair_learner, pretrain_learner
+from .pretrain import KeepBest, export_learner, pair_learner, pretrain_learner
 from .protocol import *
 from .scores import BASELINES, baseline_scores, regression_scores, score_run
 
@@ -157,7 +157,7 @@ def frozen_learner(
     set_seed(seed)
     stage1, _ = load_model(path)
     net = build_model(stage=2, channels=len(dls.channels), embedding=stage1.n_features, **size)
-    return pair_learner(with_embedding(dls, features), frozen_model(stage1, net), BCEDice(), [], RATES['frozen'])
+    return pair_learner(with_embedding(dls, features), frozen_model(stage1, net), BCEDice(), [AUPRC()], RATES['frozen'], KeepBest('auprc'))
 
 @torch.no_grad()
 def frozen_logits(
@@ -177,13 +177,11 @@ def frozen_logits(
 # %% ../nbs/09_experiment.ipynb #4ac335ba
 def learning_curve(
     learn, # fitted
-) -> pd.DataFrame: # a row an epoch: epoch (0: before training, where that competes), train_loss, valid_loss, kept (are its weights kept?)
+) -> pd.DataFrame: # a row an epoch: epoch (from 1), train_loss, valid_loss, auprc (of the validation chips), kept (are its weights kept, or those on the way to them?)
     "The losses of a training"
-    values = learn.recorder.values
-    trained = max(map(len, values)) # a row of the weights before training has no training loss
-    losses = pd.DataFrame([[*([np.nan]*(trained - len(v))), *v][:2] for v in values], columns=['train_loss', 'valid_loss'], dtype=float)
-    epoch = np.arange(len(losses)) + (len(values[0]) == trained)
-    return losses.assign(epoch=epoch, kept=epoch == learn.keep_best.best_epoch)[['epoch', 'train_loss', 'valid_loss', 'kept']]
+    values = pd.DataFrame(learn.recorder.values, columns=learn.recorder.metric_names[1:-1], dtype=float)[['train_loss', 'valid_loss', 'auprc']]
+    epoch = np.arange(len(values)) + 1
+    return values.assign(epoch=epoch, kept=epoch == learn.keep_best.best_epoch)[['epoch', 'train_loss', 'valid_loss', 'auprc', 'kept']]
 
 # %% ../nbs/09_experiment.ipynb #e166ef74
 def network_scores(

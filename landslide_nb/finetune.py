@@ -22,7 +22,7 @@ from .cube import box_mean
 from .data import ChipStack, input_spec, normalize_pair, with_embedding
 from .metrics import (AUPRC, BCEDice, CountError, F1Score, PublishedDiceLoss, average_precision, chip_counts, count_errors, f1_iou)
 from .models import build_model, frozen_model, load_model, transfer, trunk_and_head
-from .pretrain import FreezeNorm, export_learner, pair_learner
+from .pretrain import FreezeNorm, KeepBest, KeepBlend, export_learner, pair_learner
 
 # %% ../nbs/08_finetune.ipynb #d12d8e15
 def pretrained_model(
@@ -62,7 +62,6 @@ def finetune_learner(
     arch:str='unet', # unet | published; the architecture of the fresh network
     lr:float=None,   # highest learning rate; None: by `how`
     seed:int=0,      # of the initial weights
-    monitor:str='valid_loss', # chooses the best epoch: valid_loss or auprc
     patience:int=None, # early stopping, epochs
     cbs=(),          # further fastai callbacks
     **size,          # width, levels of a fresh default network
@@ -72,18 +71,19 @@ def finetune_learner(
     set_seed(seed)
     shape = dict(channels=len(dls.channels), moments=3 if dls.change else 2)
     origin = dict(how='scratch' if pretrained is None else how, seed=seed)
-    kwargs = dict(monitor=monitor, patience=patience, cbs=[*cbs])
+    keep, kwargs = KeepBest('auprc'), dict(patience=patience, cbs=[*cbs])
     if pretrained is None: model = build_model(arch, stage=2, **shape, **size)
     else:
         before = pretrained_model(pretrained, dls.channels, dls.change)
         if how == 'frozen': model, dls = _frozen(before, dls, arch, shape, size)
         else:
             model = _continued(before)
-            if before.config['stage'] == 2: origin['how'] = 'on'
-            kwargs.update(splitter=trunk_and_head, **(dict(start=True) if origin['how'] == 'on' else dict(cbs=[FreezeNorm(), *cbs])))
+            kwargs.update(splitter=trunk_and_head)
+            if before.config['stage'] == 2: origin['how'], keep = 'on', KeepBlend('auprc')
+            else: kwargs.update(cbs=[FreezeNorm(), *cbs])
     lr = lr or (1e-3 if arch == 'published' else RATES[origin['how']])
     loss = PublishedDiceLoss() if arch == 'published' else BCEDice()
-    learn = pair_learner(dls, model, loss, [AUPRC(), F1Score(), CountError('landslide'), CountError('landslide-free')], lr, **kwargs)
+    learn = pair_learner(dls, model, loss, [AUPRC(), F1Score(), CountError('landslide'), CountError('landslide-free')], lr, keep, **kwargs)
     learn.origin = origin
     return learn
 
