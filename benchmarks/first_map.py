@@ -15,6 +15,7 @@ from landslide_nb.base import despeckle
 from landslide_nb.cube import log_ratio, make_pair, open_cube
 from landslide_nb.metrics import average_precision
 from landslide_nb.models import load_model
+from landslide_nb.placebo import placebo_threshold
 from landslide_nb.scene import predict_scene
 
 SEASON = 60 # days without a pass that part two seasons
@@ -46,7 +47,8 @@ def real_event(data, net, meta):
         scores = {'shipped weights': prob, 'dVV - dVH': r.score.values, 'dVV - dVH, 5 x 5': r5.score.values, '-dVH, 5 x 5': -r5.dvh.values}
         start = time.perf_counter(); other = peer(some, event, n or 99); theirs = time.perf_counter() - start
         rows += [dict(passes=name, predictor=k, auprc=average_precision(v, truth, scores=k != 'shipped weights')) for k, v in {**scores, **(other or {})}.items()]
-        print(f"{name}: {prob[truth == 1].sum():.0f} of {truth.sum()} px expected inside the outline, {np.nansum(prob):.0f} in all; ours {took:.2f} s" + (f', both transformers {theirs:.2f} s' if other else ''))
+        t = placebo_threshold(some, pair, net, meta)['calibration']['threshold']
+        print(f"{name}: {prob[truth == 1].sum():.0f} of {truth.sum()} px expected inside the outline, {np.nansum(prob):.0f} in all; above the threshold {t:.2f} of this place {(prob[truth == 1] >= t).sum()} inside, {(prob[truth == 0] >= t).sum()} outside; ours {took:.2f} s" + (f', both transformers {theirs:.2f} s' if other else ''))
     return pd.DataFrame(rows).pivot(index='predictor', columns='passes', values='auprc')
 
 def picture(data, net, meta, path):
@@ -81,7 +83,7 @@ def quiet_pairs(cube):
         for posts in (1, 3): yield f'year, {posts} after', a[-4:], b[:posts]
 
 def false_alarms(data, net, meta):
-    "Share of pixels above the default threshold where nothing happened"
+    "Share of pixels above the threshold where nothing happened: the model's own, and that of the place, from passes before"
     rows, threshold = [], meta['calibration']['threshold']
     series = [*sorted((data/'opera_rtc_s1').iterdir()), data/'png_2024'/'opera_rtc_pre_event']
     for folder in series:
@@ -92,9 +94,11 @@ def false_alarms(data, net, meta):
                 for c in ('vv', 'vh'): cube[c].values[:] = [np.where(np.isnan(p), np.nan, despeckle(np.nan_to_num(p, nan=float(np.nanmedian(p))), 'tv', .2)) for p in cube[c].values]
             for kind, pre, post in quiet_pairs(cube):
                 days = pd.DatetimeIndex(cube.time.values)
-                pair = make_pair(cube.isel(time=[*pre, *post]), (str(days[pre[-1]].date()), str((days[post[0]]).date())), passes=None)
-                p = predict_scene(pair, net, meta, progress=False).values
-                rows.append(dict(series=folder.name, images='despeckled' if 'pre_event' in folder.name else how, kind=kind, share=float((p[~np.isnan(p)] >= threshold).mean()), expected=float(np.nanmean(p))))
+                some = cube.isel(time=[*pre, *post])
+                pair = make_pair(some, (str(days[pre[-1]].date()), str((days[post[0]]).date())), passes=None)
+                p, place = predict_scene(pair, net, meta, progress=False).values, placebo_threshold(some, pair, net, meta)['calibration']['threshold']
+                p = p[~np.isnan(p)]
+                rows.append(dict(series=folder.name, images='despeckled' if 'pre_event' in folder.name else how, kind=kind, share=float((p >= threshold).mean()), threshold=place, share_of_place=float((p >= place).mean()), expected=float(p.mean())))
     return pd.DataFrame(rows)
 
 def main():
@@ -109,8 +113,9 @@ def main():
     print(event.round(3).to_string())
     if args.picture: picture(args.data, net, meta, args.picture)
     alarms = false_alarms(args.data, net, meta)
-    table = (100*alarms.pivot_table(index=['series', 'images'], columns='kind', values='share', aggfunc='max')).round(2)
-    print(f"\nFalse alarms, % of pixels at threshold {meta['calibration']['threshold']:.2f}, worst of each series\n{table.to_string()}")
+    for what, column in ((f"the model's threshold {meta['calibration']['threshold']:.2f}", 'share'), ('the threshold of the place', 'share_of_place')):
+        table = (100*alarms.pivot_table(index=['series', 'images'], columns='kind', values=column, aggfunc='max')).round(2)
+        print(f"\nFalse alarms, % of pixels at {what}, worst of each series\n{table.to_string()}")
     if args.out: args.out.write_text(json.dumps(dict(event=event.to_dict(), alarms=alarms.to_dict('records')), indent=1))
 
 if __name__ == '__main__': main()

@@ -66,14 +66,15 @@ def cube_of(
 
 # %% ../nbs/14_cli.ipynb #4adf8bc4
 def open_pair(
-    source:str,          # path, or name of an embedded or fetched event
+    source,              # path, name of an embedded or fetched event, or an open cube
     args,                # with event, start, end, orbit, passes
     extra:tuple|list=(), # optional channels
 ):                       # pair, dims (moment, y, x), dB, with the cube's terrain
     "The pair meant by a cube and the command's arguments, said in one line"
     from landslide_nb.products import scene_pair
-    pair = scene_pair(cube_of(source, args.size, args.seed, args.orbit), ['vv', 'vh', *extra], event_of(args), args.passes, args.orbit)
-    a = pair.attrs
+    cube = cube_of(source, args.size, args.seed, args.orbit) if isinstance(source, str) else source
+    pair = scene_pair(cube, ['vv', 'vh', *extra], event_of(args), args.passes, args.orbit)
+    source, a = source if isinstance(source, str) else cube.attrs.get('source', 'the cube'), pair.attrs
     say(f"{source}: {pair.sizes['y']} x {pair.sizes['x']} px, {a['orbit']} orbit, {len(a['passes_pre'])} passes up to {a['event_start']} and {len(a['passes_post'])} from {a['event_end']}")
     return pair
 
@@ -193,8 +194,12 @@ def map_scene(
     "`landslide-nb map`: a run folder from a cube and a stage-2 model; the same command continues one that was cut off"
     from landslide_nb.models import load_model
     new_folder(args.out)
+    from landslide_nb.placebo import placebo_text, placebo_threshold
     net, meta = load_model(args.model)
-    pair = open_pair(args.cube, args, [c for c in meta['input']['channels'] if c not in ('vv', 'vh')])
+    cube = cube_of(args.cube, args.size, args.seed, args.orbit)
+    pair = open_pair(cube, args, [c for c in meta['input']['channels'] if c not in ('vv', 'vh')])
+    meta = placebo_threshold(cube, pair, net, meta)
+    if 'placebo' in meta: say(placebo_text(meta['placebo']))
     write_map(pair, (net, meta), args.out, tile=args.tile, tta=args.tta, min_area=args.min_area, zones=args.zones)
 
 def write_map(

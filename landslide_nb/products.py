@@ -24,6 +24,7 @@ from .cube import describe_pair, log_ratio, make_pair, open_cube
 from .calibration import area_interval, doubts
 from .metrics import StreamingAP
 from .models import domain_shift, load_model
+from .placebo import placebo_text, placebo_threshold
 from .scene import check_scene, predict_scene
 
 # %% ../nbs/15_products.ipynb #6ad5ac57
@@ -431,6 +432,7 @@ def report_page(
              'passes before': ', '.join(get('passes_pre')) if 'passes_pre' in m else '', 'passes after': ', '.join(get('passes_post')) if 'passes_post' in m else '', 'orbit': m.get('orbit', '')}
     if 'auprc' in m: facts |= {'mapped truth (km2)': km2(m['mapped_area_m2']), 'AUPRC of the map': f"{m['auprc']:.3f}", 'of the log-ratio, raw and smoothed': f"{m['auprc_log_ratio']:.3f}, {m['auprc_log_ratio_smoothed']:.3f}",
                                'of the all-zero map': f"{m['auprc_all_zero']:.3f}"}
+    if 'placebo' in m: facts['check of the threshold'] = placebo_text(m['placebo'])
     row = lambda tag, cells: '<tr>' + ''.join(f'<{tag}>{esc(o)}</{tag}>' for o in cells) + '</tr>'
     cells = [row('td', (r['rank'], f'{r.lat:.4f}', f'{r.lon:.4f}', km2(r.expected_m2), km2(r.low_m2), km2(r.high_m2), f'{r.max_probability:.2f}')) for _, r in worst.iterrows()]
     guide = GUIDE.format(threshold=m['threshold'], interval=INTERVALS[bool(record)].format(**(record or {})))
@@ -496,7 +498,7 @@ def write_products(
         metrics['warnings'] = [*(domain_shift(meta, describe_pair(pair)) if 'input' in meta else []), *doubts(calibration, *area)]
         low, high = area_interval(*area, record)
         metrics |= dict(expected_area_low_m2=float(low)*m2, expected_area_high_m2=float(high)*m2, polygons=len(polygons), min_area_m2=float(min_area), worst_cell_m2=float(cells.expected_m2.max()), **suspect(cells), **attrs,
-                        model={k: meta[k] for k in ('arch', 'version', 'training', 'calibration') if k in meta})
+                        model={k: meta[k] for k in ('arch', 'version', 'training', 'calibration') if k in meta}, **({'placebo': meta['placebo']} if 'placebo' in meta else {}))
         (tmp/'metrics.json').write_text(json.dumps({k: None if isinstance(v, float) and np.isnan(v) else v for k, v in metrics.items()}, indent=1, default=str))
         plot_scene(pair, prob, attrs.get('event_name', '')).savefig(tmp/'map.png', dpi=90)
         (tmp/'report.html').write_text(report_page(metrics, layers.get('zones', cells).head(10), (tmp/'map.png').read_bytes(), record))
@@ -573,4 +575,6 @@ def map_cube(
     "Open a cube, pair it, map it, write the run folder"
     new_folder(folder)
     net, meta = load_model(model)
-    return map_pair(scene_pair(open_cube(source), meta['input']['channels'], event, passes, orbit), (net, meta), folder, **options)
+    cube = open_cube(source)
+    pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit)
+    return map_pair(pair, (net, placebo_threshold(cube, pair, net, meta)), folder, **options)
