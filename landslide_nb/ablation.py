@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'DECAY', 'SHIPPED', 'SCRATCH', 'REFERENCES', 'LEVERS', 'UNTRAINED', 'NO_LABELS', 'NUMBERS', 'WORDS',
-           'Recipe', 'Lever', 'AblationSpec', 'check_ablation', 'Trial', 'settings', 'plan_trials', 'event_cube',
-           'AblationBench', 'same_chips', 'train_recipe', 'recipe_logits', 'untrained_scores', 'do_trial',
-           'read_trials', 'run_ablation', 'lever_effects', 'ablation_table', 'budget_table', 'ablation_markdown',
-           'ablation_figure', 'write_ablation']
+           'Recipe', 'Lever', 'AblationSpec', 'check_ablation', 'Trial', 'settings', 'plan_trials', 'AblationBench',
+           'same_chips', 'train_recipe', 'recipe_logits', 'untrained_scores', 'do_trial', 'read_trials', 'run_ablation',
+           'lever_effects', 'ablation_table', 'budget_table', 'ablation_markdown', 'ablation_figure', 'write_ablation']
 
 # %% ../nbs/24_ablation.ipynb #823e60f9
 from dataclasses import asdict, dataclass, replace
@@ -22,9 +21,9 @@ from .analysis import COLORS, Results, effects, markdown, save_figure, summarise
 from .calibration import IDENTITY
 from .chips import ChipSet, draw_budget, make_chips, published_test, split_chips
 from .core import *
-from .cube import make_pair, open_cube
+from .cube import make_pair
 from .data import finetune_dls
-from .experiment import LOOKS, ExperimentError, Tick, code_version, file_hash, fingerprint, key_of, open_experiment, region_name
+from .experiment import LOOKS, ExperimentError, Tick, code_version, file_hash, fingerprint, key_of, open_experiment, region_cube, region_name, run_jobs
 from .finetune import chip_blocks, finetune_learner, model_and_meta, predict_chips
 from .intervals import DRAWS, block_draws
 from .metrics import BCEDice, BCELoss, DiceLoss
@@ -32,7 +31,6 @@ from .models import model_path, model_stride, read_header
 from .pretrain import AverageWeights, FreezeNorm
 from .scene import logits_d4
 from .scores import baseline_scores, score_run
-from .simulate import simulate_event
 
 # %% ../nbs/24_ablation.ipynb #701c8cc5
 LOSSES = {'BCE + Dice': BCEDice, 'BCE': BCELoss, 'Dice': DiceLoss}
@@ -144,16 +142,8 @@ def plan_trials(
     return [Trial(name, None, 0, 0) for name in (*UNTRAINED, NO_LABELS)] + trained
 
 # %% ../nbs/24_ablation.ipynb #89968860
-def event_cube(
-    event:str, # registered event or path of a cube
-    scene:int, # side of a simulated event, pixels
-):             # canonical cube
-    "The cube of an event, simulated, fetched or opened"
-    if event not in EVENTS: return open_cube(event)
-    return simulate_event(event, seed=0, size=scene, orbits=('ascending',)) if EVENTS[event].simulated else open_cube(fetch_event(event))
-
 class AblationBench:
-    "What all trials of an ablation share"
+    "What all trials of an ablation share; a job is a `Trial`"
     progress = None # a tqdm bar, if any
     def __init__(self, spec:AblationSpec, folder:Path):
         self.spec, self.folder, self.header, self.sets = spec, Path(folder), read_header('base'), {}
@@ -166,8 +156,11 @@ class AblationBench:
         draw_budget(self.reference, max(spec.budgets)); block_draws(self.where.block.nunique(), 1) # fail now, not after an hour
         self.data = {k: fingerprint(c) for k, c in self.sets.items()}
 
+    def words(self, job): return f'{job.setting}, {job.budget} chips, seed {job.seed}' # what the progress bar calls it
+    def do(self, job, where): do_trial(job, self, where)
+
     @cached_property
-    def cube(self): return event_cube(self.spec.event, self.spec.scene)
+    def cube(self): return region_cube(self.spec.event, self.spec.scene)
     @property
     def size(self): return {k: self.header['config'][k] for k in ('width', 'levels') if k in self.header['config']} # of a fresh network, as large as the shipped one
 
@@ -271,24 +264,15 @@ def run_ablation(
     spec:AblationSpec,
     folder:str|Path, # new, empty, or of the same ablation, which is then continued
     bar:bool=True,   # show progress and time left
+    workers:int=1,   # processes of one thread each; 1: this process, with its threads
 ) -> Results:
     "Train and score every trial that is not yet there"
-    from tqdm import tqdm
     with open_experiment(spec, folder) as folder:
         bench, trials = AblationBench(spec, folder), plan_trials(spec)
-        keys = {t: bench.key(t) for t in trials}
-        ready = {t: (folder/'trials'/k).exists() for t, k in keys.items()}
+        where = {t: folder/'trials'/bench.key(t) for t in trials}
         cost = {t: spec.epochs*(spec.epoch_chips + len(bench.valid)//3) + (8 if t.recipe.d4 else 1)*(len(bench.valid) + len(bench.test))//3 if t.recipe else 50 for t in trials}
-        with tqdm(total=sum(cost.values()), initial=sum(cost[t] for t in trials if ready[t]), disable=not bar, unit='chip', dynamic_ncols=True, mininterval=1,
-                  bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left') as progress:
-            bench.progress = progress
-            for t in trials:
-                if ready[t]: continue
-                progress.set_description(f'{t.setting}, {t.budget} chips, seed {t.seed}')
-                then = progress.n
-                do_trial(t, bench, folder/'trials'/keys[t])
-                progress.update(then + cost[t] - progress.n) # what the batches did not count
-        return read_trials(spec, folder, keys.values())
+        run_jobs(bench, [where], cost, bar, workers)
+        return read_trials(spec, folder, [o.name for o in where.values()])
 
 # %% ../nbs/24_ablation.ipynb #db1b6d15
 NUMBERS = {'auprc': 'AUPRC', 'count_signed_median_landslide': 'soft count error, landslide chips', 'count_signed_median_free': 'soft count error, landslide-free chips',

@@ -172,7 +172,7 @@ def area_interval(
     "Interval of the true landslide pixels; areas larger than a chip also take that of scenes or blocks, the wider counts"
     e, n = np.asarray(expected, float), np.asarray(pixels, float)
     if not record: return np.full(e.shape, np.nan), np.full(e.shape, np.nan)
-    known = {'scenes', 'blocks', 'ratio'} & set(record)
+    known = {'scenes', 'blocks'} & set(record)
     low, high = _around_expected(e, np.maximum(n/record['pixels'], 1) if not known else 1, record)
     if known:
         l, h = _large_area(e, n, record)
@@ -185,7 +185,6 @@ def _around_expected(e, times, errors): # `times`: of the area the errors were t
 
 def _large_area(e, n, record):
     if 'scenes' in record: return _around_expected(e, np.maximum(n/record['scenes']['pixels'], 1), record['scenes'])
-    if 'ratio' in record: return [e*r for r in record['ratio']] # saved by version 0.1
     b = record['blocks']
     new = np.sqrt(1 + b['labelled']/np.maximum(n, 1)) # the new area is a sample, too
     return e*np.exp(b['middle'] - b['below']*new), e*np.exp(b['middle'] + b['above']*new)

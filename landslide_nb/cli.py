@@ -283,12 +283,12 @@ def experiment(
 
 # %% ../nbs/14_cli.ipynb #f34b093b
 def ablation(
-    args, # event, budgets, seeds, levers, epochs, size, out
+    args, # event, budgets, seeds, levers, epochs, size, workers, out
 ):
     "`landslide-nb ablation`: what each part of the default recipe is worth, one changed at a time, with intervals and a figure"
     from landslide_nb.ablation import AblationSpec, run_ablation, write_ablation
     given = {k: v for k in ('event', 'budgets', 'seeds', 'levers', 'epochs') if (v := getattr(args, k)) is not None}
-    page = write_ablation(run_ablation(AblationSpec(**given, scene=args.size), args.out))
+    page = write_ablation(run_ablation(AblationSpec(**given, scene=args.size), args.out, workers=args.workers))
     say(f'{page.read_text()}\nalso in {page}')
 
 # %% ../nbs/14_cli.ipynb #dc352c13
@@ -371,6 +371,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--levers', type=words, metavar='NAMES', help='parts to change, by comma: pretraining, norm, passes, bce, dice, batch, turn, speckle, ema, tta, change, slope (default all)')
     c.add_argument('--epochs', type=int, metavar='N', help='epochs of 128 chips, as of finetune (default 10)')
     c.add_argument('--size', type=int, default=2688, metavar='PX', help='side of an embedded event\'s scene (default 2688)')
+    c.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N', help='trainings at once, each on one core (default: one a core, %(default)s here); with a GPU give 1')
     c.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same ablation, which is then continued')
     c = command(app, 'app', 'browse the maps of a folder in a web page')
     c.add_argument('runs', metavar='RUNS', help='a run folder or a folder of them')

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['CODE', 'LOOKS', 'FORMAT', 'fingerprint', 'file_hash', 'code_version', 'key_of', 'Features', 'write_features', 'Tick',
            'Bench', 'frozen_learner', 'frozen_logits', 'learning_curve', 'network_scores', 'gallery_chips',
-           'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'job_name', 'do_job', 'jobs_here',
-           'jobs_beside', 'run_experiment']
+           'run_scores', 'do_run', 'open_experiment', 'check_record', 'collect_runs', 'run_jobs', 'run_experiment']
 
 # %% ../nbs/09_experiment.ipynb #1c2f0ca8
 import fcntl, hashlib, json, os, shutil, threading, time
@@ -90,7 +89,7 @@ class Tick(Callback):
         if self.training: self.progress.update(self.unit*len(self.xb[0]))
 
 class Bench:
-    "What all runs of an experiment share"
+    "What all runs of an experiment share; a job is a source of stage 1 or a `Run`"
     progress = None # a tqdm bar, if any
     def __init__(self, spec:ExperimentSpec, folder:Path):
         self.spec, self.folder = spec, Path(folder)
@@ -103,6 +102,13 @@ class Bench:
         self.valid, self.test = self.chips.rows('valid'), self.chips.rows('test')
         t = self.chips.table.loc[self.test]
         self.where = pd.DataFrame(dict(chip=self.test, block=t.block.to_numpy(), published=np.isin(self.test, published_test(self.chips))))
+
+    def words(self, job): # -> what the progress bar calls it
+        return f'stage 1, {source_name(job)}' if isinstance(job, str) else f'{job.setting}, {job.budget} chips, seed {job.seed}'
+    def do(self, job, where): # a stage-1 model with the features it sees, or a run in its folder
+        if not isinstance(job, str): return do_run(job, self, where)
+        self.stage1(job)
+        if 'frozen' in self.spec.how and self.change: self.features(job)
 
     @cached_property
     def valid_truth(self): return np.array(self.chips.masks[self.valid])
@@ -293,59 +299,45 @@ def collect_runs(
     return table
 
 # %% ../nbs/09_experiment.ipynb #1616e3b6
-def job_name(job): # source of stage 1, or Run -> words beside the progress bar
-    "What a job is called"
-    return f'stage 1, {source_name(job)}' if isinstance(job, str) else f'{job.setting}, {job.budget} chips, seed {job.seed}'
-
-def do_job(
-    job,         # source of stage 1, or Run
-    where,       # folder of the run
-    bench:Bench,
+def run_jobs(
+    bench,            # `Bench` or `AblationBench`: what all jobs share; `do(job, where)` does one, `words(job)` names it
+    stages:list,      # job -> path that exists once it is done; a stage begins when the one before is done
+    cost:dict,        # job -> what it counts in the bar
+    bar:bool=True,    # show progress and time left
+    workers:int=1,    # processes of one thread each; 1: this process, with its threads
 ):
-    "Train a stage-1 model, with the features it sees, or do a run"
-    if not isinstance(job, str): return do_run(job, bench, where)
-    bench.stage1(job)
-    if 'frozen' in bench.spec.how and bench.change: bench.features(job)
+    "Do every job that is not yet done"
+    from tqdm import tqdm
+    done = sum(cost[job] for jobs in stages for job, where in jobs.items() if where.exists())
+    with tqdm(total=sum(cost.values()), initial=done, disable=not bar, unit='chip', dynamic_ncols=True, mininterval=1, bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left') as progress:
+        for jobs in stages:
+            if jobs := {job: where for job, where in jobs.items() if not where.exists()}: _here(jobs, bench, progress, cost) if workers == 1 else _beside(jobs, bench, progress, cost, workers)
 
-def jobs_here(
-    jobs:dict,   # job -> folder of the run
-    bench:Bench,
-    progress,    # tqdm bar
-    cost:dict,   # job -> what it counts in the bar
-):
-    "One after another in this process; the bar moves with each batch"
+def _here(jobs, bench, progress, cost): # one after another in this process; the bar moves with each batch
     bench.progress = progress
     for job, where in jobs.items():
-        progress.set_description(job_name(job))
+        progress.set_description(bench.words(job))
         then = progress.n
-        do_job(job, where, bench)
+        bench.do(job, where)
         progress.update(then + cost[job] - progress.n) # what the batches did not count
 
-def jobs_beside(
-    jobs:dict,   # job -> folder of the run
-    bench:Bench,
-    progress,    # tqdm bar
-    cost:dict,   # job -> what it counts in the bar
-    workers:int, # processes
-):
-    "Several at once, each in a process of its own; the bar moves with each job"
-    if not jobs: return
-    with ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn'), _enter, (bench.spec, bench.folder)) as pool:
+def _beside(jobs, bench, progress, cost, workers): # each in a process of its own; the bar moves with each job
+    with ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn'), _enter, (type(bench), bench.spec, bench.folder)) as pool:
         todo = {pool.submit(_do, job, where): job for job, where in jobs.items()}
         progress.set_description(f'{min(workers, len(jobs))} at once')
         try:
             for done in as_completed(todo):
                 done.result()
-                progress.set_description(f'last: {job_name(todo[done])}'); progress.update(cost[todo[done]])
+                progress.set_description(f'last: {bench.words(todo[done])}'); progress.update(cost[todo[done]])
         except BaseException: pool.shutdown(cancel_futures=True); raise
 
-def _enter(spec, folder): # in each process
+def _enter(kind, spec, folder): # in each process
     global _bench
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start() # ends with the experiment, however that ends
     torch.set_num_threads(1)
-    _bench = Bench(spec, folder)
+    _bench = kind(spec, folder)
 
-def _do(job, where): do_job(job, where, _bench)
+def _do(job, where): _bench.do(job, where)
 
 # %% ../nbs/09_experiment.ipynb #83c4a26c
 def run_experiment(
@@ -355,20 +347,13 @@ def run_experiment(
     workers:int=1,     # processes of one thread each; 1: this process, with its threads
 ) -> pd.DataFrame:     # one row a run, as in results.parquet
     "Train and score everything the specification asks for that is not yet there"
-    from tqdm import tqdm
     with open_experiment(spec, folder) as folder:
         bench, runs = Bench(spec, folder), plan_runs(spec)
-        sources = [s for s in spec.pretrain if regions_of(s)]
-        keys = {r: bench.key(asdict(spec), asdict(r)) for r in runs}
+        sources = {s: bench.stage1_path(s) for s in spec.pretrain if regions_of(s)}
+        where = {r: folder/'runs'/bench.key(asdict(spec), asdict(r)) for r in runs}
         cost = {r: 50 if r.how == 'baseline' else spec.epochs*(spec.epoch_chips + len(bench.valid)//3) + len(bench.test)//3 for r in runs}
         cost |= {s: spec.pretrain_epochs*bench.stage1_chips(s)*(spec.pretrain_size/spec.size)**2 for s in sources}
-        ready = {s: bench.stage1_path(s).exists() for s in sources} | {r: (folder/'runs'/keys[r]).exists() for r in runs}
-        with tqdm(total=sum(cost.values()), initial=sum(cost[k] for k in cost if ready[k]), disable=not bar, unit='chip', dynamic_ncols=True, mininterval=1,
-                  bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left') as progress:
-            for stage in (sources, runs):
-                jobs = {k: folder/'runs'/keys[k] if k in keys else None for k in stage if not ready[k]}
-                if workers == 1: jobs_here(jobs, bench, progress, cost)
-                else: jobs_beside(jobs, bench, progress, cost, workers)
-        results = collect_runs(folder, list(keys.values()))
+        run_jobs(bench, [sources, where], cost, bar, workers)
+        results = collect_runs(folder, [o.name for o in where.values()])
         for f in (folder/'stage1').glob('*.npy'): f.unlink()
         return results

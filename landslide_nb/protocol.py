@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ARCHS', 'HOWS', 'REGRESSION', 'ExperimentError', 'parts_of', 'is_weights', 'regions_of', 'start_of', 'region_name',
            'source_name', 'ExperimentSpec', 'check_spec', 'check_start', 'default_sources', 'quick_spec', 'read_spec',
-           'Run', 'is_stage2', 'plan_runs', 'region_pair', 'region_chips', 'pretrain_chips', 'square_table',
-           'check_experiment']
+           'Run', 'is_stage2', 'plan_runs', 'region_cube', 'region_pair', 'region_chips', 'pretrain_chips',
+           'square_table', 'check_experiment']
 
 # %% ../nbs/25_protocol.ipynb #266ec2f5
 import json
@@ -208,15 +208,21 @@ def plan_runs(
     return runs
 
 # %% ../nbs/25_protocol.ipynb #927b0632
+def region_cube(
+    region:str,   # registered event or path of a cube
+    scene:int,    # side of a simulated event, pixels
+    passes:int=4, # of a simulated event, on each side
+):                # canonical cube
+    "The cube of a region: simulated, fetched or opened"
+    if region not in EVENTS: return open_cube(region)
+    return simulate_event(region, seed=0, size=scene, passes=passes, orbits=('ascending',)) if EVENTS[region].simulated else open_cube(fetch_event(region))
+
 def region_pair(
     region:str,          # registered event or path of a cube
     spec:ExperimentSpec,
 ):                       # pair, dims (moment, y, x), dB
     "The pair of a region"
-    if region not in EVENTS: return make_pair(open_cube(region), passes=spec.passes)
-    if EVENTS[region].simulated: cube = simulate_event(region, seed=0, size=spec.scene, passes=max(4, spec.passes), orbits=('ascending',))
-    else: cube = open_cube(fetch_event(region))
-    return make_pair(cube, region, passes=spec.passes)
+    return make_pair(region_cube(region, spec.scene, max(4, spec.passes)), region if region in EVENTS else None, passes=spec.passes)
 
 # %% ../nbs/25_protocol.ipynb #e0c67219
 def region_chips(

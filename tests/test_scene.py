@@ -348,7 +348,7 @@ def test_a_damaged_cube_leaves_nothing(tmp_path):
 
 def test_nothing_found_is_said_with_its_interval(tmp_path):
     pair, (net, meta) = toy_pair(150, 150), toy_model(**SMALL)
-    record = dict(coverage=.9, chips=40, pixels=16384, low=-3., middle=0., high=5., ratio=[.5, 2.])
+    record = dict(coverage=.9, chips=40, pixels=16384, low=-3., high=5.)
     meta = dict(meta, calibration=dict(scale=1., bias=-9., threshold=.5, area=record))
     metrics = map_pair(pair, (net, meta), tmp_path/'run', progress=False)
     low, high = (f"{metrics[k]/1e6:.3f}" for k in ('expected_area_low_m2', 'expected_area_high_m2'))
