@@ -1,9 +1,14 @@
 "Real input, as people have it on their disks: a despeckled netCDF cube, OPERA RTC-S1 folders, mapped polygons, published patch statistics."
+import json
 import geopandas as gpd, numpy as np, pandas as pd, pytest, rasterio, rioxarray, xarray as xr
 from sklearn.metrics import average_precision_score
 
 from landslide_nb.core import CubeError, to_db
 from landslide_nb.cube import check_power, cube_event, guess_orbits, log_ratio, make_pair, open_cube, rasterize_label, save_cube, usable_passes, validate_cube
+from landslide_nb.models import load_model
+from landslide_nb.placebo import placebo_pair, placebo_threshold
+from landslide_nb.products import map_cube
+from landslide_nb.scene import predict_scene
 
 BURSTS = ['T137-292318-IW1', 'T137-292319-IW2', 'T137-292320-IW2', 'T137-292321-IW2', 'T137-292322-IW2']
 ZONES = { # landslides, mapped extent, cloud gaps
@@ -109,6 +114,23 @@ def test_raw_folder_with_one_polarisation_opens(shared):
     twice = cube.assign(vv=cube.vh*4) # the burst edge stays no-data through a pair
     pair = make_pair(twice, ('2024-01-30', '2024-01-31'))
     assert abs(float(pair.vv.isnull().mean()) - .65) < .01
+
+
+def test_a_map_without_labels_asks_the_place_itself(png, shared, tmp_path):
+    m = map_cube(shared/'png_2024'/'png_landslide_2024_track9.nc', 'base', tmp_path/'run', passes=None, progress=False)
+    before = [str(t)[:10] for t in png.time.values[:8]]
+    assert m['placebo']['passes_pre'] == before[:4] and m['placebo']['passes_post'] == before[4:] and m['placebo']['pixels'] == 2500
+    assert m['threshold'] == max(m['placebo']['threshold'], m['placebo']['model_threshold'])
+    assert before[4] in (tmp_path/'run'/'report.html').read_text() and json.loads((tmp_path/'run'/'metrics.json').read_text())['placebo'] == m['placebo']
+    cube = open_cube(shared/'opera_rtc_s1'/BURSTS[2]).isel(y=slice(0, 256), x=slice(0, 256)).load() # fields
+    season = cube.isel(time=slice(0, 5))
+    days = [str(t)[:10] for t in season.time.values]
+    pair, (net, meta) = make_pair(season, (days[3], days[4]), passes=None), load_model('base')
+    p = predict_scene(placebo_pair(season, pair), net, meta, progress=False).values
+    settled = placebo_threshold(season, pair, net, meta)
+    assert placebo_pair(season, pair).passes_post == days[3:4]
+    np.testing.assert_allclose(settled['placebo']['share'], (p[np.isfinite(p)] >= meta['calibration']['threshold']).mean())
+    assert (p[np.isfinite(p)] >= settled['calibration']['threshold']).mean() <= .00201
 
 
 def test_orbit_guess_agrees_with_the_file_that_says(png):
