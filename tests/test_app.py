@@ -90,12 +90,12 @@ class Visitor:
         self.page.on('pageerror', lambda e: self.bad.append(str(e)))
         self.page.on('request', lambda r: r.url.startswith(('data:', 'blob:', '/'.join(url.split('/')[:3]) + '/')) or self.bad.append(f'asks {r.url}'))
         self.page.goto(url, timeout=90_000)
-        self.page.locator('.bk-Tabs, .bk-panel-models-layout-Column').first.wait_for(timeout=90_000)
+        self.page.locator('.bk-panel-models-layout-Column').first.wait_for(timeout=90_000)
 
     def n(self, key): return self.page.locator(f'dd[data-n={key}]').inner_text()
     def counted(self):
         "Wait until the scene is counted"
-        self.page.wait_for_function("() => { const all = [], walk = r => { for (const e of r.querySelectorAll('*')) { if (e.matches('dd[data-n]')) all.push(e.innerText); if (e.shadowRoot) walk(e.shadowRoot) } }; walk(document); return all.length && !all.some(t => t.includes('counting')) }", timeout=60_000)
+        self.page.wait_for_function("() => { const all = [], walk = r => { for (const e of r.querySelectorAll('*')) { if (e.matches('dd[data-n]')) all.push(e.innerText); if (e.shadowRoot) walk(e.shadowRoot) } }; walk(document); return all.length && all.every(t => t && !t.includes('counting')) }", timeout=60_000)
         return self
     def state(self): return {k: v[0] for k, v in parse_qs(urlsplit(self.page.url).query).items()}
     def wait_state(self, key, test=bool):
@@ -117,7 +117,7 @@ class Visitor:
     def press(self, key, times):
         handle = self.page.locator('.noUi-handle').first
         for _ in range(times): handle.press(key)
-    def tab(self, name): self.page.locator('.bk-tab', has_text=name).click(); self.page.wait_for_timeout(500)
+    def tab(self, name): self.page.get_by_role('button', name=name, exact=True).click(); self.page.wait_for_timeout(500)
     def notes(self): return self.page.locator('.notes').all_inner_texts()
     def save(self, label, to):
         with self.page.expect_download(timeout=60_000) as d: self.page.get_by_text(label, exact=True).click()
