@@ -200,6 +200,26 @@ def test_only_runs_of_the_same_event_are_compared(visit):
     names = w.page.locator('select').nth(1).inner_text().split()
     assert 'demo_b' in names and not [n for n in names if n.startswith('other/')] and w.bad == []
 
+def test_the_tabs_are_reached_by_key_and_the_focus_is_seen(visit):
+    v = visit('?run=demo').counted()
+    focus = "() => { let e = document.activeElement; while (e && e.shadowRoot && e.shadowRoot.activeElement) e = e.shadowRoot.activeElement; const s = getComputedStyle(e); return [e.innerText, s.outlineStyle, s.outlineWidth] }"
+    for _ in range(30):
+        v.page.keyboard.press('Tab'); text, *ring = v.page.evaluate(focus)
+        if text.strip() == 'Chips': break
+    assert text.strip() == 'Chips' and ring == ['solid', '2px']
+    v.page.keyboard.press('Enter'); v.wait_state('tab', lambda s: s == 'chips'); assert v.bad == []
+
+def test_the_filter_of_ranks_shows_its_sign(visit):
+    v = visit('?run=demo').counted()
+    room = v.page.locator('.tabulator-col[tabulator-field="rank"] input').evaluate("e => e.clientWidth - parseFloat(getComputedStyle(e).paddingLeft) - parseFloat(getComputedStyle(e).paddingRight)")
+    assert room >= 16
+
+def test_a_page_made_without_its_html_uses_its_own_styles(folder):
+    "A visitor who comes so late that his session is made anew gets no page, only models"
+    code = f"import json; from bokeh.document import Document; from landslide_nb.app import Browser, pn; pn.extension('tabulator', inline=False); d = Document(); Browser({str(folder)!r}, dict(run='demo', tab='chips')).template().server_doc(d); d = json.dumps(d.to_json(), default=str); print('static/extensions/panel' in d and 'https://cdn' not in d and 'background_fill_alpha' in d)"
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root, capture_output=True, text=True, timeout=200)
+    assert out.stdout.split() == ['True'], out.stdout + out.stderr[-2000:]
+
 def test_keyboard_tour_of_the_worst_cells(visit):
     v = visit('?run=demo').counted()
     button = v.page.get_by_role('button', name='Next worst')
