@@ -1,5 +1,6 @@
 """The browser app on a large scene, beside hvplot's `image(rasterize=True)`: first view, threshold changes, many visitors at once, memory given back.
-Run `python benchmarks/app.py [SIDE [VISITORS]]` (default 10000 px, 100 visitors; needs datashader). Each side is a process of its own; ratios are of one run."""
+Run `python benchmarks/app.py [SIDE [VISITORS [ROUNDS]]]` (default 10000 px, 100 visitors, 3 rounds; needs datashader); `python benchmarks/app.py rounds FOLDER` repeats the first view of a folder with one run, `run`.
+The sides take turns, each in a fresh process; ratios are those of a round, their median and range."""
 import asyncio, json, os, re, resource, socket, subprocess, sys, tempfile, time, uuid
 from pathlib import Path
 
@@ -170,15 +171,30 @@ def visitors(folder, n=100):
         one = at_once(server, 1) # the first pays for the scan
         return dict(one=at_once(server, 1), twenty=at_once(server, 20), memory=given_back(server, n))
 
-def main(side=10_000, n=100):
+def child(name, folder):
+    "A side in a fresh process"
+    out = subprocess.run([sys.executable, '-W', 'ignore', __file__, name, str(folder)], stdout=subprocess.PIPE, text=True, check=True, cwd=root)
+    return json.loads(out.stdout.splitlines()[-1])
+
+def span(values):
+    "Median and range"
+    v = sorted(values)
+    return dict(median=v[len(v)//2] if len(v) % 2 else (v[len(v)//2-1] + v[len(v)//2])/2, low=v[0], high=v[-1])
+
+def rounds(folder, n=3):
+    "The sides in turn, n times, each in a fresh process: what each took, and how many times longer the peer took than the view and the page of its round"
+    all = [{name: child(name, folder) for name in ('ours', 'view', 'peer')} for _ in range(n)]
+    timing = [f'{k}_view_{unit}' for k in ('first', 'second') for unit in ('s', 'cpu_s')]
+    out = {name: {k: span([o[name][k] for o in all]) for k in all[0][name]} for name in all[0]}
+    for name in ('ours', 'view'): out[name] |= {f'{k}_ratio': span([o['peer'][k]/o[name][k] for o in all]) for k in timing}
+    return out | dict(rounds=n, load=os.getloadavg()[0])
+
+def main(side=10_000, n=100, times=3):
     "All of it"
     with tempfile.TemporaryDirectory() as d:
         make_run(Path(d)/'run', side)
-        child = lambda name: json.loads(subprocess.run([sys.executable, '-W', 'ignore', __file__, name, d], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        v, a, b = child('view'), child('ours'), child('peer')
-        ratio = lambda o: {f'{k}_{unit}_ratio': b[f'{k}_view_{unit}']/o[f'{k}_view_{unit}'] for k in ('first', 'second') for unit in ('s', 'cpu_s')}
-        return dict(side=side, view=v | ratio(v), page=a | ratio(a), hvplot=b, visitors=visitors(d, n))
+        return dict(side=side, first_view=rounds(d, times), visitors=visitors(d, n))
 
 if __name__ == '__main__':
-    if sys.argv[1:2] in (['view'], ['ours'], ['peer']): print(json.dumps(globals()[sys.argv[1]](sys.argv[2])))
+    if sys.argv[1:2] in (['view'], ['ours'], ['peer'], ['rounds']): print(json.dumps(globals()[sys.argv[1]](sys.argv[2])))
     else: print(json.dumps(main(*map(int, sys.argv[1:])), indent=1))

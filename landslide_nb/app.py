@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['DIFFERENCE', 'METRICS', 'ORDERS', 'FOUND', 'MAPPED', 'CHOSEN', 'TABS', 'READOUT', 'FLICKER', 'PAGE_CSS', 'SHEET',
-           'TEMPLATE', 'BUTTONS', 'TABLE_CSS', 'BASES', 'NAMES', 'LIMITS', 'COLOURS', 'HELD', 'LEGEND', 'area_text',
-           'share_text', 'interval_of', 'side_of', 'worst_text', 'numbers_html', 'curve_svg', 'notes_html', 'run_html',
+           'TEMPLATE', 'FOCUS', 'BUTTONS', 'TAB_BUTTONS', 'FLOW', 'BESIDE', 'SQUARE', 'PAIRS', 'TABLE_CSS', 'MOST_KEPT',
+           'BASES', 'NAMES', 'LIMITS', 'COLOURS', 'HELD', 'ADDRESS', 'LEGEND', 'area_text', 'span_text', 'share_text',
+           'interval_of', 'side_of', 'worst_text', 'numbers_html', 'curve_svg', 'notes_html', 'run_html',
            'difference_view', 'compare_table', 'rank_chips', 'chip_bounds', 'gallery_image', 'png_of', 'chip_figure',
-           'polygon_file', 'cells_file', 'view_file', 'read_state', 'write_state', 'palette', 'image_data',
-           'map_figure', 'bar_marks', 'color_bar', 'cell_table', 'ranked_table', 'nearest_cell', 'Made', 'Browser',
-           'Page', 'beside', 'two_by_two', 'near_name', 'some_settings', 'experiment_pane', 'page', 'serve', 'Embedded',
-           'browser']
+           'polygon_file', 'cells_file', 'view_file', 'read_state', 'write_state', 'palette', 'byte_mapper',
+           'image_data', 'map_figure', 'bar_marks', 'color_bar', 'stack', 'cell_table', 'ranked_table', 'nearest_cell',
+           'kept', 'kept_run', 'kept_layers', 'kept_lines', 'Made', 'address_bar', 'Browser', 'Page', 'near_name',
+           'some_settings', 'experiment_pane', 'page', 'serve', 'Embedded', 'browser']
 
 # %% ../nbs/13_app.ipynb #cf4e568c
 if __name__.startswith('bokeh_app'): # `panel serve` runs this file as a script, which belongs to no package and whose folder would hide modules of Python
@@ -18,7 +19,8 @@ if __name__.startswith('bokeh_app'): # `panel serve` runs this file as a script,
     __package__, sys.path[:] = 'landslide_nb', [p for p in sys.path if os.path.abspath(p or '.') != os.path.dirname(os.path.abspath(__file__))]
 
 # %% ../nbs/13_app.ipynb #2f2d7be8
-import html, io, sys
+import html, io, sys, threading
+from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -26,6 +28,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlencode
 
+import matplotlib, rasterio # every page needs them: not when the first visitor waits for it
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
@@ -39,8 +42,19 @@ def area_text(
 ) -> str:
     "An area a person can picture: m2 below a hectare, hectares below a square kilometre"
     if m2 is None or not np.isfinite(m2): return 'unknown'
-    if m2 >= 1e6: return f'{m2/1e6:,.2f} km²'
-    return f'{m2/1e4:,.1f} ha' if m2 >= 1e4 else f'{m2:,.0f} m²'
+    per, unit, digits = _unit(m2)
+    return f'{m2/per:,.{digits}f} {unit}'
+
+def _unit(m2): return (1e6, 'km²', 2) if m2 >= 1e6 else (1e4, 'ha', 1) if m2 >= 1e4 else (1., 'm²', 0) # m2 of it, its name, digits worth showing
+
+def span_text(
+    low:float,  # m2
+    high:float, # m2
+    of:float,   # m2, the area whose interval it is
+) -> str:
+    "An interval in the unit of its area"
+    per, unit, digits = _unit(of)
+    return f'{low/per:,.{digits}f} to {high/per:,.{digits}f} {unit}'
 
 def share_text(
     v:float|None, # 0..1
@@ -74,10 +88,10 @@ def worst_text(
     c = run.cells.iloc[0]
     if not c.expected_m2 > 0: return 'No landslide area is expected anywhere in this scene.'
     share, middle = c.expected_m2/max(run.cells.expected_m2.sum(), 1e-9), c.geometry.centroid
-    between = f" ({area_text(interval_of(c)[0])} to {area_text(interval_of(c)[1])})" if interval_of(c) else ''
+    between = f" ({span_text(*interval_of(c), c.expected_m2)})" if interval_of(c) else ''
     found = run.cells.max_probability.max() >= run.threshold or np.isnan(run.cells.max_probability.max())
     start = "Worst hit is cell 1" if found else f"No certain landslide: the highest probability, {run.cells.max_probability.max():.2f}, stays below the model's threshold of {run.threshold:.2f}. Look first in cell 1"
-    return f"{start}, in the {side_of(run, middle.x, middle.y)} of the scene, at {_degrees(c.lat, 'N', 'S')} {_degrees(c.lon, 'E', 'W')}: {area_text(c.expected_m2)} of landslide expected{between}, {share_text(share)} of the scene's total."
+    return f"{start}, in the {side_of(run, middle.x, middle.y)} of the scene, at {_degrees(c.lat, 'N', 'S')} {_degrees(c.lon, 'E', 'W')}: {area_text(c.expected_m2)} of landslide expected{between}, {share_text(share)} of the scene's total.".replace(' %', '\xa0%').replace(' ha', '\xa0ha')
 
 def _degrees(v, plus, minus): return f'{abs(v):.4f}° {plus if v >= 0 else minus}'
 
@@ -94,7 +108,7 @@ def numbers_html(
     n = None if scan is None else at_threshold(scan, threshold)
     wait = '<i>counting …</i>'
     if scan is not None: expected = scan.expected
-    rows = [('expected', 'Expected area', area_text(expected) if isinstance(expected, (int, float)) else wait, f'{area_text(span[0])} to {area_text(span[1])}' if span else 'no interval in this run'),
+    rows = [('expected', 'Expected area', area_text(expected) if isinstance(expected, (int, float)) else wait, span_text(*span, expected) if span and isinstance(expected, (int, float)) else 'no interval in this run'),
             ('area', f'Area above {threshold:.2f}', area_text(n['area_m2']) if n else wait, 'inside the outlines'),
             ('landslides', 'Landslides', ('too many to count' if n['landslides'] is None else f"{n['landslides']:,}") if n else wait, f'above {threshold:.2f}, at least 500 m²')]
     if run.has_truth: rows += [('precision', 'Precision', share_text(n['precision']) if n else wait, 'of it is mapped landslide'), ('recall', 'Recall', share_text(n['recall']) if n else wait, 'of mapped landslide is in it')]
@@ -224,18 +238,18 @@ def chip_figure(
     col:int,
     dark:bool=False,
 ): # matplotlib Figure
-    "A chip in full: before, after, log-ratio, probability, truth"
+    "A chip in full: probability beside truth, before, after, log-ratio"
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from rasterio.windows import Window
     bounds, ink = chip_bounds(run, row, col), '#e6e6e6' if dark else '#222222'
     layers, (low, high) = read_layers(run, bounds, size=(CHIP, CHIP)), stretch(run) if 'pair.tif' in run.files else (0, 1)
     shape = (min(CHIP, run.shape[0]-row), min(CHIP, run.shape[1]-col))
-    images = [(layers['pre'], 'before, VH (dB)', 'gray', low, high), (layers['post'], 'after, VH (dB)', 'gray', low, high), (layers['change'], 'log-ratio (dB)', 'RdBu_r', -8, 8), (layers['probability'], 'probability', 'inferno', 0, 1)]
+    images = [(layers['probability'], 'probability', 'inferno', 0, 1), (layers['pre'], 'before, VH (dB)', 'gray', low, high), (layers['post'], 'after, VH (dB)', 'gray', low, high), (layers['change'], 'log-ratio (dB)', 'RdBu_r', -8, 8)]
     images = [(v.data[0], *rest) for v, *rest in images if v is not None]
-    if run.has_truth:
+    if run.has_truth: # beside the probability
         truth = read_truth(run, Window(col, row, shape[1], shape[0])).astype('float32')
-        images.append((np.where(truth == 255, np.nan, truth), 'mapped landslide', 'cividis', 0, 1))
+        images.insert(1, (np.where(truth == 255, np.nan, truth), 'mapped landslide', 'cividis', 0, 1))
     rows = -(-len(images)//2)
     fig = Figure(figsize=(5, 3*rows), layout='constrained', facecolor='none')
     for i, (a, title, cmap, lo, hi) in enumerate(images, 1):
@@ -333,6 +347,7 @@ def write_state(
 
 # %% ../nbs/13_app.ipynb #18038f04
 import panel as pn
+from bokeh.core.property.validation import validate
 from bokeh.events import MouseMove, RangesUpdate, Tap
 from bokeh.models import ColorBar, ColumnDataSource, CustomJS, Div, FixedTicker, Image, ImageURL, Label, Line, LinearColorMapper, MetricLength, PanTool, Plot, Quad, Range1d, Rect, ScaleBar, Text, Toolbar, WheelZoomTool
 
@@ -342,11 +357,17 @@ def palette(
     fade:float=0.,    # share of the range over which the colours appear out of nothing
 ) -> list:            # 256 colours; the first is clear, for no data
     "A colour map for bytes made by `to_bytes`"
-    from matplotlib import colormaps
     from matplotlib.colors import to_hex
-    c = colormaps[name](np.linspace(.12, .95, 255) if name == 'gray' else np.linspace(0, 1, 255)) # not quite black and white, so that outlines stand out
+    c = matplotlib.colormaps[name](np.linspace(.12, .95, 255) if name == 'gray' else np.linspace(0, 1, 255)) # not quite black and white, so that outlines stand out
     if fade: c[:, 3] = np.clip(np.linspace(0, 1, 255)/fade, 0, 1)
     return ['#00000000'] + [to_hex(v, keep_alpha=True) for v in c]
+
+def byte_mapper(
+    name:str,      # of a matplotlib colour map
+    fade:float=0.,
+):                 # LinearColorMapper
+    "The colours of an image of bytes"
+    with validate(False): return LinearColorMapper(palette=palette(name, fade), low=0, high=255) # 256 colours known to be colours, looked at one by one for every visitor otherwise
 
 def image_data(
     view:View|None,
@@ -367,7 +388,7 @@ def map_figure(
 ):                   # bokeh Plot
     "An empty map: shared axes, a scale bar, no frills"
     scroll = WheelZoomTool()
-    f = Plot(x_range=x, y_range=y, toolbar=Toolbar(tools=[PanTool(), scroll], active_scroll=scroll), toolbar_location=None, title=None, min_border=0, width=VIEW[1], height=VIEW[0], sizing_mode='scale_width', aspect_ratio=ASPECT,
+    f = Plot(x_range=x, y_range=y, toolbar=Toolbar(tools=[PanTool(), scroll], active_scroll=scroll), toolbar_location=None, title=None, min_border=0, width=VIEW[1], height=VIEW[0], sizing_mode='scale_width', aspect_ratio=ASPECT, css_classes=['wide'],
              background_fill_color='#2b2b2b' if dark else '#dcdcdc', border_fill_color=None, outline_line_color=None)
     along = x
     if run.geographic: # the bar is told the width of the view in metres
@@ -465,32 +486,46 @@ function copy_link(b) { navigator.clipboard.writeText(location.href).then(() => 
 {% block contents %}
 <header><h1>Landslide map</h1><button onclick="copy_link(this)" title="A link to exactly this view">Copy link</button><button onclick="other_theme()" title="Light or dark page">Light / dark</button></header>
 <div class="page"><div class="head">{{ embed(roots.head) }}</div><aside class="side">{{ embed(roots.side) }}</aside><main class="main">{{ embed(roots.main) }}<div id="readout" aria-live="off"></div></main></div>
-{{ embed(roots.link) }}
+{{ embed(roots.address) }}
 {% endblock %}
 """
 
 # %% ../nbs/13_app.ipynb #1e13542a
-BUTTONS = [":host .bk-btn-group, .bk-btn-group { flex-wrap:wrap } :host .bk-btn, .bk-btn { padding:4px 9px } .bk-btn.bk-active { background:var(--accent) !important; color:var(--paper) !important }"]
+FOCUS = ' :focus-visible { outline:2px solid var(--accent) !important; outline-offset:2px; z-index:2 } '
+BUTTONS = [FOCUS + ":host .bk-btn-group, .bk-btn-group { flex-wrap:wrap } :host .bk-btn, .bk-btn { padding:4px 9px } .bk-btn.bk-active { background:var(--accent) !important; color:var(--paper) !important; box-shadow:none !important }"]
+TAB_BUTTONS = [FOCUS + ":host .bk-btn-group, .bk-btn-group { flex-wrap:wrap; border-bottom:1px solid var(--line) } .bk-btn { flex:0 0 auto !important; padding:5px 12px; border:none !important; border-bottom:3px solid transparent !important; border-radius:0 !important; background:none !important; box-shadow:none !important; color:var(--quiet) !important } .bk-btn:hover, .bk-btn.bk-active { color:var(--ink) !important } .bk-btn.bk-active { border-bottom-color:var(--accent) !important; font-weight:600 }"]
+FLOW = ':host { display:flex !important; flex-flow:row wrap !important; align-items:center; align-content:flex-start; gap:2px 4px } .wide { flex:1 0 100% !important; width:100% }'
+BESIDE = ':host { display:grid !important; grid-template-columns:minmax(0,3fr) minmax(0,2fr); gap:4px 10px; width:100% } .wide { grid-column:1/-1 } @media (max-width:1150px) { :host { grid-template-columns:minmax(0,1fr) } }'
+SQUARE = ':host { display:grid !important; grid-template-columns:repeat(2,minmax(0,1fr)); gap:6px; width:100% } .wide { grid-column:1/-1 } @media (max-width:700px) { :host { grid-template-columns:minmax(0,1fr) } }'
+PAIRS = ':host { display:grid !important; grid-template-columns:1fr 1fr; gap:4px } .wide { grid-column:1/-1 }'
 
-TABLE_CSS = ':host .tabulator, .tabulator { font-size:12.5px } .tabulator .tabulator-header .tabulator-col .tabulator-col-content { padding:3px 4px } .tabulator-row .tabulator-cell { padding:6px 4px } .tabulator-col-title { padding-right:12px !important }'
+def stack(
+    *objects,
+    sheet:str='', # CSS; in FLOW, BESIDE, SQUARE and PAIRS an object of class `wide` has a row of its own
+    **settings,
+):                # Panel Column
+    "Things below one another, or as a sheet places them: one layout costs every visitor a hundredth of what a page does, so there are few"
+    return pn.Column(*objects, sizing_mode='stretch_width', margin=0, stylesheets=[sheet] if sheet else [], **settings)
+
+TABLE_CSS = FOCUS + ':host .tabulator, .tabulator { font-size:12.5px } .tabulator .tabulator-header .tabulator-col .tabulator-col-content { padding:3px 4px } .tabulator-row .tabulator-cell { padding:6px 4px } .tabulator-col-title { padding-right:12px !important } .tabulator-header-filter input { padding:2px 3px !important }'
 
 def cell_table(
-    cells, # GeoDataFrame of `clean_cells`, or None
+    cells,         # GeoDataFrame of `clean_cells`
 ) -> pd.DataFrame: # what the page lists
     "The ranked cells as the page lists them: numbers all, areas in hectares"
-    if cells is None: return pd.DataFrame({name: pd.Series(dtype=float) for name in ('rank', 'expected (ha)')})
     named = {'rank': 'rank', 'expected (ha)': 'expected_m2', 'at least (ha)': 'low_m2', 'at most (ha)': 'high_m2', 'top probability': 'max_probability', 'lat (°)': 'lat', 'lon (°)': 'lon'}
     return pd.DataFrame({name: cells[k]/1e4 if k.endswith('m2') else cells[k] for name, k in named.items() if k in cells and cells[k].notna().any()})
 
 def ranked_table(
+    cells,     # GeoDataFrame of `clean_cells`
     dark:bool,
 ):             # Tabulator
-    "An empty table of ranked cells: all columns sort by number, a filter keeps what is at least (rank: at most) as large"
+    "The table of ranked cells: all columns sort by number, a filter keeps what is at least (rank: at most) as large"
     from bokeh.models.widgets.tables import NumberFormatter
     form = {'rank': ('#', '0'), 'expected (ha)': ('area (ha)', '0,0.00'), 'at least (ha)': ('at least (ha)', '0,0.00'), 'at most (ha)': ('at most (ha)', '0,0.00'), 'top probability': ('top prob.', '0.00'), 'lat (°)': ('lat (°)', '0.000'), 'lon (°)': ('lon (°)', '0.000')}
-    return pn.widgets.Tabulator(cell_table(None), show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12, layout='fit_columns', theme='midnight' if dark else 'simple', sizing_mode='stretch_width',
+    return pn.widgets.Tabulator(cell_table(cells), show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12, layout='fit_columns', theme='midnight' if dark else 'simple', sizing_mode='stretch_width',
         header_filters={k: dict(type='number', func='<=' if k == 'rank' else '>=', placeholder='≤' if k == 'rank' else '≥') for k in form}, formatters={k: NumberFormatter(format=f) for k, (_, f) in form.items()}, titles={k: t for k, (t, _) in form.items()},
-        text_align='right', widths={'rank': 36}, configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[TABLE_CSS])
+        text_align='right', editors=dict.fromkeys(form), widths={'rank': 44}, configuration=dict(columnDefaults=dict(headerWordWrap=True)), stylesheets=[TABLE_CSS])
 
 def nearest_cell(
     cells, # GeoDataFrame
@@ -501,6 +536,49 @@ def nearest_cell(
     from shapely.geometry import Point
     hit = cells.sindex.query(Point(x, y), predicate='intersects')
     return int(hit.min()) if len(hit) else None
+
+# %% ../nbs/13_app.ipynb #e276ac52
+_kept, _keeping, MOST_KEPT = OrderedDict(), threading.RLock(), 24
+
+def kept(
+    key:tuple, # all it depends on
+    make,      # function that makes it, without arguments
+):
+    "What `make` returns, made once for all visitors while it is among the last asked for"
+    with _keeping:
+        if key not in _kept: _kept[key] = make()
+        _kept.move_to_end(key)
+        while len(_kept) > MOST_KEPT: _kept.popitem(last=False)
+        return _kept[key]
+
+def kept_run(
+    root:str|Path, # the only folder that may be read
+    name:str,      # as `find_runs` calls it
+) -> Run:
+    "`open_run`, again only when a file has changed"
+    folder = find_runs(root).get(name)
+    files = () if folder is None else sorted(folder.iterdir())
+    stamp = [(f.name, s.st_mtime_ns, s.st_size, s.st_ino) for f in files for s in (f.lstat(), f.stat() if f.exists() else f.lstat())] # of a link and what it leads to
+    return kept((Path(root).resolve(), name, *stamp), lambda: open_run(root, name))
+
+def kept_layers(
+    run:Run,
+    bounds:tuple,   # (left, bottom, right, top)
+    pol:str='VH',
+    pair:bool=True, # also backscatter
+) -> dict:
+    "`read_layers`, the whole scene only once"
+    if not pair: run = replace(run, files={k: v for k, v in run.files.items() if k != 'pair.tif'})
+    read = lambda: read_layers(run, bounds, pol)
+    return dict(kept((run.stamp, 'layers', pol, pair), read) if bounds == fit(run.bounds, run.kx) else read())
+
+def kept_lines(
+    run:Run,
+    bounds:tuple, # (left, bottom, right, top)
+) -> dict:
+    "`mapped_lines` of a run that has some, those of the whole scene only once"
+    draw = lambda: mapped_lines(run.mapped, bounds, (bounds[2]-bounds[0])/VIEW[1])
+    return kept((run.stamp, 'mapped'), draw) if bounds == fit(run.bounds, run.kx) else draw()
 
 # %% ../nbs/13_app.ipynb #838152fe
 BASES = {'After': 'post', 'Before': 'pre', 'Log-ratio': 'change', 'Hillshade': 'hill', 'Plain': None, 'Web map': 'web'}
@@ -513,7 +591,14 @@ class Made(dict):
     def __missing__(self, k): self[k] = self.make(k); return self[k]
 
 HELD = 'Counting the scene …'
+ADDRESS = "const q = new URLSearchParams(cb_obj.text), t = new URLSearchParams(location.search).get('theme'); if (t) q.set('theme', t); history.replaceState(null, '', '?' + q)"
 LEGEND = '<p class="quiet">' + ', '.join(f'<span style="color:{c}">&#9632;</span> {w}' for c, w in ((FOUND, 'outline of what is above the threshold'), (MAPPED, 'mapped landslide'), (CHOSEN, 'the five worst cells'))) + '. Drag and scroll to move; click a cell to find it in the table. The web map is by <a href="https://www.openstreetmap.org/copyright" rel="noreferrer">OpenStreetMap contributors</a> and is loaded only while it is chosen.</p>'
+
+def address_bar(): # bokeh Div
+    "Nothing to be seen; its text becomes the query of the page's address"
+    div = Div(name='address', text='', visible=False)
+    div.js_on_change('text', CustomJS(code=ADDRESS))
+    return div
 
 class Browser:
     "One visitor's page of the runs and experiments below a folder"
@@ -525,64 +610,62 @@ class Browser:
         self.names, self.experiments = find_runs(self.root), find_experiments(self.root)
         if query is None: query = {k: v[0].decode('utf-8', 'replace') for k, v in pn.state.session_args.items()}
         self.wanted, self.notes = read_state(query, self.names)
-        self.run = self.scan = self.future = self.timer = self.at = self.chosen = self.other = self.second_scan = None
-        self.layers, self.built, self.second, self.due = {}, set(), None, {}
-        self._widgets()
-        self.tabs.active = TABS.index(self.wanted.get('tab', 'map' if self.names or not self.experiments else 'experiments'))
+        self.run = self.scan = self.future = self.timer = self.at = self.chosen = self.other = self.second_scan = self.table = None
+        self.layers, self.holder, self.built, self.second, self.due, self.address = {}, {}, set(), None, {}, address_bar()
+        self._controls(self.wanted.get('tab', 'map' if self.names or not self.experiments else 'experiments'))
+        self._files()
+        self.head, self.side, self.main = stack(self.pick, self.about), stack(sheet=PAIRS), stack(self.tabs)
         if self.names: self.open(self.wanted.get('run', next(iter(self.names))))
         else:
-            if not self.experiments: self.say(f"There is no run in {self.root.name}: a run folder is what `landslide-nb map` or `landslide-nb demo` writes.")
+            self.say(*([] if self.experiments else [f"There is no run in {self.root.name}: a run folder is what `landslide-nb map` or `landslide-nb demo` writes."]))
             self.show_tab()
         self._watch()
         pn.state.onload(self.greet)
 
     def greet(self):
-        "The page has been sent"
+        "The page is there: what it need not wait for begins"
         self.loaded = True
-        if self.run is not None: self.remember()
+        if self.run is not None: self.remember(); self.start()
 
-    def _widgets(self):
-        text = dict(stylesheets=[SHEET], sizing_mode='stretch_width', margin=(2, 5))
-        self.about, self.warn, self.numbers, self.worst = (pn.pane.HTML('', **text) for _ in range(4))
-        self.pick = pn.widgets.Select(name='Run', options=list(self.names), sizing_mode='stretch_width', disabled=not self.names)
-        self.threshold = pn.widgets.FloatSlider(name='Threshold of probability', start=LOWEST, end=HIGHEST, step=.01, value=.5, sizing_mode='stretch_width', disabled=True)
-        self.base = pn.widgets.RadioButtonGroup(name='Background', options=list(BASES), value='After', margin=2, stylesheets=BUTTONS)
-        self.pol = pn.widgets.RadioButtonGroup(name='Polarisation', options=['VH', 'VV'], value='VH', margin=2, stylesheets=BUTTONS)
-        self.opacity = pn.widgets.FloatSlider(name='Opacity of probability', start=0, end=1, step=.05, value=.8, width=170, margin=(0, 8))
-        layers = ['Probability', 'Outlines', 'Mapped', 'Cells']
-        self.shown = pn.widgets.CheckBoxGroup(name='Layers', options=layers, value=layers, inline=True, margin=(4, 3))
+    def _controls(self, tab):
+        text, wide = dict(stylesheets=[SHEET], sizing_mode='stretch_width', margin=(2, 5), css_classes=['wide']), dict(sizing_mode='stretch_width', stylesheets=[FOCUS], css_classes=['wide'])
+        choice = lambda name, options, value, sheet=BUTTONS, **k: pn.widgets.RadioButtonGroup(name=name, options=options, value=value, margin=2, stylesheets=sheet, **k)
         button = lambda name, do, **k: pn.widgets.Button(name=name, on_click=lambda _: do(), margin=2, stylesheets=BUTTONS, **k)
-        self.zooms = pn.Row(button('+', lambda: self.go(zoom(self.at, .5))), button('−', lambda: self.go(zoom(self.at, 2))), button('Whole scene', lambda: self.go(fit(self.run.bounds, self.run.kx))), margin=0)
-        self.tour = pn.Row(button('◀ Previous', lambda: self.step_cell(-1)), button('Next worst ▶', lambda: self.step_cell(1), button_type='primary'), margin=0)
-        self.table = ranked_table(self.dark)
-        save = lambda label, name, make: pn.widgets.FileDownload(label=label, filename=name, callback=make, button_type='default', sizing_mode='stretch_width', margin=1, stylesheets=[':host .bk-btn, .bk-btn a { font-size:12px; padding:4px 2px }'])
-        self.downloads = pn.Column(save('Polygons, GPKG', 'landslides.gpkg', lambda: polygon_file(self.run, self.threshold.value)), save('Polygons, GeoJSON', 'landslides.geojson', lambda: polygon_file(self.run, self.threshold.value, 'GeoJSON')),
-            save('Cells, CSV', 'ranked_cells.csv', lambda: cells_file(self.run.cells.loc[self.table.current_view.index])), save('View, PNG', 'view.png', lambda: view_file(self.run, self.at, self.threshold.value, self.scan, self.pol.value)), sizing_mode='stretch_width', margin=0,
-            stylesheets=[':host { display:grid; grid-template-columns:1fr 1fr; gap:4px; padding-top:6px }'])
-        self.link = pn.pane.Bokeh(Div(text='', visible=False))
-        self.link.object.js_on_change('text', CustomJS(code="const q = new URLSearchParams(cb_obj.text), t = new URLSearchParams(location.search).get('theme'); if (t) q.set('theme', t); history.replaceState(null, '', '?' + q)"))
-        self.holder = {k: pn.Column(sizing_mode='stretch_width', min_height=120, margin=0) for k in TABS}
-        self.tabs = pn.Tabs(*zip(('Map', 'Four views', 'Compare', 'Chips', 'Experiments'), self.holder.values()), sizing_mode='stretch_width', margin=0, stylesheets=[':host .bk-header .bk-tab, .bk-tab { color:var(--quiet) } .bk-tab.bk-active { color:var(--ink) !important; background:none; border-color:var(--line); font-weight:600 }'])
-        self.head, self.side = (pn.Column(*o, sizing_mode='stretch_width', margin=0) for o in ((self.pick, self.about, self.warn), ()))
+        layers = ['Probability', 'Outlines', 'Mapped', 'Cells']
+        self.about, self.numbers, self.worst = (pn.pane.HTML('', **text) for _ in range(3))
+        self.pick = pn.widgets.Select(name='Run', options=list(self.names), disabled=not self.names, **wide)
+        self.threshold = pn.widgets.FloatSlider(name='Threshold of probability', start=LOWEST, end=HIGHEST, step=.01, value=.5, disabled=True, **wide)
+        self.tabs = choice('Show', dict(zip(('Map', 'Four views', 'Compare', 'Chips', 'Experiments'), TABS)), tab, TAB_BUTTONS, sizing_mode='stretch_width')
+        self.base, self.pol = choice('Background', list(BASES), 'After'), choice('Polarisation', ['VH', 'VV'], 'VH')
+        self.opacity = pn.widgets.FloatSlider(name='Opacity of probability', start=0, end=1, step=.05, value=.8, width=170, margin=(0, 8), stylesheets=[FOCUS])
+        self.shown = pn.widgets.CheckBoxGroup(name='Layers', options=layers, value=layers, inline=True, margin=(4, 3), stylesheets=[FOCUS])
+        self.zooms = button('+', lambda: self.go(zoom(self.at, .5))), button('−', lambda: self.go(zoom(self.at, 2))), button('Whole scene', lambda: self.go(fit(self.run.bounds, self.run.kx)))
+        self.tour = button('◀ Previous', lambda: self.step_cell(-1)), button('Next worst ▶', lambda: self.step_cell(1), button_type='primary')
+
+    def _files(self):
+        def save(label, name, make):
+            return pn.widgets.FileDownload(label=label, filename=name, callback=make, button_type='default', sizing_mode='stretch_width', margin=1, stylesheets=[FOCUS + ':host .bk-btn, .bk-btn a { font-size:12px; padding:4px 2px }'])
+        self.polygons = save('Polygons, GPKG', 'landslides.gpkg', lambda: polygon_file(self.run, self.threshold.value)), save('Polygons, GeoJSON', 'landslides.geojson', lambda: polygon_file(self.run, self.threshold.value, 'GeoJSON'))
+        self.list = save('Cells, CSV', 'ranked_cells.csv', lambda: cells_file(self.run.cells.loc[self.table.current_view.index]))
+        self.picture = save('View, PNG', 'view.png', lambda: view_file(self.run, self.at, self.threshold.value, self.scan, self.pol.value))
 
     def _watch(self):
         self.pick.param.watch(lambda e: self.quiet or self.open(e.new), 'value')
         self.threshold.param.watch(lambda _: self.quiet or self.count(), 'value')
         for w in (self.base, self.pol): w.param.watch(lambda _: self.draw(), 'value')
         for w in (self.shown, self.opacity): w.param.watch(lambda _: self.toggle(), 'value')
-        self.table.on_click(lambda e: self.choose(int(e.row)))
-        self.tabs.param.watch(lambda _: self.show_tab(), 'active')
+        self.tabs.param.watch(lambda _: self.show_tab(), 'value')
 
     @property
     def served(self): return bool(self.doc and self.doc.session_context)
 
     @property
-    def tab(self): return TABS[self.tabs.active]
+    def tab(self): return self.tabs.value
 
     def say(self, *sentences):
-        "Add to what is missing, once each"
+        "What run this is, and what is missing; adds to that, once each"
         self.notes += [s for s in sentences if s not in self.notes]
-        self.warn.object = notes_html(self.notes, self.run.warnings if self.run else ())
+        self.about.object = (run_html(self.run) if self.run else '') + notes_html(self.notes, self.run.warnings if self.run else ())
 
     @contextmanager
     def telling(self):
@@ -597,11 +680,11 @@ def open(self:Browser, name):
     first, (self.run, before) = self.run is None, (None, self.run)
     if 'map' in self.built: self.flash.visible = False # ends the flicker of the run before
     if not first: self.notes, self.wanted = [], {}
-    with self.telling(): self.run = open_run(self.root, name)
+    with self.telling(): self.run = kept_run(self.root, name)
     if self.run is None and first: self.say("Choose another run.")
     if self.run is None: self.run = before; return
-    run, self.scan, self.layers, self.chosen, self.other, self.second, self.second_scan, self.built = self.run, None, {}, None, None, None, None, set()
-    for h in self.holder.values(): h.clear()
+    run, self.scan, self.layers, self.chosen, self.other, self.second, self.second_scan, self.built, self.holder = self.run, None, {}, None, None, None, None, set(), {}
+    self.main.objects = [self.tabs]
     self.overlays, self.readouts, self.backs, self.flicker = [], [], {}, pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=BUTTONS)
     self.flicker.param.watch(lambda _: self.draw(), 'value')
     self.quiet = True
@@ -611,25 +694,25 @@ def open(self:Browser, name):
     self.x, self.y = Range1d(l, r), Range1d(b, t)
     self.limits = dict(LIMITS, pre=(-25., 0.), post=(-25., 0.))
     self.sources = Made(lambda k: ColumnDataSource(image_data(None, 0, 1)))
-    self.mappers = Made(lambda k: LinearColorMapper(palette=palette(*k), low=0, high=255))
+    self.mappers = Made(lambda k: byte_mapper(*k))
     self.lines = Made(lambda k: ColumnDataSource(dict(x=[], y=[])))
     self.stretched, self.tiles = None, ColumnDataSource(dict(url=[], x=[], y=[], w=[], h=[], angle=[]))
     with self.telling(): self.restretch()
-    self.about.object, self.worst.object = run_html(run), f'<p class="worst">{worst_text(run)}</p>'
-    self.table.value = cell_table(run.cells)
-    if first: self.side.objects = [self.threshold, self.numbers, self.downloads]
+    self.worst.object, self.table = f'<p class="worst">{worst_text(run)}</p>', None if run.cells is None else ranked_table(run.cells, self.dark)
+    if self.table: self.table.on_click(lambda e: self.choose(int(e.row)))
+    for f in self.polygons: f.disabled = 'probability.tif' not in run.files
+    self.list.disabled, self.picture.disabled = run.cells is None, not {'probability.tif', 'pair.tif'} & set(run.files)
+    if first: self.side.objects = [self.threshold, self.numbers, *self.polygons, self.list, self.picture]
     self.say(*run.missing)
     self.count()
     self.show_tab()
-    if 'probability.tif' not in run.files: self.future = None
-    elif self.loaded or not self.served: self.start()
-    else: self.doc.add_timeout_callback(self.start, 300) # the page goes first
+    if self.loaded or not self.served: self.start() # else the page goes first
 
 @patch
 def start(self:Browser):
     "Count the scene in the background"
-    self.future = scan_later(self.run)
-    self.wait()
+    self.future = scan_later(self.run) if 'probability.tif' in self.run.files else None
+    if self.future: self.wait()
 
 @patch
 def wait(self:Browser):
@@ -643,8 +726,7 @@ def counted(self:Browser):
     with self.telling():
         self.scan = self.future.result()
         self.count()
-        if 'compare' in self.built: self.compare_numbers()
-        if 'chips' in self.built: self.fill_chips()
+        if 'chips' in self.built: self.later('fill_chips')
 
 @patch
 def count(self:Browser):
@@ -683,7 +765,7 @@ def remember(self:Browser):
     if not self.loaded: return
     other = self.other.value if self.other else self.wanted.get('other')
     whole = np.allclose(self.at, fit(self.run.bounds, self.run.kx), rtol=1e-9, atol=1e-9)
-    self.link.object.text = write_state(run=self.run.name, t=self.threshold.value, at=None if whole else self.at, tab=self.tab if self.tab != 'map' else None, other=other)
+    self.address.text = write_state(run=self.run.name, t=self.threshold.value, at=None if whole else self.at, tab=self.tab if self.tab != 'map' else None, other=other)
 
 # %% ../nbs/13_app.ipynb #234d3db1
 @patch
@@ -713,7 +795,7 @@ def draw(self:Browser):
     if self.tab == 'map': self.background(need - {'probability', None})
     with self.telling():
         self.restretch()
-        self.layers = read_layers(run if need & {'pre', 'post', 'change'} else replace(run, files={k: v for k, v in run.files.items() if k != 'pair.tif'}), self.at, self.pol.value)
+        self.layers = kept_layers(run, self.at, self.pol.value, pair=bool(need & {'pre', 'post', 'change'}))
         if 'hill' in need and 'dem.tif' in run.files:
             v = read_view(run.files['dem.tif'], self.at)
             px = 1 if v is None else (v.bounds[2]-v.bounds[0])/v.data.shape[2]*(111195 if run.geographic else 1)
@@ -722,7 +804,7 @@ def draw(self:Browser):
     if self.tab == 'four':
         for k, title in self.titles.items(): title.object = f'{NAMES[k]}, {self.pol.value} (dB, {self.limits[k][0]:.0f} to {self.limits[k][1]:.0f})' if k in ('pre', 'post') else NAMES[k]
     for k in need - {None, 'web'}: self.sources[k].data = image_data(self.layers.get(k), *self.limits[k])
-    if run.mapped is not None: self.lines['mapped'].data = mapped_lines(run.mapped, self.at, (self.at[2]-self.at[0])/VIEW[1])
+    if run.mapped is not None: self.lines['mapped'].data = kept_lines(run, self.at)
     self.tiles.data = web_tiles(run, self.at) if 'web' in need else web_tiles(replace(run, crs=None), self.at)
     self.outline(); self.toggle(); self.remember()
 
@@ -730,7 +812,7 @@ def draw(self:Browser):
 def restretch(self:Browser):
     "Backscatter of the chosen polarisation over what most of the scene has"
     if 'pair.tif' not in self.run.files or self.stretched == self.pol.value: return
-    self.limits |= dict.fromkeys(('pre', 'post'), stretch(self.run, self.pol.value))
+    self.limits |= dict.fromkeys(('pre', 'post'), kept((self.run.stamp, 'stretch', self.pol.value), lambda: stretch(self.run, self.pol.value)))
     self.stretched = self.pol.value
     for k in {'pre', 'post'} & set(self.sources): self.sources[k].data = image_data(None, 0, 1) # of the other polarisation
     self.keys()
@@ -771,7 +853,7 @@ def figure(self:Browser, *images, found='found', fade=0.):
     for layer, k, colour, width in (('Mapped', 'mapped', MAPPED, 1.6), ('Outlines', found, FOUND, 1.3), ('Cells', 'chosen', CHOSEN, 3)):
         if k and (k != 'mapped' or self.run.mapped is not None): self.overlays.append((layer, f.add_glyph(self.lines[k], Line(x='x', y='y', line_color=colour, line_width=width))))
     f.on_event(RangesUpdate, self.moved); f.on_event(Tap, self.tapped)
-    self.readouts.append(CustomJS(args=dict(layers=[], deg=self.run.geographic, fit=lonlat_fit(self.run)), code=READOUT))
+    self.readouts.append(CustomJS(args=dict(layers=[], deg=self.run.geographic, fit=kept((self.run.stamp, 'lonlat'), lambda: lonlat_fit(self.run))), code=READOUT))
     f.js_on_event(MouseMove, self.readouts[-1])
     return f, renderers
 
@@ -798,19 +880,20 @@ def pane(self:Browser, f):
 @patch
 def text(self:Browser, words):
     "A paragraph; words from files are escaped by the caller"
-    return pn.pane.HTML(words, stylesheets=[SHEET], sizing_mode='stretch_width', margin=(4, 6))
+    return pn.pane.HTML(words, stylesheets=[SHEET], sizing_mode='stretch_width', margin=(4, 6), css_classes=['wide'])
 
 @patch
 def show_tab(self:Browser):
     "Build a tab when it is first looked at, and refresh it"
     tab = self.tab
-    if self.run is None and tab != 'experiments': self.holder[tab].objects = [self.text('Nothing to show.')]; return
     if tab not in self.built:
         with self.telling():
-            objects = getattr(self, f'{tab}_tab')(); self.built.add(tab)
+            made = self.text('Nothing to show.') if self.run is None and tab != 'experiments' else getattr(self, f'{tab}_tab')()
+            self.built.add(tab)
             if self.run is not None: self.draw() # before the browser knows its models: what it is told of one it does not know is lost
-            self.holder[tab].objects = objects
+            self.holder[tab] = made; self.main.append(made)
     elif self.run is not None: self.draw()
+    for k, o in self.holder.items(): o.visible = k == tab
     if self.run is not None: self.keys(); self.remember()
 
 @patch
@@ -819,7 +902,7 @@ def map_tab(self:Browser):
     run = self.run
     self.map, found = self.figure('probability', fade=.25)
     self.veil, self.keyed = found['probability'], None
-    self.bar, self.back_bar = color_bar(self.map, self.mappers[COLOURS['probability'], 0.], 0, 1, [0, .5, 1], 'landslide probability'), color_bar(self.map, self.mappers['gray', 0.], 0, 1, [], '')
+    self.bar, self.back_bar = color_bar(self.map, self.veil.glyph.color_mapper, 0, 1, [0, .5, 1], 'landslide probability'), color_bar(self.map, self.mappers['gray', 0.], 0, 1, [], '')
     self.back_bar.location = 'top_right'
     self.flash = Label(x=8, y=60, x_units='screen', y_units='screen', text='', visible=False, text_font_size='15px', text_font_style='bold', text_color='black', background_fill_color='white', background_fill_alpha=.8, padding=4)
     self.flash.js_on_change('visible', CustomJS(args=dict(map=self.map), code=FLICKER))
@@ -832,16 +915,15 @@ def map_tab(self:Browser):
     layers = {k: v for k, v in BASES.items() if v is None or (v == 'hill' and 'dem.tif' in run.files) or (v == 'web' and run.crs is not None) or (v in ('pre', 'post', 'change') and 'pair.tif' in run.files)}
     self.base.options = list(layers)
     if self.base.value not in layers: self.base.value = next(iter(layers))
-    right = pn.Column(self.tour, self.table, sizing_mode='stretch_width', margin=0, css_classes=['cells'])
-    left = pn.Column(pn.FlexBox(self.base, self.pol, self.flicker, self.zooms, margin=0), self.pane(self.map), pn.FlexBox(self.shown, self.opacity, margin=0), self.text(LEGEND), sizing_mode='stretch_width', margin=0)
-    return [self.worst, beside(left, right)]
+    left = stack(self.base, self.pol, *self.zooms, self.flicker, self.pane(self.map), self.shown, self.opacity, self.text(LEGEND), sheet=FLOW)
+    right = stack(*self.tour, self.table, sheet=FLOW) if self.table else self.text('There are no ranked cells in this run.')
+    return stack(self.worst, left, right, sheet=BESIDE)
 
 @patch
 def four_tab(self:Browser):
     "Before, after, log-ratio and probability on linked axes"
     self.titles = {k: self.text('') for k in ('pre', 'post', 'change', 'probability')}
-    maps = [pn.Column(title, self.pane(self.figure(k)[0]), sizing_mode='stretch_width', margin=0) for k, title in self.titles.items()]
-    return [two_by_two(*maps)]
+    return stack(*[stack(title, self.pane(self.figure(k)[0])) for k, title in self.titles.items()], self.text(LEGEND), sheet=SQUARE)
 
 # %% ../nbs/13_app.ipynb #94d03705
 @patch
@@ -864,7 +946,7 @@ def mark(self:Browser):
 @patch
 def step_cell(self:Browser, step):
     "The next cell down or up the list, as it is sorted and filtered"
-    if self.run is None or self.run.cells is None: return
+    if self.run is None or self.table is None: return
     order = list(self.table.current_view.index)
     if order: self.choose(int(order[max(0, min(order.index(self.chosen) + step, len(order)-1)) if self.chosen in order else 0]))
 
@@ -880,17 +962,17 @@ def tapped(self:Browser, event):
 def compare_tab(self:Browser):
     "Two runs, their difference, and their metrics"
     same = same_scene(self.root, self.run.name)
-    if not same: return [self.text(f'There is no other run of {html.escape(self.run.title)} on this grid, so there is nothing to compare with; map the same cube with another model.')]
+    if not same: return self.text(f'There is no other run of {html.escape(self.run.title)} on this grid, so there is nothing to compare with; map the same cube with another model.')
     if self.wanted.get('other') and self.wanted['other'] not in same: self.say(f"The link compares with run {self.wanted['other']!r}, which is of another event or grid.")
-    self.other = pn.widgets.Select(name='Compare with', options=same, value=self.wanted.get('other') if self.wanted.get('other') in same else near_name(self.run.name, same), width=290)
+    self.other = pn.widgets.Select(name='Compare with', options=same, value=self.wanted.get('other') if self.wanted.get('other') in same else near_name(self.run.name, same), width=290, stylesheets=[FOCUS], css_classes=['wide'])
     self.metrics = self.text('')
     self.other.param.watch(lambda _: (self.open_second(), self.draw()), 'value')
     f, g, d = (self.figure(k, found=lines)[0] for k, lines in (('probability', 'found'), ('other', 'found_b'), ('difference', None)))
     self.label_b = self.text('')
-    under = lambda title, f: pn.Column(title if isinstance(title, pn.viewable.Viewable) else self.text(title), self.pane(f), sizing_mode='stretch_width', margin=0)
+    under = lambda title, f: stack(title if isinstance(title, pn.viewable.Viewable) else self.text(title), self.pane(f))
     color_bar(f, self.mappers[COLOURS['probability'], 0.], 0, 1, [0, .5, 1], 'landslide probability'); color_bar(d, self.mappers[COLOURS['difference'], 0.], -1, 1, [-1, -.5, 0, .5, 1], 'B - A')
     self.open_second()
-    return [self.other, two_by_two(under(f'A: {html.escape(self.run.name)}', f), under(self.label_b, g), under('Difference B - A: orange where B is higher, purple where A is', d), self.metrics)]
+    return stack(self.other, under(f'A: {html.escape(self.run.name)}', f), under(self.label_b, g), under('Difference B - A: orange where B is higher, purple where A is', d), stack(self.metrics, self.text(LEGEND)), sheet=SQUARE)
 
 @patch
 def open_second(self:Browser):
@@ -924,23 +1006,23 @@ def compare_numbers(self:Browser):
 @patch
 def chips_tab(self:Browser):
     "A gallery, and one chip in full"
-    if 'probability.tif' not in self.run.files: return [self.text('There is no probability map to cut chips from.')]
+    if 'probability.tif' not in self.run.files: return self.text('There is no probability map to cut chips from.')
     orders = {v.capitalize(): k for k, v in ORDERS.items() if self.run.has_truth or k not in ('false_m2', 'missed_m2')}
-    self.order = pn.widgets.RadioButtonGroup(name='Sorted by', options=orders, value='expected_m2', margin=3, stylesheets=BUTTONS)
-    self.chip = pn.widgets.Select(name='Chip in full', options=[], width=250)
+    self.order = pn.widgets.RadioButtonGroup(name='Sorted by', options=orders, value='expected_m2', margin=3, stylesheets=BUTTONS, css_classes=['wide'])
+    self.chip = pn.widgets.Select(options=[], width=250, stylesheets=[FOCUS])
     self.chip_tiles = ColumnDataSource(image_data(None, 0, 1)); self.chip_words = ColumnDataSource(dict(x=[], y=[], text=[])); self.chip_frame = ColumnDataSource(dict(x=[], y=[]))
-    self.chip_full = pn.pane.PNG(None, sizing_mode='scale_width', max_width=560, alt_text='before, after, log-ratio, probability and mapped landslides of the chip')
+    self.chip_full = pn.pane.PNG(None, sizing_mode='scale_width', max_width=560, css_classes=['wide'], alt_text='probability, mapped landslides, before, after and log-ratio of the chip')
     f = Plot(x_range=Range1d(0, 4), y_range=Range1d(0, 3), toolbar_location=None, title=None, aspect_ratio=4/3, width=640, height=480, sizing_mode='scale_width', min_border=0, outline_line_color=None, border_fill_color=None, background_fill_color=None)
     f.add_glyph(self.chip_tiles, Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=self.mappers[COLOURS['probability'], 0.]))
-    f.add_glyph(self.chip_words, Text(x='x', y='y', text='text', text_font_size='12px', text_color='white', text_baseline='top', x_offset=4, y_offset=4))
+    f.add_glyph(self.chip_words, Text(x='x', y='y', text='text', text_font_size='12px', text_color='white', text_baseline='top', x_offset=4, y_offset=4, background_fill_color='black', background_fill_alpha=.7, padding=3, border_radius=3))
     f.add_glyph(self.chip_frame, Rect(x='x', y='y', width=1, height=1, fill_color=None, line_color=CHOSEN, line_width=3))
     f.on_event(Tap, lambda e: self.pick_chip(int(3-e.y)*4 + int(e.x) if 0 <= e.x < 4 and 0 < e.y <= 3 else None))
-    there = pn.widgets.Button(name='Show on the map', on_click=lambda _: self.chip_to_map(), margin=(20, 3, 3, 3))
+    there = pn.widgets.Button(name='Show on the map', on_click=lambda _: self.chip_to_map(), margin=2, stylesheets=BUTTONS)
     for w, do in ((self.order, self.fill_chips), (self.chip, self.full_chip)): w.param.watch(lambda _, do=do: do(), 'value')
     self.chip_note = self.text('')
     self.built.add('chips')
     self.fill_chips()
-    return [self.order, self.chip_note, beside(pn.Column(self.pane(f), sizing_mode='stretch_width', margin=0), pn.Column(pn.FlexBox(self.chip, there, margin=0), self.chip_full, sizing_mode='stretch_width', margin=0))]
+    return stack(self.order, self.chip_note, stack(self.pane(f)), stack(self.chip, there, self.chip_full, sheet=FLOW), sheet=BESIDE)
 
 @patch
 def fill_chips(self:Browser):
@@ -980,21 +1062,21 @@ def full_chip(self:Browser):
 @patch
 def chip_to_map(self:Browser):
     "Show the chosen chip on the map"
-    if self.chip.value: self.tabs.active = 0; self.go(fit(chip_bounds(self.run, *self.place), self.run.kx, margin=.2))
+    if self.chip.value: self.tabs.value = 'map'; self.go(fit(chip_bounds(self.run, *self.place), self.run.kx, margin=.2))
 
 # %% ../nbs/13_app.ipynb #17a021d4
 @patch
 def experiments_tab(self:Browser):
     "The figures of an experiment folder"
-    if not self.experiments: return [self.text('There is no experiment in this folder; `landslide-nb experiment` makes one.')]
-    self.experiment = pn.widgets.Select(name='Experiment', options=list(self.experiments), value=next(iter(self.experiments)), width=300)
-    self.what = pn.widgets.Select(name='Figure', options=[], width=290)
-    self.settings = pn.widgets.CheckButtonGroup(name='Shown', options=[], margin=3, stylesheets=BUTTONS)
-    self.figure_pane = pn.Column(sizing_mode='stretch_width', margin=0)
+    if not self.experiments: return self.text('There is no experiment in this folder; `landslide-nb experiment` makes one.')
+    self.experiment = pn.widgets.Select(name='Experiment', options=list(self.experiments), value=next(iter(self.experiments)), width=290, stylesheets=[FOCUS])
+    self.what = pn.widgets.Select(name='Figure', options=[], width=290, stylesheets=[FOCUS])
+    self.settings = pn.widgets.CheckButtonGroup(name='Shown', options=[], margin=3, stylesheets=BUTTONS, css_classes=['wide'])
+    self.figure_pane = stack(css_classes=['wide'])
     self.experiment.param.watch(lambda _: self.load_experiment(), 'value')
     for w in (self.what, self.settings): w.param.watch(lambda _: self.quiet or self.show_experiment(), 'value')
     self.load_experiment()
-    return [pn.FlexBox(self.experiment, self.what), self.text('Settings shown, click to take one out or in:'), self.settings, self.figure_pane]
+    return stack(self.experiment, self.what, self.text('Settings shown, click to take one out or in:'), self.settings, self.figure_pane, sheet=FLOW)
 
 @patch
 def load_experiment(self:Browser):
@@ -1020,27 +1102,23 @@ def show_experiment(self:Browser):
 class Page(pn.Template):
     "The template, filled in one go: Bokeh looks through a document's models once and not after each piece"
     title = 'Landslide map'
+    def __init__(self, address, **items):
+        super().__init__(TEMPLATE, items=items)
+        self.address = address
     def __repr__(self): return 'Page' # else Panel writes out every widget for each piece that is added
     def server_doc(self, doc=None, *args, **kwargs):
         doc = doc or pn.state.curdoc
-        with doc.models.freeze(): return super().server_doc(doc, *args, **kwargs)
+        with doc.models.freeze():
+            doc.template_variables['dist_url'] = f"{pn.state.rel_path + '/' if pn.state.rel_path else ''}static/extensions/panel/" # its own styles, also where a visitor comes so late that his session is made anew
+            doc.add_root(self.address)
+            return super().server_doc(doc, *args, **kwargs)
 
 @patch
 def template(self:Browser):
     "The page"
-    return Page(TEMPLATE, items=dict(head=self.head, side=self.side, main=self.tabs, link=self.link))
+    return Page(self.address, head=self.head, side=self.side, main=self.main)
 
 # %% ../nbs/13_app.ipynb #a3d6526e
-def beside(left, right):
-    "Two columns, one under the other on a narrow screen"
-    sheet = ":host { display:grid !important; grid-template-columns:minmax(0,3fr) minmax(0,2fr); gap:10px; width:100% } @media (max-width:1150px) { :host { grid-template-columns:minmax(0,1fr) } }"
-    return pn.Column(left, right, sizing_mode='stretch_width', margin=0, stylesheets=[sheet])
-
-def two_by_two(*objects):
-    "Four things in a square, one under the other on a narrow screen"
-    sheet = ":host { display:grid !important; grid-template-columns:repeat(2,minmax(0,1fr)); gap:6px; width:100% } @media (max-width:700px) { :host { grid-template-columns:minmax(0,1fr) } }"
-    return pn.Column(*[pn.Column(o, sizing_mode='stretch_width', margin=0) for o in objects], sizing_mode='stretch_width', margin=0, stylesheets=[sheet])
-
 def near_name(name, names):
     "The run nearest by its path: its neighbour in the same folder"
     from os.path import commonprefix
@@ -1086,7 +1164,7 @@ def page(
     pn.extension('tabulator', inline=False)
     try: return Browser(runs).template()
     except AppError as e:
-        return Page(TEMPLATE, items=dict(head=pn.pane.HTML(notes_html([str(e)]), stylesheets=[SHEET]), side=pn.Spacer(), main=pn.Spacer(), link=pn.Spacer()))
+        return Page(address_bar(), head=pn.pane.HTML(notes_html([str(e)]), stylesheets=[SHEET]), side=pn.Spacer(), main=pn.Spacer())
 
 def serve(
     runs:str|Path,            # a run folder or a folder of them

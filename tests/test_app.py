@@ -90,12 +90,12 @@ class Visitor:
         self.page.on('pageerror', lambda e: self.bad.append(str(e)))
         self.page.on('request', lambda r: r.url.startswith(('data:', 'blob:', '/'.join(url.split('/')[:3]) + '/')) or self.bad.append(f'asks {r.url}'))
         self.page.goto(url, timeout=90_000)
-        self.page.locator('.bk-Tabs, .bk-panel-models-layout-Column').first.wait_for(timeout=90_000)
+        self.page.locator('.bk-panel-models-layout-Column').first.wait_for(timeout=90_000)
 
     def n(self, key): return self.page.locator(f'dd[data-n={key}]').inner_text()
     def counted(self):
         "Wait until the scene is counted"
-        self.page.wait_for_function("() => { const all = [], walk = r => { for (const e of r.querySelectorAll('*')) { if (e.matches('dd[data-n]')) all.push(e.innerText); if (e.shadowRoot) walk(e.shadowRoot) } }; walk(document); return all.length && !all.some(t => t.includes('counting')) }", timeout=60_000)
+        self.page.wait_for_function("() => { const all = [], walk = r => { for (const e of r.querySelectorAll('*')) { if (e.matches('dd[data-n]')) all.push(e.innerText); if (e.shadowRoot) walk(e.shadowRoot) } }; walk(document); return all.length && all.every(t => t && !t.includes('counting')) }", timeout=60_000)
         return self
     def state(self): return {k: v[0] for k, v in parse_qs(urlsplit(self.page.url).query).items()}
     def wait_state(self, key, test=bool):
@@ -117,7 +117,7 @@ class Visitor:
     def press(self, key, times):
         handle = self.page.locator('.noUi-handle').first
         for _ in range(times): handle.press(key)
-    def tab(self, name): self.page.locator('.bk-tab', has_text=name).click(); self.page.wait_for_timeout(500)
+    def tab(self, name): self.page.get_by_role('button', name=name, exact=True).click(); self.page.wait_for_timeout(500)
     def notes(self): return self.page.locator('.notes').all_inner_texts()
     def save(self, label, to):
         with self.page.expect_download(timeout=60_000) as d: self.page.get_by_text(label, exact=True).click()
@@ -199,6 +199,26 @@ def test_only_runs_of_the_same_event_are_compared(visit):
     w = visit('?run=demo&tab=compare').counted(); w.page.locator('table').filter(has_text='AUPRC').first.wait_for(timeout=60_000)
     names = w.page.locator('select').nth(1).inner_text().split()
     assert 'demo_b' in names and not [n for n in names if n.startswith('other/')] and w.bad == []
+
+def test_the_tabs_are_reached_by_key_and_the_focus_is_seen(visit):
+    v = visit('?run=demo').counted()
+    focus = "() => { let e = document.activeElement; while (e && e.shadowRoot && e.shadowRoot.activeElement) e = e.shadowRoot.activeElement; const s = getComputedStyle(e); return [e.innerText, s.outlineStyle, s.outlineWidth] }"
+    for _ in range(30):
+        v.page.keyboard.press('Tab'); text, *ring = v.page.evaluate(focus)
+        if text.strip() == 'Chips': break
+    assert text.strip() == 'Chips' and ring == ['solid', '2px']
+    v.page.keyboard.press('Enter'); v.wait_state('tab', lambda s: s == 'chips'); assert v.bad == []
+
+def test_the_filter_of_ranks_shows_its_sign(visit):
+    v = visit('?run=demo').counted()
+    room = v.page.locator('.tabulator-col[tabulator-field="rank"] input').evaluate("e => e.clientWidth - parseFloat(getComputedStyle(e).paddingLeft) - parseFloat(getComputedStyle(e).paddingRight)")
+    assert room >= 16
+
+def test_a_page_made_without_its_html_uses_its_own_styles(folder):
+    "A visitor who comes so late that his session is made anew gets no page, only models"
+    code = f"import json; from bokeh.document import Document; from landslide_nb.app import Browser, pn; pn.extension('tabulator', inline=False); d = Document(); Browser({str(folder)!r}, dict(run='demo', tab='chips')).template().server_doc(d); d = json.dumps(d.to_json(), default=str); print('static/extensions/panel' in d and 'https://cdn' not in d and 'background_fill_alpha' in d)"
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=root, capture_output=True, text=True, timeout=200)
+    assert out.stdout.split() == ['True'], out.stdout + out.stderr[-2000:]
 
 def test_keyboard_tour_of_the_worst_cells(visit):
     v = visit('?run=demo').counted()
