@@ -891,7 +891,7 @@ def show_tab(self:Browser):
             made = self.text('Nothing to show.') if self.run is None and tab != 'experiments' else getattr(self, f'{tab}_tab')()
             self.built.add(tab)
             if self.run is not None: self.draw() # before the browser knows its models: what it is told of one it does not know is lost
-            self.holder[tab] = made; self.main.append(made)
+            self.holder[tab] = stack(made); self.main.append(self.holder[tab]) # of its own: a sheet's `display` would show what is hidden
     elif self.run is not None: self.draw()
     for k, o in self.holder.items(): o.visible = k == tab
     if self.run is not None: self.keys(); self.remember()

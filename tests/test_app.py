@@ -253,7 +253,10 @@ def test_two_visitors_do_not_disturb_each_other(visit):
 
 def test_every_tab_opens_without_errors(visit):
     v = visit('?run=demo').counted()
-    for name in ('Four views', 'Compare', 'Chips', 'Experiments', 'Map'): v.tab(name); v.settled()
+    cells = v.page.locator('.tabulator-row').first
+    for name in ('Four views', 'Compare', 'Chips', 'Experiments', 'Map'):
+        v.tab(name); v.settled()
+        cells.wait_for(state='visible' if name == 'Map' else 'hidden', timeout=60_000) # one tab at a time
     assert v.bad == []
     v.tab('Compare'); table = v.page.locator('table').filter(has_text='AUPRC').first; table.wait_for(timeout=60_000); words = table.inner_text()
     assert 'AUPRC' in words and 'demo_b' in words and 'Recall' in words
