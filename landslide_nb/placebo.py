@@ -60,7 +60,7 @@ def placebo_threshold(
 def placebo_text(
     check:dict, # `placebo` of `placebo_threshold`
 ) -> str:
-    "What the check found, in a sentence"
+    "What the check found, in a sentence; three digits, for thresholds may differ by little"
     c = check
-    found = f"In a pair of this place in which nothing happened ({c['passes_pre'][0]} to {c['passes_pre'][-1]} against {c['passes_post'][0]} to {c['passes_post'][-1]}) {c['share']:.2%} of the pixels reach the model's threshold of {c['model_threshold']:.2f}"
-    return found + (f"; the map uses {c['threshold']:.2f} instead, which {FALSE_ALARMS:.1%} reach." if c['threshold'] > c['model_threshold'] else "; the map uses it as it is.")
+    found = f"In a pair of this place in which nothing happened ({c['passes_pre'][0]} to {c['passes_pre'][-1]} against {c['passes_post'][0]} to {c['passes_post'][-1]}) {c['share']:.2%} of the pixels reach the model's threshold of {c['model_threshold']:.3f}"
+    return found + (f"; the map uses {c['threshold']:.3f} instead, which {FALSE_ALARMS:.1%} reach." if c['threshold'] > c['model_threshold'] else "; the map uses it as it is.")
