@@ -389,6 +389,7 @@ def main(
     args = parser().parse_args(argv)
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # read when torch is imported: idle threads sleep, else a busy machine trains several times slower
     warnings.filterwarnings('ignore', category=FutureWarning) # of libraries, nothing a user can mend
+    warnings.filterwarnings('ignore', 'Dataset has no geotransform') # of rasterio, about rasters in memory on the way to a file
     try: args.run(args)
     except LandslideError as e: print(f'landslide-nb: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt: print('landslide-nb: interrupted', file=sys.stderr); return 130
