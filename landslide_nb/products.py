@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'EXTENSIONS', 'GUIDE', 'INTERVALS', 'scene_windows', 'widen', 'pixel_area', 'pixel_sides', 'expected_area',
            'flat', 'terrain_of', 'shape_of', 'without_specks', 'region_mask', 'landslide_polygons', 'ranked',
-           'ranked_cells', 'name_of', 'read_zones', 'ranked_zones', 'scene_metrics', 'coarse', 'plot_scene', 'bounded',
-           'write_cog', 'open_cog', 'stac_item', 'km2', 'found_text', 'suspect', 'report_page', 'whole_folder',
-           'write_products', 'from_cogs', 'layers_beside', 'mapped_polygons', 'map_pair', 'scene_pair', 'map_cube']
+           'expected_parts', 'ranked_cells', 'name_of', 'read_zones', 'ranked_zones', 'scene_metrics', 'coarse',
+           'plot_scene', 'bounded', 'write_cog', 'open_cog', 'stac_item', 'km2', 'found_text', 'suspect', 'report_page',
+           'whole_folder', 'write_products', 'from_cogs', 'layers_beside', 'mapped_polygons', 'map_pair', 'scene_pair',
+           'map_cube']
 
 # %% ../nbs/15_products.ipynb #ef5d4ad2
 import base64, html, json, os, shutil
@@ -21,7 +22,7 @@ import xarray as xr
 from . import __version__
 from .core import *
 from .cube import describe_pair, log_ratio, make_pair, open_cube
-from .calibration import area_interval, doubts
+from .calibration import area_interval, doubts, place_record
 from .metrics import StreamingAP
 from .models import domain_shift, load_model
 from .placebo import placebo_text, placebo_threshold
@@ -174,6 +175,19 @@ def ranked(
     each = (cells.expected_m2/cells.expected_px.where(cells.expected_px > 0)).fillna((cells.expected_m2.sum() or 0)/(cells.expected_px.sum() or 1)) # m2 a pixel
     middle = cells.geometry.centroid.to_crs(4326) if not cells.crs.is_geographic else cells.geometry.representative_point()
     return cells.assign(low_m2=low*each, high_m2=high*each, rank=np.arange(1, len(cells)+1), lon=middle.x, lat=middle.y).drop(columns=['expected_px', 'pixels'])
+
+# %% ../nbs/15_products.ipynb #5b65ef3b
+def expected_parts(
+    prob:xr.DataArray, # dims (y, x), calibrated probability, in memory or lazy
+    side:int,          # of a part, pixels
+) -> tuple:            # (expected landslide pixels, valid pixels), (n,) each
+    "What is expected in the square parts of a scene, read in windows"
+    out = []
+    for o in scene_windows(prob.shape, side*max(1, 1024//side)):
+        p = prob.isel(o).values
+        add = lambda a: np.add.reduceat(np.add.reduceat(a, np.arange(0, len(p), side), 0, dtype='float64'), np.arange(0, p.shape[1], side), 1).ravel()
+        out.append((add(np.nan_to_num(p)), add(np.isfinite(p))))
+    return tuple(map(np.concatenate, zip(*out)))
 
 # %% ../nbs/15_products.ipynb #22e141d6
 def ranked_cells(
@@ -414,7 +428,7 @@ GUIDE = """<h2>How to read the numbers</h2><ul>
 <li><b>From - to</b> {interval}</li>
 <li><b>Polygons</b> are connected pixels with a probability of at least {threshold:.2f}: what to look at first. Their area is not the expected area.</li>
 <li>Radar sees changed ground. Clear-cuts, floods and harvest can look alike; steep slopes facing away from the sensor are hidden. A low number is not an all-clear.</li></ul>"""
-INTERVALS = {True: 'holds the true area of {coverage:.0%} of cells that are like the {chips} validation chips of the model (split conformal prediction); for an area larger than a chip it is the wider of that and of what whole scenes, or blocks of chips, were off by. A scene unlike those chips can be further off.',
+INTERVALS = {True: 'holds the true area of {coverage:.0%} of cells that are like the {chips} validation chips of the model (split conformal prediction); also where landslides are commoner or rarer than in those chips, as far as the map itself shows it; for an area larger than a chip it is the wider of that and of what whole scenes, or blocks of chips, were off by. A scene unlike those chips can be further off.',
              False: 'is not known: the model was saved without the errors of its validation chips (<code>calibration["area"]</code>).'}
 
 def report_page(
@@ -487,6 +501,7 @@ def write_products(
         write_cog(bands, tmp/'pair.tif', names, dict(tags, units='dB'))
         for name, layer in layers_beside(pair).items(): write_cog(layer, tmp/f'{name}.tif', [name], dict(tags, units='m' if name == 'dem' else '1'))
         prob, pair = from_cogs(tmp, prob, pair) # what was written is cheaper to read than to compute again
+        record = place_record(record, *expected_parts(prob, round(record['pixels']**.5))) if record else {}
         cells = ranked_cells(prob, cell, record)
         if not len(cells): raise CubeError("The scene has no pixel with data in every channel before and after the event; choose other passes or another orbit.")
         polygons = landslide_polygons(prob, threshold, min_area, pair)
@@ -498,7 +513,7 @@ def write_products(
         metrics['warnings'] = [*(domain_shift(meta, describe_pair(pair)) if 'input' in meta else []), *doubts(calibration, *area)]
         low, high = area_interval(*area, record)
         metrics |= dict(expected_area_low_m2=float(low)*m2, expected_area_high_m2=float(high)*m2, polygons=len(polygons), min_area_m2=float(min_area), worst_cell_m2=float(cells.expected_m2.max()), **suspect(cells), **attrs,
-                        model={k: meta[k] for k in ('arch', 'version', 'training', 'calibration') if k in meta}, **({'placebo': meta['placebo']} if 'placebo' in meta else {}))
+                        model={k: meta[k] for k in ('arch', 'version', 'training') if k in meta} | ({'calibration': {**calibration, 'area': {k: v for k, v in record.items() if k != 'examples'}}} if calibration else {}), **({'placebo': meta['placebo']} if 'placebo' in meta else {}))
         (tmp/'metrics.json').write_text(json.dumps({k: None if isinstance(v, float) and np.isnan(v) else v for k, v in metrics.items()}, indent=1, default=str))
         plot_scene(pair, prob, attrs.get('event_name', '')).savefig(tmp/'map.png', dpi=90)
         (tmp/'report.html').write_text(report_page(metrics, layers.get('zones', cells).head(10), (tmp/'map.png').read_bytes(), record))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .chips import ChipSet
 from .cube import box_mean
-from .calibration import area_interval, brier, calibrate, expected_calibration_error, fit_chips, likely_area
+from .calibration import area_interval, place_record, brier, calibrate, expected_calibration_error, fit_chips, likely_area
 from .metrics import StreamingAP, average_precision, chip_counts, f1_iou
 
 # %% ../nbs/23_scores.ipynb #ce253514
@@ -56,7 +56,7 @@ def chip_numbers(
 ) -> pd.DataFrame: # a row a chip: predicted, likely, low, high, raw, true, pixels, kind, auprc, detected, false_px
     "Counts, average precision and detections of each chip"
     c = chip_counts(prob, truth)
-    c['likely'], (c['low'], c['high']) = likely_area(c.predicted, record), area_interval(c.predicted, c.pixels, record)
+    c['likely'], (c['low'], c['high']) = likely_area(c.predicted, record), area_interval(c.predicted, c.pixels, place_record(record, c.predicted, c.pixels))
     hit = (prob >= threshold) & (truth != 255)
     return c.assign(raw=np.nan if raw is None else chip_counts(raw, truth).predicted, auprc=[average_precision(p, t) for p, t in zip(prob if order is None else order, truth)],
                     detected=hit.sum((1, 2)), false_px=(hit & (truth == 0)).sum((1, 2)))
