@@ -350,9 +350,28 @@ def map_made_up(n, every, folder):
     map_pair(pair(n), model_of, f'{folder}/run', progress=False)
     print(json.dumps({'': f'{n} x {n} px', 'blocks with data': f'1 of {every}' if every > 1 else 'all', 's': time.perf_counter()-t, 'CPU s': time.process_time()-c, 'Mpx/s': n*n/1e6/(time.perf_counter()-t), 'MB before': base, 'MB more at the peak': peak_mb()-base, 'MB of the pair': n*n*16/1e6}))
 
+def bare_passes(seconds):
+    "Passes of the default network over a tile in a second, in this process with one thread"
+    import torch
+    torch.set_num_threads(1)
+    net, x = model()[0], torch.randn(1, 3, 2, 384, 384)
+    with torch.inference_mode():
+        net(x)
+        n, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds: net(x); n += 1
+    return n/(time.perf_counter() - start)
+
+def at_most(seconds=8):
+    "How much more two processes do than one when they do nothing but the network's passes: what two cores of this machine can give at all"
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+    def rate(n):
+        with ProcessPoolExecutor(n, get_context('spawn')) as pool: return sum(pool.map(bare_passes, [seconds]*n))
+    return rate(2)/rate(1)
+
 @duel
 def cluster(scale):
-    "The same map on a dask cluster of one and of two one-thread workers (goal: 1.7 times, the same result)."
+    "The same map on a dask cluster of one and of two one-thread workers (goal: 1.7 times, the same result), beside two bare processes that do nothing but the network's passes."
     from distributed import Client, LocalCluster
     from landslide_nb.cube import make_pair, open_cube
     from landslide_nb.scene import predict_scene
@@ -365,5 +384,6 @@ def cluster(scale):
                     predict_scene(pair.isel(y=slice(0, 128), x=slice(0, 128)), net, meta, progress=False) # workers import torch
                     t = time.perf_counter(); maps[workers] = predict_scene(pair, net, meta, tile=256, progress=False).values
                     if i: seconds[workers].append(time.perf_counter()-t)
+        bare = sorted(at_most() for _ in range(3))
         ratios = {w: sorted(a/b for a, b in zip(seconds[1], seconds[w])) for w in (1, 2)}
-        return f'{n} x {n} px, 256 px tiles', [{'': f'{w} worker{"s" if w > 1 else ""}', 'Mpx/s': n*n/1e6/median(seconds[w]), 'speed-up': median(ratios[w]), 'range': f'{ratios[w][0]:.2f} - {ratios[w][-1]:.2f}', 'of the fastest rounds': min(seconds[1])/min(seconds[w]), 'largest difference': float(abs(maps[1]-maps[w]).max())} for w in (1, 2)]
+        return f'{n} x {n} px, 256 px tiles', [{'': f'{w} worker{"s" if w > 1 else ""}', 'Mpx/s': n*n/1e6/median(seconds[w]), 'speed-up': median(ratios[w]), 'range': f'{ratios[w][0]:.2f} - {ratios[w][-1]:.2f}', 'of the fastest rounds': min(seconds[1])/min(seconds[w]), 'largest difference': float(abs(maps[1]-maps[w]).max())} for w in (1, 2)] + [{'': '2 bare processes', 'speed-up': median(bare), 'range': f'{bare[0]:.2f} - {bare[-1]:.2f}'}]
