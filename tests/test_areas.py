@@ -3,7 +3,7 @@ import json, re
 from dataclasses import replace
 import numpy as np, pytest
 
-from landslide_nb.calibration import QUIET_SHARE, area_interval, area_record, calibrate, doubts, expected_calibration_error, fit_chips, likely_area
+from landslide_nb.calibration import QUIET_SHARE, area_interval, area_record, calibrate, doubts, expected_calibration_error, fit_chips, likely_area, place_record
 from landslide_nb.chips import make_chips, split_chips
 from landslide_nb.cli import main
 from landslide_nb.core import ChipError
@@ -66,6 +66,39 @@ def test_one_event_by_blocks():
         chips = area_record(p[known], t[known])['blocks']
         wide.append((record['blocks']['above'] + record['blocks']['below'])/(chips['above'] + chips['below']))
     assert .8 <= np.mean(held) <= 1 and np.median(wide) > 1.3, (np.mean(held), np.median(wide))
+
+def place(rng, n, hit, side=32):
+    "Chips of a place, `hit` of them with landslides of which the map sees about half: (p, t)"
+    true = np.where(rng.random(n) < hit, rng.gamma(1., 150, n), 0).clip(0, side*side - 1).astype(int)
+    p = (rng.gamma(2, 4., n) + .5*true*rng.gamma(3, 1/3, n)).clip(0, side*side)/side**2
+    return p[:, None, None]*np.ones((n, side, side)), (np.arange(side*side) < true[:, None]).reshape(n, side, side).astype('uint8')
+
+def test_intervals_hold_where_landslides_are_commoner_or_rarer():
+    rng, found = np.random.default_rng(5), {}
+    for _ in range(25):
+        record = area_record(*place(rng, 120, 1/6))
+        for hit in (1/18, 1/6, 1/2):
+            p, t = place(rng, 120, hit)
+            adapted = place_record(record, p.sum((1, 2)), np.full(120, p[0].size))
+            found.setdefault(hit, []).append((share_held(record, p, t), share_held(adapted, p, t)))
+            lows, highs = zip(*(area_interval(p.sum((1, 2)), np.full(120, p[0].size), r) for r in (record, adapted)))
+            assert (lows[1] <= lows[0]).all() and (highs[1] >= highs[0]).all() # never narrower
+    plain, here = (dict(zip(found, np.mean([found[k] for k in found], 1)[:, i])) for i in (0, 1))
+    assert plain[1/2] < .83 and all(.85 <= here[k] <= .98 for k in here), (plain, here)
+
+def test_the_run_folder_uses_what_the_place_shows(tmp_path, monkeypatch):
+    import landslide_nb.products as products
+    seen, real = [], products.place_record
+    monkeypatch.setattr(products, 'place_record', lambda record, e, n: seen.append((np.sum(e), np.sum(n))) or real(record, e, n))
+    cal = fit_chips(*seen_chips())
+    pair = make_pair(open_cube(mock_cube((96, 96))), 'hokkaido')
+    net = build_model(arch='unet', stage=2, width=4, levels=2).eval()
+    metrics = map_pair(pair, (net, dict(stage=2, input=dict(channels=['vv', 'vh'], change=True, stats=STATS, size=128), calibration=cal)), tmp_path/'run', progress=False)
+    [(expected, pixels)] = seen
+    assert pixels == round(96*96*metrics['valid_fraction']) and abs(expected*100/metrics['expected_area_m2'] - 1) < .01
+    assert 'examples' not in metrics['model']['calibration']['area'] and metrics['expected_area_low_m2'] <= metrics['expected_area_m2'] <= metrics['expected_area_high_m2']
+
+def seen_chips(): return seen(np.random.default_rng(6), 1, 40, spread=0)[:2]
 
 def blocks_of_one_event(rng, n): # (p, t, block): chips of a block err together
     off = np.repeat(np.exp(rng.normal(0, .6, n)), 9)
