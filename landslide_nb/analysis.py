@@ -366,16 +366,16 @@ def curve_figure(
     results:Results,
     budget:int=None, # None: the largest
 ):                   # hvplot figure
-    "Validation loss against epoch, mean over seeds"
+    "Average precision of the validation chips against epoch, mean over seeds"
     import hvplot.pandas
     budget, plot = budget or max(results.budgets), None
     t = results.curves.merge(results.runs[['run', 'setting', 'budget']])
     if not (t := t[t.budget == budget]).size: raise AnalysisError(f"No training with {budget} chips; there are some with {', '.join(map(str, results.budgets))}.")
     for name in (s for s in results.networks if (t.setting == s).any()):
-        mean = t[t.setting == name].groupby('epoch', as_index=False).valid_loss.mean()
-        part = mean.hvplot.line('epoch', 'valid_loss', label=name, color=_color(results, name), ylabel='validation loss', logy=True)
+        mean = t[t.setting == name].groupby('epoch', as_index=False).auprc.mean()
+        part = mean.hvplot.line('epoch', 'auprc', label=name, color=_color(results, name), ylabel='AUPRC, validation chips')
         plot = part if plot is None else plot*part
-    return _finish(plot, f"Validation loss at {budget} chips")
+    return _finish(plot, f"Validation at {budget} chips")
 
 # %% ../nbs/10_analysis.ipynb #2f6c3a6a
 def gallery_figure(
