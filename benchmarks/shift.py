@@ -18,9 +18,10 @@ from landslide_nb.chips import make_chips
 from landslide_nb.cube import make_pair
 from landslide_nb.finetune import predict_chips, truth_of
 from landslide_nb.metrics import chip_counts
-from landslide_nb.models import BASE, load_model
+from landslide_nb.models import BASE, load_model, read_header
 from landslide_nb.simulate import REGIONS, simulate_event
 
+SCENES = read_header(BASE)['calibration']['area']['scenes'] # errors of the shipped weights from one random region to the next
 SIZE, CHIP, BLOCK, TIMES = 1536, 128, 384, (1/3, 1, 3) # px, px, px; share of landslides against the region's own
 
 def place(region, times, seed, model):
@@ -34,13 +35,14 @@ def place(region, times, seed, model):
         return predict_chips(model, chips, list(rows)).numpy(), truth_of(chips, rows).numpy(), corner[:, 0]*1000 + corner[:, 1]
 
 def coverage(calibration, place):
-    "How often intervals hold the truth in a place, as calibrated and with `place_record`"
+    "How often intervals of chips, and of the place as a whole, hold the truth: as calibrated, with `place_record`, and with the errors for another event"
     prob = calibrate(place[0], calibration)
     c = chip_counts(prob, place[1])
     out = dict(true_px=int(c.true.sum()), expected_px=round(float(c.predicted.sum())), ece=expected_calibration_error(prob, place[1]))
-    for name, record in (('calibrated', calibration['area']), ('place', place_record(calibration['area'], c.predicted, c.pixels))):
+    here = place_record(calibration['area'], c.predicted, c.pixels)
+    for name, record in (('calibrated', calibration['area']), ('place', here), ('elsewhere', {**here, 'scenes': SCENES})):
         low, high = area_interval(c.predicted, c.pixels, record)
-        out |= {f'{name}_held': ((low <= c.true) & (c.true <= high)).mean(), f'{name}_width_px': (high - low).mean()}
+        if name != 'elsewhere': out |= {f'{name}_held': ((low <= c.true) & (c.true <= high)).mean(), f'{name}_width_px': (high - low).mean()}
         low, high = area_interval(c.predicted.sum(), c.pixels.sum(), record)
         out[f'{name}_scene_held'] = float(low <= c.true.sum() <= high)
     return out

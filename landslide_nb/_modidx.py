@@ -740,6 +740,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'landslide_nb.products': { 'landslide_nb.products._rows': ('products.html#_rows', 'landslide_nb/products.py'),
                                        'landslide_nb.products.bounded': ('products.html#bounded', 'landslide_nb/products.py'),
                                        'landslide_nb.products.coarse': ('products.html#coarse', 'landslide_nb/products.py'),
+                                       'landslide_nb.products.errors_here': ('products.html#errors_here', 'landslide_nb/products.py'),
                                        'landslide_nb.products.expected_area': ('products.html#expected_area', 'landslide_nb/products.py'),
                                        'landslide_nb.products.expected_parts': ('products.html#expected_parts', 'landslide_nb/products.py'),
                                        'landslide_nb.products.flat': ('products.html#flat', 'landslide_nb/products.py'),

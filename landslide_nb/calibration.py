@@ -192,11 +192,13 @@ def _around_expected(e, times, errors): # `times`: of the area the errors were t
     scale = times*np.sqrt(e/times + 1)
     return e + errors['low']*scale, e + errors['high']*scale
 
-def _large_area(e, n, record):
-    if 'scenes' in record: return _around_expected(e, np.maximum(n/record['scenes']['pixels'], 1), record['scenes'])
-    b = record['blocks']
-    new = np.sqrt(1 + b['labelled']/np.maximum(n, 1)) # the new area is a sample, too
-    return e*np.exp(b['middle'] - b['below']*new), e*np.exp(b['middle'] + b['above']*new)
+def _large_area(e, n, record): # the wider, where both are known
+    out = [_around_expected(e, np.maximum(n/record['scenes']['pixels'], 1), record['scenes'])] if 'scenes' in record else []
+    if b := record.get('blocks'):
+        new = np.sqrt(1 + b['labelled']/np.maximum(n, 1)) # the new area is a sample, too
+        out.append((e*np.exp(b['middle'] - b['below']*new), e*np.exp(b['middle'] + b['above']*new)))
+    low, high = zip(*out)
+    return np.minimum.reduce(low), np.maximum.reduce(high)
 
 def likely_area(
     expected,    # expected landslide pixels of chips, array

@@ -129,6 +129,7 @@ def calibrate_learner(
     "Make the probabilities of a learner true on its validation chips"
     rows, stack = np.array(learn.dls.rows['valid']), learn.dls.chips
     learn.calibration = fit_chips(predict_chips(learn, stack, rows), truth_of(stack, rows), chip_blocks(stack, rows))
+    learn.calibration['events'] = [[c.meta['event'].get(k, '') for k in ('name', 'start', 'end')] for c in stack.sets]
     return learn
 
 def truth_of(

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'EXTENSIONS', 'GUIDE', 'INTERVALS', 'scene_windows', 'widen', 'pixel_area', 'pixel_sides', 'expected_area',
            'flat', 'terrain_of', 'shape_of', 'without_specks', 'region_mask', 'landslide_polygons', 'ranked',
-           'expected_parts', 'ranked_cells', 'name_of', 'read_zones', 'ranked_zones', 'scene_metrics', 'coarse',
-           'plot_scene', 'bounded', 'write_cog', 'open_cog', 'stac_item', 'km2', 'found_text', 'suspect', 'report_page',
-           'whole_folder', 'write_products', 'from_cogs', 'layers_beside', 'mapped_polygons', 'map_pair', 'scene_pair',
-           'map_cube']
+           'expected_parts', 'errors_here', 'ranked_cells', 'name_of', 'read_zones', 'ranked_zones', 'scene_metrics',
+           'coarse', 'plot_scene', 'bounded', 'write_cog', 'open_cog', 'stac_item', 'km2', 'found_text', 'suspect',
+           'report_page', 'whole_folder', 'write_products', 'from_cogs', 'layers_beside', 'mapped_polygons', 'map_pair',
+           'scene_pair', 'map_cube']
 
 # %% ../nbs/15_products.ipynb #ef5d4ad2
 import base64, html, json, os, shutil
@@ -24,7 +24,7 @@ from .core import *
 from .cube import describe_pair, log_ratio, make_pair, open_cube
 from .calibration import area_interval, doubts, place_record
 from .metrics import StreamingAP
-from .models import domain_shift, load_model
+from .models import BASE, domain_shift, load_model, read_header
 from .placebo import placebo_text, placebo_threshold
 from .scene import check_scene, predict_scene
 
@@ -188,6 +188,20 @@ def expected_parts(
         add = lambda a: np.add.reduceat(np.add.reduceat(a, np.arange(0, len(p), side), 0, dtype='float64'), np.arange(0, p.shape[1], side), 1).ravel()
         out.append((add(np.nan_to_num(p)), add(np.isfinite(p))))
     return tuple(map(np.concatenate, zip(*out)))
+
+# %% ../nbs/15_products.ipynb #0160eb30
+def errors_here(
+    calibration:dict,  # of the model
+    prob:xr.DataArray, # dims (y, x), calibrated probability, in memory or lazy
+    attrs:dict,        # of the pair: event_name, event_start, event_end
+) -> tuple:            # (record for `area_interval`, sentences)
+    "How far areas can be off in this place, also at another event than the one the model was calibrated at"
+    record, seen, here = calibration.get('area') or {}, calibration.get('events'), [str(attrs.get(f'event_{k}', '')) for k in ('name', 'start', 'end')]
+    if not record: return {}, []
+    record = place_record(record, *expected_parts(prob, round(record['pixels']**.5)))
+    if not seen or here in seen or 'scenes' in record: return record, []
+    return {**record, 'scenes': read_header(BASE)['calibration']['area']['scenes']}, [f"The model was calibrated at {', '.join(f'{n} ({s} to {e})' for n, s, e in seen)}, not at this event: its areas can be off by more, "
+        "and their intervals are as wide as those of the shipped weights from one region to another; label and validate some chips here to narrow them."]
 
 # %% ../nbs/15_products.ipynb #22e141d6
 def ranked_cells(
@@ -491,7 +505,7 @@ def write_products(
     meta = meta or {}
     check_scene(pair, ['vv', 'vh'])
     calibration = meta.get('calibration') or {}
-    threshold, record = float(calibration.get('threshold', .5)), calibration.get('area') or {}
+    threshold = float(calibration.get('threshold', .5))
     attrs = {k: v for k, v in pair.attrs.items() if k.startswith(('event_', 'passes_')) or k in ('orbit', 'how', 'balance_db', 'source')}
     with whole_folder(folder) as tmp, bounded():
         tags = dict(software=f'landslide_nb {__version__}', threshold=threshold, arch=meta.get('arch', ''), **attrs)
@@ -501,7 +515,7 @@ def write_products(
         write_cog(bands, tmp/'pair.tif', names, dict(tags, units='dB'))
         for name, layer in layers_beside(pair).items(): write_cog(layer, tmp/f'{name}.tif', [name], dict(tags, units='m' if name == 'dem' else '1'))
         prob, pair = from_cogs(tmp, prob, pair) # what was written is cheaper to read than to compute again
-        record = place_record(record, *expected_parts(prob, round(record['pixels']**.5))) if record else {}
+        record, elsewhere = errors_here(calibration, prob, attrs)
         cells = ranked_cells(prob, cell, record)
         if not len(cells): raise CubeError("The scene has no pixel with data in every channel before and after the event; choose other passes or another orbit.")
         polygons = landslide_polygons(prob, threshold, min_area, pair)
@@ -510,7 +524,7 @@ def write_products(
         for name, layer in layers.items(): layer.to_file(tmp/'landslides.gpkg', layer=name, driver='GPKG')
         metrics, m2 = scene_metrics(pair, prob, threshold), float(pixel_area(prob).mean())
         area = metrics['expected_area_m2']/m2, prob.size*metrics['valid_fraction'] # expected and valid pixels
-        metrics['warnings'] = [*(domain_shift(meta, describe_pair(pair)) if 'input' in meta else []), *doubts(calibration, *area)]
+        metrics['warnings'] = [*(domain_shift(meta, describe_pair(pair)) if 'input' in meta else []), *doubts(calibration, *area), *elsewhere]
         low, high = area_interval(*area, record)
         metrics |= dict(expected_area_low_m2=float(low)*m2, expected_area_high_m2=float(high)*m2, polygons=len(polygons), min_area_m2=float(min_area), worst_cell_m2=float(cells.expected_m2.max()), **suspect(cells), **attrs,
                         model={k: meta[k] for k in ('arch', 'version', 'training') if k in meta} | ({'calibration': {**calibration, 'area': {k: v for k, v in record.items() if k != 'examples'}}} if calibration else {}), **({'placebo': meta['placebo']} if 'placebo' in meta else {}))
