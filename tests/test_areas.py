@@ -98,6 +98,18 @@ def test_the_run_folder_uses_what_the_place_shows(tmp_path, monkeypatch):
     assert pixels == round(96*96*metrics['valid_fraction']) and abs(expected*100/metrics['expected_area_m2'] - 1) < .01
     assert 'examples' not in metrics['model']['calibration']['area'] and metrics['expected_area_low_m2'] <= metrics['expected_area_m2'] <= metrics['expected_area_high_m2']
 
+def test_a_model_calibrated_at_another_event_says_so(tmp_path):
+    cal = fit_chips(*seen_chips(), block=np.arange(40)//4)
+    pair = make_pair(open_cube(mock_cube((160, 160))), 'hokkaido')
+    net = build_model(arch='unet', stage=2, width=4, levels=2).eval()
+    meta = lambda *events: dict(stage=2, input=dict(channels=['vv', 'vh'], change=True, stats=STATS, size=128), calibration={**cal, 'events': list(events)})
+    run = lambda name, *events: map_pair(pair, (net, meta(*events)), tmp_path/name, progress=False)
+    here = [str(pair.attrs[f'event_{k}']) for k in ('name', 'start', 'end')]
+    own, other = run('own', here, ['a', '2020-01-01', '2020-01-02']), run('other', ['a', '2020-01-01', '2020-01-02'])
+    assert not [o for o in own['warnings'] if 'calibrated at' in o] and len([o for o in other['warnings'] if 'calibrated at a (2020-01-01 to 2020-01-02), not at this event' in o]) == 1
+    assert other['expected_area_high_m2'] > own['expected_area_high_m2'] and other['expected_area_m2'] == own['expected_area_m2']
+    assert 'calibrated at a (2020-01-01' in (tmp_path/'other'/'report.html').read_text()
+
 def seen_chips(): return seen(np.random.default_rng(6), 1, 40, spread=0)[:2]
 
 def blocks_of_one_event(rng, n): # (p, t, block): chips of a block err together
