@@ -351,7 +351,7 @@ def map_made_up(n, every, folder):
     print(json.dumps({'': f'{n} x {n} px', 'blocks with data': f'1 of {every}' if every > 1 else 'all', 's': time.perf_counter()-t, 'CPU s': time.process_time()-c, 'Mpx/s': n*n/1e6/(time.perf_counter()-t), 'MB before': base, 'MB more at the peak': peak_mb()-base, 'MB of the pair': n*n*16/1e6}))
 
 def bare_passes(seconds):
-    "Passes of the default network over a tile in a second, in this process with one thread"
+    "Passes a second of the default network over a tile of 384 px, in this process with one thread"
     import torch
     torch.set_num_threads(1)
     net, x = model()[0], torch.randn(1, 3, 2, 384, 384)
@@ -361,7 +361,7 @@ def bare_passes(seconds):
         while time.perf_counter() - start < seconds: net(x); n += 1
     return n/(time.perf_counter() - start)
 
-def at_most(seconds=8):
+def ceiling(seconds=8):
     "How much more two processes do than one when they do nothing but the network's passes: what two cores of this machine can give at all"
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
@@ -384,6 +384,6 @@ def cluster(scale):
                     predict_scene(pair.isel(y=slice(0, 128), x=slice(0, 128)), net, meta, progress=False) # workers import torch
                     t = time.perf_counter(); maps[workers] = predict_scene(pair, net, meta, tile=256, progress=False).values
                     if i: seconds[workers].append(time.perf_counter()-t)
-        bare = sorted(at_most() for _ in range(3))
+        bare = sorted(ceiling() for _ in range(3))
         ratios = {w: sorted(a/b for a, b in zip(seconds[1], seconds[w])) for w in (1, 2)}
         return f'{n} x {n} px, 256 px tiles', [{'': f'{w} worker{"s" if w > 1 else ""}', 'Mpx/s': n*n/1e6/median(seconds[w]), 'speed-up': median(ratios[w]), 'range': f'{ratios[w][0]:.2f} - {ratios[w][-1]:.2f}', 'of the fastest rounds': min(seconds[1])/min(seconds[w]), 'largest difference': float(abs(maps[1]-maps[w]).max())} for w in (1, 2)] + [{'': '2 bare processes', 'speed-up': median(bare), 'range': f'{bare[0]:.2f} - {bare[-1]:.2f}'}]
