@@ -144,17 +144,12 @@ def area_record(
     c = c[c.pixels > 0]
     if c.predicted.sum() <= 0 or not _errors(c, coverage): return {}
     by, free = c.groupby('group')[['predicted', 'true', 'pixels']].sum(), c.predicted[c.true == 0]
-    share, examples = by.predicted/by.pixels, dict(expected=c.predicted.round(1).tolist(), true=c.true.tolist(), pixels=c.pixels.tolist(), group=pd.factorize(c.group)[0].tolist())
+    share, examples = by.predicted/by.pixels, dict(expected=c.predicted.round(1).tolist(), true=c.true.tolist())
+    large = _errors(by, coverage) if scene is not None else _blocks(c if len(by) == 2 else by, coverage, seed, len(by))
     return dict(method='split conformal, scaled by sqrt(expected + 1)', coverage=coverage, chips=len(c), quiet=float(free.quantile(QUIET_SHARE)) if len(free) else 0., shares=[float(share.min()), float(share.max())],
-                **_all_errors(c, coverage, scene is not None, seed), examples=examples)
+                **_errors(c, coverage), **({'blocks' if scene is None else 'scenes': large} if large else {}), examples=examples)
 
 QUIET_SHARE = .75 # of the landslide-free chips, that count as quiet
-
-def _all_errors(c, coverage, scenes, seed=0): # of chips, and of scenes or blocks; a row a chip: predicted, true, pixels, group, perhaps weight
-    by = c.groupby('group')[['predicted', 'true', 'pixels']].sum()
-    if 'weight' in c: by['weight'] = c.groupby('group').weight.mean()
-    large = _errors(by, coverage) if scenes else _blocks(c if len(by) == 2 else by, coverage, seed, len(by))
-    return {**_errors(c, coverage), **({'scenes' if scenes else 'blocks': large} if large else {})}
 
 def _errors(c, coverage): # a row an area: predicted, true, pixels, perhaps weight
     order, w = np.argsort(error := ((c.true-c.predicted)/np.sqrt(c.predicted+1)).values), c.get('weight', pd.Series(1., c.index)).values
@@ -163,12 +158,11 @@ def _errors(c, coverage): # a row an area: predicted, true, pixels, perhaps weig
     if not min(k, m) and 'weight' not in c: return {}
     return dict(low=float(error[order[max(k, 1)-1]]), high=float(error[order[-max(m, 1)]]), pixels=int(c.pixels.median()))
 
-def _blocks(b, coverage, seed, blocks): # `b`: blocks, or chips where there are only two, perhaps with weight; the logarithm of true over expected, and how far it may be off on either side
+def _blocks(b, coverage, seed, blocks): # `b`: blocks, or chips where there are only two; the logarithm of true over expected, and how far it may be off on either side
     from scipy.stats import norm, t as student
     n, tail = len(b), (1-coverage)/2
     if blocks < 2: return {}
-    true, expected = ((b[o]*b.get('weight', 1.)).values for o in ('true', 'predicted'))
-    ratio = lambda at: np.log((true[at].sum(-1)+1)/(expected[at].sum(-1)+1))
+    ratio = lambda at: np.log((b.true.values[at].sum(-1)+1)/(b.predicted.values[at].sum(-1)+1))
     middle, (low, high) = ratio(np.arange(n)), np.quantile(ratio(np.random.default_rng(seed).integers(n, size=(2000, n))), [tail, 1-tail])
     few = student.ppf(1-tail, blocks-1)/norm.ppf(1-tail)*np.sqrt(blocks/(blocks-1))
     return dict(blocks=blocks, labelled=int(b.pixels.sum()), middle=float(middle), below=float(few*(middle-low)), above=float(few*(high-middle)))
@@ -235,19 +229,13 @@ def place_record(
     expected,    # (n,) expected landslide pixels of parts of the place, best of a chip's size
     pixels,      # (n,) their valid pixels
 ) -> dict:       # of the same kind
-    "The record with errors that also hold where landslides are commoner or rarer than among the validation chips"
+    "The record with errors of chips and cells that also hold where landslides are commoner or rarer than among the validation chips"
     n = np.asarray(pixels, float)
     if 'examples' not in (record or {}) or not (n > 0).any(): return record
-    c = pd.DataFrame(record['examples']).rename(columns=dict(expected='predicted'))
+    c = pd.DataFrame(record['examples']).rename(columns=dict(expected='predicted')).assign(pixels=record['pixels'])
     here = (np.asarray(expected, float)[n > 0]/n[n > 0])*record['pixels']
-    other = _all_errors(c.assign(weight=kind_weights(c, here)), record['coverage'], 'scenes' in record)
-    widest = lambda a, b: {**a, 'low': min(a['low'], b['low']), 'high': max(a['high'], b['high'])}
-    out = {**record, **widest(record, other)}
-    if 'scenes' in record: out['scenes'] = widest(record['scenes'], other['scenes'])
-    if 'blocks' in record:
-        a, b = record['blocks'], other['blocks']
-        out['blocks'] = {**a, 'below': max(a['below'], a['middle'] - b['middle'] + b['below']), 'above': max(a['above'], b['middle'] + b['above'] - a['middle'])}
-    return out
+    other = _errors(c.assign(weight=kind_weights(c, here)), record['coverage'])
+    return {**record, 'low': min(record['low'], other['low']), 'high': max(record['high'], other['high'])}
 
 # %% ../nbs/19_calibration.ipynb #8b99002a
 CLAIMS = (.5, .6, .7, .8, .9, .95)
