@@ -6,8 +6,8 @@
 __all__ = ['PRIOR', 'PRIOR_LOGIT', 'ARCHITECTURES', 'BASE', 'FORMAT', 'FORMAT_VERSION', 'PARTS', 'stack_moments', 'conv_block',
            'UNet', 'pool_evidence', 'EvidenceNet', 'SegmentNet', 'fit_embedding', 'ShallowUNet', 'PublishedSiamese',
            'conv8', 'PublishedSegment', 'FrozenNet', 'build_model', 'frozen_model', 'transfer', 'trunk_and_head',
-           'geometry', 'receptive_field', 'model_stride', 'model_path', 'save_model', 'read_header', 'load_model',
-           'check_input', 'domain_shift']
+           'folded', 'geometry', 'receptive_field', 'model_stride', 'model_path', 'save_model', 'read_header',
+           'load_model', 'check_input', 'domain_shift']
 
 # %% ../nbs/05_models.ipynb #9d2c8ad9
 import copy, json, math
@@ -59,7 +59,7 @@ class UNet(nn.Module):
             x = block(F.max_pool2d(x, 2) if l else x) # (B, width*2**l, H/2**l, W/2**l)
             skips.append(x)
         for l in reversed(range(len(self.decoder))):
-            x = self.decoder[l](skips[l] + F.interpolate(self.squeeze[l](x), scale_factor=2., mode='nearest'))
+            x = self.decoder[l](F.interpolate(self.squeeze[l](x), scale_factor=2., mode='nearest').add_(skips[l]))
         return x[..., :h, :w]
 
 # %% ../nbs/05_models.ipynb #06130d60
@@ -261,6 +261,18 @@ def trunk_and_head(
     trunk = next(getattr(net, n) for n in ('trunk', 'base', 'net') if hasattr(net, n))
     own = {id(p) for p in trunk.parameters()}
     return [list(trunk.parameters()), [p for p in net.parameters() if id(p) not in own]]
+
+# %% ../nbs/05_models.ipynb #658a0b2b
+def folded(
+    model:nn.Module, # any network of this notebook
+) -> nn.Module:      # a copy in eval mode
+    "The same network for inference, each batch norm folded into the convolution before it"
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+    net = copy.deepcopy(model).eval()
+    for block in [m for m in net.modules() if isinstance(m, nn.Sequential)]:
+        for i, (a, b) in enumerate(zip(block, block[1:])):
+            if isinstance(a, nn.Conv2d) and isinstance(b, nn.BatchNorm2d): block[i], block[i+1] = fuse_conv_bn_eval(a, b), nn.Identity()
+    return net
 
 # %% ../nbs/05_models.ipynb #70fa9351
 def _probe(model): # a copy in which influence cannot vanish

@@ -21,7 +21,7 @@ import xarray as xr
 from .core import *
 from .data import dihedral, normalize_pair
 from .calibration import calibrate, calibrate_around
-from .models import check_input, geometry, load_model
+from .models import check_input, folded, geometry, load_model
 from .pretrain import fast_dtype
 
 # %% ../nbs/11_scene.ipynb #7b4f7e75
@@ -155,7 +155,7 @@ def lazy_tiles(
     import dask, dask.array as da
     x, run = stack_pair(pair, meta['input']['channels']).data, uuid.uuid4().hex[:8]
     calibration = {k: v for k, v in (meta.get('calibration') or {}).items() if k != 'around'} # which needs more than a tile
-    shared = dask.delayed(model.eval(), name=f'model-{run}', traverse=False)
+    shared = dask.delayed(folded(model), name=f'model-{run}', traverse=False)
     def one(t):
         window = da.asarray(x[:, :, t.outer_ys, t.outer_xs]).rechunk(-1)
         inner = tuple(slice(o.start-wide.start, o.stop-wide.start) for o, wide in ((t.ys, t.outer_ys), (t.xs, t.outer_xs)))
@@ -183,15 +183,21 @@ def compute_tiles(
 ):                # yields (position, array)
     "Compute arrays a few at a time, on the active cluster or on this machine"
     import dask
-    client = active_client()
-    at_once *= sum(client.nthreads().values()) or 1 if client else 1
-    for start in range(0, len(lazy), at_once):
-        part = lazy[start:start+at_once]
-        if not client: yield from enumerate(dask.compute(*part, scheduler='threads'), start); continue
-        from distributed import as_completed
-        futures = client.compute(part)
-        where = {f.key: k for k, f in enumerate(futures, start)}
-        for f, value in as_completed(futures, with_results=True): yield where[f.key], value
+    if client := active_client(): yield from _on_cluster(client, lazy, max(1, at_once*sum(client.nthreads().values())//2))
+    else:
+        for start in range(0, len(lazy), at_once): yield from enumerate(dask.compute(*lazy[start:start+at_once], scheduler='threads'), start)
+
+def _on_cluster(client, lazy, n): # between n and 2n in work: no worker waits for the others
+    from distributed import as_completed
+    done, where, starts = as_completed(with_results=True), {}, iter(range(0, len(lazy), n))
+    def send():
+        if (start := next(starts, None)) is None: return
+        futures = client.compute(lazy[start:start+n])
+        where.update({f.key: k for k, f in enumerate(futures, start)}); done.update(futures)
+    send(); send()
+    for f, value in done:
+        yield where.pop(f.key), value
+        if len(where) < n: send()
 
 # %% ../nbs/11_scene.ipynb #cca28f07
 MEASURED = {} # configuration of a network -> (radius, stride)
@@ -223,7 +229,7 @@ def predict_scene(
     pair:xr.Dataset,     # dims (moment, y, x), dB, in memory or lazy
     model,               # stage-2 network, or the path of a saved one
     meta:dict|None=None, # what `load_model` returned beside the network: input, calibration
-    tile:int=1024,       # tile, pixels
+    tile:int=512,        # tile, pixels; larger ones leave the processor's cache
     progress:bool=True,  # show a progress bar
     tta:bool=False,      # average over the eight symmetries of the square, eight times slower
     fast:bool=False,     # low precision where the device has it, see `forward`
