@@ -381,6 +381,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'landslide_nb.cube.save_cube': ('cube.html#save_cube', 'landslide_nb/cube.py'),
                                    'landslide_nb.cube.scene_change': ('cube.html#scene_change', 'landslide_nb/cube.py'),
                                    'landslide_nb.cube.spread_windows': ('cube.html#spread_windows', 'landslide_nb/cube.py'),
+                                   'landslide_nb.cube.std_db': ('cube.html#std_db', 'landslide_nb/cube.py'),
                                    'landslide_nb.cube.traits': ('cube.html#traits', 'landslide_nb/cube.py'),
                                    'landslide_nb.cube.usable_passes': ('cube.html#usable_passes', 'landslide_nb/cube.py'),
                                    'landslide_nb.cube.validate_cube': ('cube.html#validate_cube', 'landslide_nb/cube.py')},

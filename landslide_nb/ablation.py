@@ -77,7 +77,8 @@ LEVERS = dict(
     ema=Lever('averaged weights (EMA)', SHIPPED, dict(average=DECAY)),
     tta=Lever('mean of eight views (test time)', SHIPPED, dict(d4=True)),
     change=Lever('no log-ratio channel', SCRATCH, dict(change=False)),
-    slope=Lever('slope as a channel', SCRATCH, dict(extra=('slope',))))
+    slope=Lever('slope as a channel', SCRATCH, dict(extra=('slope',))),
+    std=Lever('variation before the event as channels', SCRATCH, dict(extra=('vv_std', 'vh_std'))))
 
 # %% ../nbs/24_ablation.ipynb #3ead8b5a
 @dataclass(frozen=True)

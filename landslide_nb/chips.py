@@ -182,7 +182,7 @@ def make_chips(
     folder:str|Path,         # new or empty
     size:int=128,            # side of a chip, pixels
     step:int=128,            # distance between corners, pixels
-    channels=('vv', 'vh'),   # variables of the pair; extras (coherence, dem, slope) by name
+    channels=('vv', 'vh'),   # variables of the pair; extras (coherence, dem, slope, vv_std, vh_std) by name
     min_valid:float=.9,      # chips with a smaller share of valid pixels are left out
 ) -> ChipSet:
     "Cut a pair into chips on disk; the folder appears complete or not at all"

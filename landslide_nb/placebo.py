@@ -11,7 +11,7 @@ import xarray as xr
 
 from .core import *
 from .base import FALSE_ALARMS
-from .cube import choose_passes, make_pair, spread_windows
+from .cube import STDS, choose_passes, make_pair, spread_windows
 from .scene import predict_scene
 
 # %% ../nbs/26_placebo.ipynb #b16954be
@@ -26,7 +26,7 @@ def placebo_pair(
     if n < 1: return None
     pre, post = before[:-n][-len(a['passes_pre']):], before[-n:]
     day = lambda k: str(cube.time.values[k].astype('datetime64[D]'))
-    return make_pair(cube.isel(time=[*pre, *post]), (day(pre[-1]), day(post[0])), None, a['orbit'], a['how'])
+    return make_pair(cube.isel(time=[*pre, *post]), (day(pre[-1]), day(post[0])), None, a['orbit'], a['how'], [c for c in STDS if c in pair])
 
 # %% ../nbs/26_placebo.ipynb #a23682c7
 def placebo_check(
@@ -51,7 +51,7 @@ def placebo_threshold(
 ) -> dict:           # meta, for a model of many scenes with `placebo` and the threshold of this place
     "Raise the threshold of a map without labels to where this place is quiet when nothing happened"
     calibration = meta.get('calibration') or {}
-    if 'scenes' not in (calibration.get('area') or {}) or 'threshold' not in calibration or set(meta['input']['channels']) - {'vv', 'vh'}: return meta
+    if 'scenes' not in (calibration.get('area') or {}) or 'threshold' not in calibration or set(meta['input']['channels']) - {'vv', 'vh', *STDS}: return meta
     quiet = placebo_pair(cube, pair)
     check = placebo_check(quiet, model, meta) if quiet is not None else {}
     if not check: return meta
