@@ -1,6 +1,7 @@
 "The duels: each calls the peer's own API on the same input in the same process, in turn, and returns its settings and one row a contender"
 import json, subprocess, sys, tempfile, threading, time
 from collections import namedtuple
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -137,14 +138,16 @@ def chips(scale):
         waits = {k: f'{c/(c+each):.1%}' for k in found.cpu if (c := median(found.cpu[k])/found.results[k])}
         return f'{n} x {n} px; Zarr chunks and raster blocks of 512; waiting: the share of an epoch of the default network that is spent on loading, in CPU time', table(found, found.results, 'chips/s', waiting=waits)
 
-def training_steps(x, nets, lr=1e-3):
-    "{name: function that makes one step of forward, loss, backward and AdamW on a batch}; x (B, moments, channels, H, W); a network that takes images gets (B, moments*channels, H, W)"
+def training_steps(x, nets, dtype=None, lr=1e-3):
+    "{name: function that makes one step of forward, loss, backward and AdamW on a batch}; x (B, moments, channels, H, W); a network that takes images gets (B, moments*channels, H, W); dtype: of the forward pass, None: float32"
     import torch
     from landslide_nb.metrics import BCEDice
     y, loss = (torch.rand(x.shape[0], *x.shape[-2:]) < .02).to(torch.uint8), BCEDice()
     def one(net):
         opt = torch.optim.AdamW(net.train().parameters(), lr)
-        def run(): loss(logits_of(net, x), y).backward(); opt.step(); opt.zero_grad(); return len(x)
+        def run():
+            with torch.autocast('cpu', dtype) if dtype else nullcontext(): out = logits_of(net, x)
+            loss(out.float(), y).backward(); opt.step(); opt.zero_grad(); return len(x)
         return run
     return {k: one(net) for k, net in nets.items()}
 
@@ -166,8 +169,12 @@ def networks():
 def training_step(scale):
     "A training step (forward, loss, backward, AdamW) at 128 x 128, batch 16: the default network against smp's and fastai's ResNet-34 U-Nets and the published stage 2 (goals: 2 x, 8 x, 15 x)."
     import torch
-    steps = training_steps(torch.randn(16, 3, 2, 128, 128), {k: make() for k, make in networks().items()})
-    return f'float32, {torch.get_num_threads()} threads, random weights', table(rounds(steps, scale), 16, 'chips/s')
+    from landslide_nb.pretrain import fast_dtype
+    low, rows = fast_dtype('cpu'), []
+    for dtype in (None, low) if low else (None,):
+        steps = training_steps(torch.randn(16, 3, 2, 128, 128), {k: make() for k, make in networks().items()}, dtype)
+        rows += [{**row, '': row['']+', bfloat16'*bool(dtype)} for row in table(rounds(steps, scale), 16, 'chips/s')]
+    return f'float32, and bfloat16 (as the package trains) where the processor computes it itself, both for all; {torch.get_num_threads()} threads, random weights', rows
 
 @duel
 def learning(scale):
@@ -298,7 +305,7 @@ def growth(scale):
         for s in (n, 2*n, 4*n): (Path(d)/str(s)).mkdir(); cube_on_disk(f'{d}/{s}', s, passes=1)
         def scene(s):
             def f():
-                with tempfile.TemporaryDirectory(dir=d) as work: predict_scene(make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1), net, meta, tile=512, progress=False, work=f'{work}/t')
+                with tempfile.TemporaryDirectory(dir=d) as work: predict_scene(make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1), net, meta, progress=False, work=f'{work}/t')
             return f
         def epoch(s):
             pair = make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1)
@@ -314,7 +321,7 @@ def growth(scale):
         first, i = kind[0], kind.index(k)
         further = lambda i: (median(found.cpu[kind[i]])-median(found.cpu[kind[i-1]]))/(amount[kind[i]]-amount[kind[i-1]])
         rows.append({'': k, 'Mpx/s or chips/s': 1/each(found.seconds, k), 'cost of each, relative': each(found.seconds, k)/each(found.seconds, first), 'in CPU time': each(found.cpu, k)/each(found.cpu, first), 'of each further one': further(i)/further(1) if i else None})
-    return 'small network (width 4, 3 levels), 512 px tiles', rows
+    return 'small network (width 4, 3 levels)', rows
 
 @duel
 def memory(scale):
@@ -327,7 +334,7 @@ def memory(scale):
         rows.append(json.loads(out.stdout.splitlines()[-1]))
     return MEMORY, rows
 
-MEMORY = 'each in a process of its own; small network (width 4, 3 levels), 1024 px tiles, noise as data, nothing above the threshold; of the largest scene only one block of 16 holds data, the rest is no data, so that it takes minutes and not an hour'
+MEMORY = 'each in a process of its own; small network (width 4, 3 levels), 512 px tiles, noise as data, nothing above the threshold; of the largest scene only one block of 16 holds data, the rest is no data, so that it takes minutes and not an hour'
 
 def map_made_up(n, every, folder):
     "Map a scene of n x n px whose blocks are made up when they are read, one of `every` with data; print time and memory as JSON"
@@ -382,8 +389,8 @@ def cluster(scale):
             for workers in (2, 1):
                 with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, local_directory=d) as c, Client(c):
                     predict_scene(pair.isel(y=slice(0, 128), x=slice(0, 128)), net, meta, progress=False) # workers import torch
-                    t = time.perf_counter(); maps[workers] = predict_scene(pair, net, meta, tile=256, progress=False).values
+                    t = time.perf_counter(); maps[workers] = predict_scene(pair, net, meta, progress=False).values
                     if i: seconds[workers].append(time.perf_counter()-t)
         bare = sorted(ceiling() for _ in range(3))
         ratios = {w: sorted(a/b for a, b in zip(seconds[1], seconds[w])) for w in (1, 2)}
-        return f'{n} x {n} px, 256 px tiles', [{'': f'{w} worker{"s" if w > 1 else ""}', 'Mpx/s': n*n/1e6/median(seconds[w]), 'speed-up': median(ratios[w]), 'range': f'{ratios[w][0]:.2f} - {ratios[w][-1]:.2f}', 'of the fastest rounds': min(seconds[1])/min(seconds[w]), 'largest difference': float(abs(maps[1]-maps[w]).max())} for w in (1, 2)] + [{'': '2 bare processes', 'speed-up': median(bare), 'range': f'{bare[0]:.2f} - {bare[-1]:.2f}'}]
+        return f'{n} x {n} px, 512 px tiles', [{'': f'{w} worker{"s" if w > 1 else ""}', 'Mpx/s': n*n/1e6/median(seconds[w]), 'speed-up': median(ratios[w]), 'range': f'{ratios[w][0]:.2f} - {ratios[w][-1]:.2f}', 'of the fastest rounds': min(seconds[1])/min(seconds[w]), 'largest difference': float(abs(maps[1]-maps[w]).max())} for w in (1, 2)] + [{'': '2 bare processes', 'speed-up': median(bare), 'range': f'{bare[0]:.2f} - {bare[-1]:.2f}'}]

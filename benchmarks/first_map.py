@@ -33,6 +33,8 @@ def peer(cube, event, posts):
         out[f'transformer, {weights}'] = np.nanmean(z, 0)
     return out
 
+def extra(meta): return [c for c in meta['input']['channels'] if c not in ('vv', 'vh')] # channels beside VV and VH that a model reads
+
 def real_event(data, net, meta):
     "Average precision on the real landslide, from all passes and from the first pass after it"
     from landslide_nb.core import EVENTS
@@ -41,7 +43,7 @@ def real_event(data, net, meta):
     last = event.is_post(cube.time.values)
     for name, n in (('all passes', None), ('first pass after', 1)):
         some = cube if n is None else cube.isel(time=np.flatnonzero(~last | (np.cumsum(last) <= n)))
-        pair = make_pair(some, 'mulitaka', passes=None)
+        pair = make_pair(some, 'mulitaka', passes=None, extra=extra(meta))
         start = time.perf_counter(); prob = predict_scene(pair, net, meta, progress=False).values; took = time.perf_counter() - start
         r, r5 = log_ratio(pair), log_ratio(pair, size=5)
         scores = {'shipped weights': prob, 'dVV - dVH': r.score.values, 'dVV - dVH, 5 x 5': r5.score.values, '-dVH, 5 x 5': -r5.dvh.values}
@@ -59,7 +61,7 @@ def picture(data, net, meta, path):
     cube, event = open_cube(data/'png_2024'/'png_landslide_2024_track9.nc'), EVENTS['mulitaka']
     last = event.is_post(cube.time.values)
     cube = cube.isel(time=np.flatnonzero(~last | (np.cumsum(last) == 1)))
-    pair = make_pair(cube, 'mulitaka', passes=None)
+    pair = make_pair(cube, 'mulitaka', passes=None, extra=extra(meta))
     z = peer(cube, event, 1)
     panels = [('VV before (dB)', pair.vv[0], 'gray', -16, 0), ('VV after, first pass', pair.vv[1], 'gray', -16, 0), ('dVV - dVH, 5 x 5 (dB)', log_ratio(pair, size=5).score, 'RdBu_r', -6, 6)]
     if z: panels.append(('OPERA transformer (z)', z['transformer, original'], 'inferno', 0, 6))
@@ -95,7 +97,7 @@ def false_alarms(data, net, meta):
             for kind, pre, post in quiet_pairs(cube):
                 days = pd.DatetimeIndex(cube.time.values)
                 some = cube.isel(time=[*pre, *post])
-                pair = make_pair(some, (str(days[pre[-1]].date()), str((days[post[0]]).date())), passes=None)
+                pair = make_pair(some, (str(days[pre[-1]].date()), str((days[post[0]]).date())), passes=None, extra=extra(meta))
                 p, place = predict_scene(pair, net, meta, progress=False).values, placebo_threshold(some, pair, net, meta)['calibration']['threshold']
                 p = p[~np.isnan(p)]
                 rows.append(dict(series=folder.name, images='despeckled' if 'pre_event' in folder.name else how, kind=kind, share=float((p >= threshold).mean()), threshold=place, share_of_place=float((p >= place).mean()), expected=float(p.mean())))

@@ -179,7 +179,7 @@ def active_client():
 
 def compute_tiles(
     lazy:list,    # one-block dask arrays
-    at_once:int=8,# arrays in work; on a cluster, for each thread
+    at_once:int=32,# arrays in work, which share what they read; on a cluster, for each thread
 ):                # yields (position, array)
     "Compute arrays a few at a time, on the active cluster or on this machine"
     import dask
