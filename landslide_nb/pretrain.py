@@ -108,7 +108,7 @@ class Autocast(Callback):
     order = 10 # after the batch was cast to plain tensors
     def __init__(self, dtype=torch.bfloat16): self.dtype = dtype
     def before_batch(self):
-        self.context = torch.autocast(self.x.device.type, self.dtype)
+        self.context = torch.autocast(self.xb[0].device.type, self.dtype) # one input, or a pair and its embedding
         self.context.__enter__()
     def after_pred(self):
         self.context.__exit__(None, None, None)
