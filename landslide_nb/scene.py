@@ -11,7 +11,6 @@ __all__ = ['Tile', 'MEASURED', 'stack_pair', 'check_scene', 'forward', 'logits_o
 import hashlib, json, uuid
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
-from itertools import cycle
 from pathlib import Path
 from threading import Lock
 
@@ -184,23 +183,21 @@ def compute_tiles(
 ):                # yields (position, array)
     "Compute arrays a few at a time, on the active cluster or on this machine"
     import dask
-    if client := active_client(): yield from _on_cluster(client, lazy, at_once)
+    if client := active_client(): yield from _on_cluster(client, lazy, max(1, at_once*sum(client.nthreads().values())//2))
     else:
         for start in range(0, len(lazy), at_once): yield from enumerate(dask.compute(*lazy[start:start+at_once], scheduler='threads'), start)
 
-def _on_cluster(client, lazy, at_once): # neighbours go to one worker, if it lives, so that few blocks travel; the next part goes out before a worker runs dry
+def _on_cluster(client, lazy, n): # between n and 2n in work: no worker waits for the others
     from distributed import as_completed
-    threads, names = sum(client.nthreads().values()) or 1, list(client.nthreads())
-    n = max(1, min(at_once//2, len(lazy)//threads))
-    done, where, starts, workers = as_completed(with_results=True), {}, iter(range(0, len(lazy), n)), cycle(names)
+    done, where, starts = as_completed(with_results=True), {}, iter(range(0, len(lazy), n))
     def send():
         if (start := next(starts, None)) is None: return
-        futures = client.compute(lazy[start:start+n], **(dict(workers=[next(workers)], allow_other_workers=True) if names else {}))
+        futures = client.compute(lazy[start:start+n])
         where.update({f.key: k for k, f in enumerate(futures, start)}); done.update(futures)
-    for _ in range(2*threads): send()
+    send(); send()
     for f, value in done:
         yield where.pop(f.key), value
-        if len(where) <= (2*threads - 1)*n: send()
+        if len(where) < n: send()
 
 # %% ../nbs/11_scene.ipynb #cca28f07
 MEASURED = {} # configuration of a network -> (radius, stride)
