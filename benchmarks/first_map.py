@@ -49,7 +49,7 @@ def real_event(data, net, meta):
         scores = {'shipped weights': prob, 'dVV - dVH': r.score.values, 'dVV - dVH, 5 x 5': r5.score.values, '-dVH, 5 x 5': -r5.dvh.values}
         start = time.perf_counter(); other = peer(some, event, n or 99); theirs = time.perf_counter() - start
         rows += [dict(passes=name, predictor=k, auprc=average_precision(v, truth, scores=k != 'shipped weights')) for k, v in {**scores, **(other or {})}.items()]
-        t = placebo_threshold(some, pair, net, meta)['calibration']['threshold']
+        t = placebo_threshold(some, pair, net, meta, progress=False)['calibration']['threshold']
         print(f"{name}: {prob[truth == 1].sum():.0f} of {truth.sum()} px expected inside the outline, {np.nansum(prob):.0f} in all; above the threshold {t:.2f} of this place {(prob[truth == 1] >= t).sum()} inside, {(prob[truth == 0] >= t).sum()} outside; ours {took:.2f} s" + (f', both transformers {theirs:.2f} s' if other else ''))
     return pd.DataFrame(rows).pivot(index='predictor', columns='passes', values='auprc')
 
@@ -85,7 +85,7 @@ def quiet_pairs(cube):
         for posts in (1, 3): yield f'year, {posts} after', a[-4:], b[:posts]
 
 def false_alarms(data, net, meta):
-    "Share of pixels above the threshold where nothing happened: the model's own, and that of the place, from passes before"
+    "Share of pixels above the threshold where nothing happened: the model's own, that of the place from the pair's own passes before, and from all there are before"
     rows, threshold = [], meta['calibration']['threshold']
     series = [*sorted((data/'opera_rtc_s1').iterdir()), data/'png_2024'/'opera_rtc_pre_event']
     for folder in series:
@@ -98,9 +98,10 @@ def false_alarms(data, net, meta):
                 days = pd.DatetimeIndex(cube.time.values)
                 some = cube.isel(time=[*pre, *post])
                 pair = make_pair(some, (str(days[pre[-1]].date()), str((days[post[0]]).date())), passes=None, extra=extra(meta))
-                p, place = predict_scene(pair, net, meta, progress=False).values, placebo_threshold(some, pair, net, meta)['calibration']['threshold']
+                p = predict_scene(pair, net, meta, progress=False).values
                 p = p[~np.isnan(p)]
-                rows.append(dict(series=folder.name, images='despeckled' if 'pre_event' in folder.name else how, kind=kind, share=float((p >= threshold).mean()), threshold=place, share_of_place=float((p >= place).mean()), expected=float(p.mean())))
+                place, archive = (placebo_threshold(c, pair, net, meta, progress=False)['calibration']['threshold'] for c in (some, cube.isel(time=[*range(pre[-1] + 1), *post])))
+                rows.append(dict(series=folder.name, images='despeckled' if 'pre_event' in folder.name else how, kind=kind, share=float((p >= threshold).mean()), threshold=place, share_of_place=float((p >= place).mean()), archive=archive, share_of_archive=float((p >= archive).mean()), expected=float(p.mean())))
     return pd.DataFrame(rows)
 
 def main():
@@ -115,7 +116,7 @@ def main():
     print(event.round(3).to_string())
     if args.picture: picture(args.data, net, meta, args.picture)
     alarms = false_alarms(args.data, net, meta)
-    for what, column in ((f"the model's threshold {meta['calibration']['threshold']:.2f}", 'share'), ('the threshold of the place', 'share_of_place')):
+    for what, column in ((f"the model's threshold {meta['calibration']['threshold']:.2f}", 'share'), ('the threshold of the place, from the passes of the pair', 'share_of_place'), ('the threshold of the place, from all passes before', 'share_of_archive')):
         table = (100*alarms.pivot_table(index=['series', 'images'], columns='kind', values=column, aggfunc='max')).round(2)
         print(f"\nFalse alarms, % of pixels at {what}, worst of each series\n{table.to_string()}")
     if args.out: args.out.write_text(json.dumps(dict(event=event.to_dict(), alarms=alarms.to_dict('records')), indent=1))

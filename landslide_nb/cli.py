@@ -345,7 +345,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--zones', metavar='FILE', help='polygons (districts, catchments, roads) to rank beside the 1 km cells')
     c.add_argument('--min-area', type=float, default=500., metavar='M2', help='smallest polygon (default 500)')
     c.add_argument('--tta', action='store_true', help='average over the eight symmetries of the square: steadier, eight times slower')
-    c.add_argument('--tile', type=int, default=512, metavar='PX', help='side of a tile; smaller needs less memory (default 512)')
+    c.add_argument('--tile', type=int, default=2048, metavar='PX', help='side of what is read and written at once; smaller needs less memory (default 2048)')
     pair_options(c)
     c = command(base, 'base', 'train the weights in the package again (about an hour)')
     c.add_argument('--out', required=True, metavar='MODEL.safetensors', help='model file to write')

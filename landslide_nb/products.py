@@ -562,7 +562,7 @@ def map_pair(
     pair:xr.Dataset,             # dims (moment, y, x), dB, in memory or lazy; a lazy one is mapped in bounded memory
     model:str|Path|tuple,        # saved stage-2 model, or what `load_model` returned
     folder:str|Path,             # new or empty run folder
-    tile:int=512,                # tile, pixels
+    tile:int=2048,               # what is read and written at once, pixels a side
     tta:bool=False,              # average over the eight symmetries of the square, eight times slower
     fast:bool=False,             # low precision where the device has it, see `forward`
     progress:bool=True,          # show a progress bar with px/s and the time left
@@ -606,4 +606,4 @@ def map_cube(
     net, meta = load_model(model)
     cube = open_cube(source)
     pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit)
-    return map_pair(pair, (net, placebo_threshold(cube, pair, net, meta)), folder, **options)
+    return map_pair(pair, (net, placebo_threshold(cube, pair, net, meta, progress=options.get('progress', True))), folder, **options)

@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score
 from landslide_nb.core import CubeError, to_db
 from landslide_nb.cube import check_power, cube_event, guess_orbits, log_ratio, make_pair, open_cube, rasterize_label, save_cube, usable_passes, validate_cube
 from landslide_nb.models import load_model
-from landslide_nb.placebo import placebo_pair, placebo_threshold
+from landslide_nb.placebo import placebo_pairs, placebo_threshold
 from landslide_nb.products import map_cube
 from landslide_nb.scene import predict_scene
 
@@ -126,11 +126,25 @@ def test_a_map_without_labels_asks_the_place_itself(png, shared, tmp_path):
     season = cube.isel(time=slice(0, 5))
     days = [str(t)[:10] for t in season.time.values]
     pair, (net, meta) = make_pair(season, (days[3], days[4]), passes=None), load_model('base')
-    p = predict_scene(placebo_pair(season, pair), net, meta, progress=False).values
-    settled = placebo_threshold(season, pair, net, meta)
-    assert placebo_pair(season, pair).passes_post == days[3:4]
+    (quiet,) = placebo_pairs(season, pair)
+    p = predict_scene(quiet, net, meta, progress=False).values
+    settled = placebo_threshold(season, pair, net, meta, progress=False)
+    assert quiet.passes_post == days[3:4]
     np.testing.assert_allclose(settled['placebo']['share'], (p[np.isfinite(p)] >= meta['calibration']['threshold']).mean())
     assert (p[np.isfinite(p)] >= settled['calibration']['threshold']).mean() <= .00201
+
+
+def test_an_archive_of_years_knows_what_grows_here(shared):
+    cube, (net, meta) = open_cube(shared/'opera_rtc_s1'/BURSTS[2]).load(), load_model('base')
+    days = [str(t)[:10] for t in cube.time.values]
+    archive = cube.isel(time=slice(0, 20))                                   # three winters; the last pass is the one after
+    pair = make_pair(archive.isel(time=slice(15, 20)), (days[18], days[19]), passes=None)
+    quiet = placebo_pairs(archive, pair)
+    assert len(quiet) == 4 and len({q.passes_post[0][:4] for q in quiet}) == 3 and all(len(q.passes_pre) == 4 for q in quiet)
+    assert all((np.datetime64(q.passes_post[-1]) - np.datetime64(q.passes_pre[0])).astype(int) < 120 for q in quiet)      # none across a summer
+    settled = placebo_threshold(archive, pair, net, meta, progress=False)
+    each = [np.quantile(predict_scene(q, net, meta, progress=False).values, .998) for q in quiet]
+    assert settled['placebo']['pairs'] == 4 and abs(settled['placebo']['threshold'] - max(each)) < 1e-6 and settled['placebo']['passes_post'] == quiet[int(np.argmax(each))].passes_post
 
 
 def test_orbit_guess_agrees_with_the_file_that_says(png):
