@@ -185,7 +185,8 @@ class _PixelLoss(nn.Module): # what fastai asks a loss for: how logits become pr
         logits, truth = _plain(logits).float(), _plain(truth)
         _same_pixels(logits, truth)
         keep = truth != IGNORE
-        return logits[keep], (truth[keep] == 1).float()
+        if not keep.all(): logits, truth = logits[keep], truth[keep] # picking costs as much as a layer: only where something is unknown
+        return logits.flatten(), (truth == 1).flatten().float()
 
 def _plain(t): return t.as_subclass(torch.Tensor)
 
