@@ -53,7 +53,7 @@ def known(nets): return {id(net): scene.measured(net) for net, *_ in nets.values
 def test_mosaic_equals_the_untiled_pass(data, nets, known, tmp_path_factory):
     name = data.draw(st.sampled_from([*nets]))
     limit = 40 if 'published' in name else 140
-    h, w, tile = data.draw(st.integers(1, limit)), data.draw(st.integers(1, limit)), data.draw(st.integers(1, 80))
+    h, w, tile, window = data.draw(st.integers(1, limit)), data.draw(st.integers(1, limit)), data.draw(st.integers(1, 160)), data.draw(st.integers(1, 80))
     tta = data.draw(st.booleans()) and name != 'published frozen'
     net, meta, _ = nets[name]
     if data.draw(st.booleans()): meta = dict(meta, calibration=dict(meta['calibration'], around=dict(window=data.draw(st.sampled_from([3, 9, 61, 129])), log_density=[-3., 0.], factor=[.3, 1.2])))
@@ -62,7 +62,9 @@ def test_mosaic_equals_the_untiled_pass(data, nets, known, tmp_path_factory):
     whole = calibrate(logits_d4(x, net, meta['input'], known[id(net)][1]) if tta else logits_of(x, net, meta['input']), meta['calibration'])
     given_pair = pair.chunk(y=data.draw(st.integers(1, h)), x=data.draw(st.integers(1, w))) if data.draw(st.booleans()) and h*w < 4000 else pair
     work = tmp_path_factory.mktemp('work')/'tiles' if data.draw(st.booleans()) else None
-    tiled = predict_scene(given_pair, net, meta, tile=tile, tta=tta, work=work, progress=False).values
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(scene, 'WINDOW', window)
+        tiled = predict_scene(given_pair, net, meta, tile=tile, tta=tta, work=work, progress=False).values
     np.testing.assert_array_equal(np.isnan(tiled), np.isnan(x).any((0, 1)))
     np.testing.assert_allclose(tiled, whole, atol=1e-5)
 
