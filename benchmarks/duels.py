@@ -186,26 +186,33 @@ def learning(scale):
     from landslide_nb.data import finetune_dls, normalize_pair
     from landslide_nb.finetune import RATES, truth_of
     from landslide_nb.metrics import BCEDice, average_precision
+    from landslide_nb.pretrain import fast_dtype
     from landslide_nb.simulate import simulate_event
-    seen, loss = max(64, int(512*scale)//16*16), BCEDice()
+    seen, seeds, loss, low = max(64, int(512*scale)//16*16), range(3 if scale > .5 else 1), BCEDice(), fast_dtype('cpu')
+    makers = networks(); ours = next(iter(makers))
+    rate = {k: RATES['scratch'] if k == ours else 1e-3 for k in makers}
     with tempfile.TemporaryDirectory() as d:
         chips = split_chips(make_chips(make_pair(simulate_event('demo_a', size=2048)), f'{d}/chips'), block=4)
-        dls = finetune_dls(chips, epoch_chips=seen)
-        batches = [tuple(o.as_subclass(torch.Tensor) for o in b) for b in dls.train]
-        stack, rows = dls.chips, dls.chips.rows('test')
-        makers = networks(); ours = next(iter(makers.values()))
-        test, truth = normalize_pair(torch.stack([stack.pair(int(r)) for r in rows]), dls.stats, True), truth_of(stack, rows)
-        def learn(make):
-            lr = RATES['scratch'] if make is ours else 1e-3
-            set_seed(0); net = make(); opt = torch.optim.AdamW(net.train().parameters(), lr)
-            plan, t = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=len(batches)), time.process_time()
-            for x, y in batches: loss(logits_of(net, x), y).backward(); opt.step(); opt.zero_grad(); plan.step()
+        rows = chips.rows('test')
+        truth = truth_of(chips, rows)
+        def learn(name, batches, test, seed):
+            set_seed(seed); net = makers[name](); opt = torch.optim.AdamW(net.train().parameters(), rate[name])
+            plan, t = torch.optim.lr_scheduler.OneCycleLR(opt, rate[name], total_steps=len(batches)), time.process_time()
+            for x, y in batches:
+                with torch.autocast('cpu', low) if low else nullcontext(): out = logits_of(net, x)
+                loss(out.float(), y).backward(); opt.step(); opt.zero_grad(); plan.step()
             t = time.process_time()-t
             with torch.inference_mode(): out = torch.cat([logits_of(net.eval(), o) for o in test.split(16)])
-            return average_precision(out, truth, scores=True), lr, t
-        found = {k: learn(make) for k, make in makers.items()}
+            return average_precision(out, truth, scores=True), t
+        found = {k: [] for k in makers}
+        for seed in seeds:
+            dls = finetune_dls(chips, epoch_chips=seen, seed=seed)
+            batches = [tuple(o.as_subclass(torch.Tensor) for o in b) for b in dls.train]
+            test = normalize_pair(torch.stack([dls.chips.pair(int(r)) for r in rows]), dls.stats, True)
+            for k in makers: found[k].append(learn(k, batches, test, seed))
         baseline = float((truth == 1).sum()/(truth != 255).sum())
-        return f'{seen} chips seen ({len(dls.rows["train"])} training chips), {len(rows)} test chips, one seed; a map of zeros scores {baseline:.3f}', [{'': k, 'AUPRC': float(ap), 'highest rate': lr, 'training, CPU s': t} for k, (ap, lr, t) in found.items()]
+        return f'{seen} chips seen ({len(dls.rows["train"])} training chips), {len(rows)} test chips, {len(seeds)} seed{"s" if len(seeds) > 1 else ""}; {"bfloat16" if low else "float32"} for all; a map of zeros scores {baseline:.3f}', [
+            {'': k, 'AUPRC': sum(ap for ap, _ in f)/len(f), 'each seed': ', '.join(f'{ap:.3f}' for ap, _ in f), 'highest rate': rate[k], 'training, CPU s': sum(t for _, t in f)/len(f)} for k, f in found.items()]
 
 @duel
 def scene_inference(scale):
@@ -382,7 +389,7 @@ def cluster(scale):
     from distributed import Client, LocalCluster
     from landslide_nb.cube import make_pair, open_cube
     from landslide_nb.scene import predict_scene
-    n, (net, meta) = max(768, int(2048*scale**.5)), model()
+    n, (net, meta) = max(768, int(4096*scale**.5)), model()
     with tempfile.TemporaryDirectory() as d:
         pair, seconds, maps = make_pair(open_cube(cube_on_disk(d, n))), {1: [], 2: []}, {}
         for i in range(4 if scale > .5 else 2):
@@ -393,4 +400,4 @@ def cluster(scale):
                     if i: seconds[workers].append(time.perf_counter()-t)
         bare = sorted(ceiling() for _ in range(3))
         ratios = {w: sorted(a/b for a, b in zip(seconds[1], seconds[w])) for w in (1, 2)}
-        return f'{n} x {n} px, 512 px tiles', [{'': f'{w} worker{"s" if w > 1 else ""}', 'Mpx/s': n*n/1e6/median(seconds[w]), 'speed-up': median(ratios[w]), 'range': f'{ratios[w][0]:.2f} - {ratios[w][-1]:.2f}', 'of the fastest rounds': min(seconds[1])/min(seconds[w]), 'largest difference': float(abs(maps[1]-maps[w]).max())} for w in (1, 2)] + [{'': '2 bare processes', 'speed-up': median(bare), 'range': f'{bare[0]:.2f} - {bare[-1]:.2f}'}]
+        return f'{n} x {n} px', [{'': f'{w} worker{"s" if w > 1 else ""}', 'Mpx/s': n*n/1e6/median(seconds[w]), 'speed-up': median(ratios[w]), 'range': f'{ratios[w][0]:.2f} - {ratios[w][-1]:.2f}', 'of the fastest rounds': min(seconds[1])/min(seconds[w]), 'largest difference': float(abs(maps[1]-maps[w]).max())} for w in (1, 2)] + [{'': '2 bare processes', 'speed-up': median(bare), 'range': f'{bare[0]:.2f} - {bare[-1]:.2f}'}]
