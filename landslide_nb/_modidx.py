@@ -209,6 +209,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'landslide_nb.app.worst_text': ('app.html#worst_text', 'landslide_nb/app.py'),
                                   'landslide_nb.app.write_state': ('app.html#write_state', 'landslide_nb/app.py')},
             'landslide_nb.base': { 'landslide_nb.base.despeckle': ('base.html#despeckle', 'landslide_nb/base.py'),
+                                   'landslide_nb.base.farmed': ('base.html#farmed', 'landslide_nb/base.py'),
                                    'landslide_nb.base.mosaic': ('base.html#mosaic', 'landslide_nb/base.py'),
                                    'landslide_nb.base.quiet_threshold': ('base.html#quiet_threshold', 'landslide_nb/base.py'),
                                    'landslide_nb.base.random_chips': ('base.html#random_chips', 'landslide_nb/base.py'),

@@ -84,6 +84,9 @@ class Region:
     rain:float=.10              # share of the scene wetted by showers in one pass
     rain_db:tuple=(1.8, .6)     # its change (VV, VH) on fields, dB
     season_db:tuple=(0., 0.)    # strength of the change of season between the passes before and after (VV, VH), dB
+    plot_px:tuple=(9., 14.)     # (height, width) of one field, px
+    growth_db:tuple=(0., 0.)    # spread of each field's lasting change between the passes before and after (VV, VH), dB
+    growth_alike:float=.5       # correlation of that change in VV and VH
 
 # %% ../nbs/02_simulate.ipynb #72ee001c
 REGIONS = {r.name: r for r in (
@@ -308,18 +311,21 @@ def ground(
     shape, field = dem.shape, cover == 2
     table = lambda name: part(name).standard_normal((64, 64), dtype='f4')
     plots = part('plots')
-    plot = parcels(plots, shape, (9, 14), np.arange(4096, dtype='i4').reshape(64, 64))
+    plot = parcels(plots, shape, region.plot_px, np.arange(4096, dtype='i4').reshape(64, 64))
     texture = [np.float32(region.texture_db)*noise(part('texture', p), shape, 2, 2.) for p in (0, 1)]
     debris = [np.float32(region.debris_db)*noise(part('debris', p), shape, 3, 3.) for p in (0, 1)]
     cut = parcels(part('cuts'), shape, (14, 22), part('cut').random((64, 64), dtype='f4')) < region.clearcut
     cut &= cover == 0
     reaped = (part('reaped').random(4096) < region.harvest)[plot] & field
+    grown, r = part('growth').standard_normal((2, 4096), dtype='f4'), np.float32(region.growth_alike)
+    grown[1] = r*grown[0] + np.sqrt(1 - r*r)*grown[1]
     other = []
     for p in (0, 1):
         texture[p] += np.float32(region.parcel_db)*table(('parcel', p)).ravel()[plot]*field
         o = np.float32(region.clearcut_db[p])*cut
         o += np.float32(region.harvest_db[p])*reaped
         o -= np.float32(region.river_db)*(cover == 3)
+        if region.growth_db[p]: o += np.float32(region.growth_db[p])*grown[p][plot]*field
         if region.season_db[p]: o += np.float32(region.season_db[p])*season(region, seed, p, cover, slope, aspect)
         other.append(o)
     return dict(dem=dem, slope=slope, aspect=aspect, cover=cover, depth=depth, truth=truth, strength=strength,
