@@ -341,7 +341,7 @@ def memory(scale):
         rows.append(json.loads(out.stdout.splitlines()[-1]))
     return MEMORY, rows
 
-MEMORY = 'each in a process of its own; small network (width 4, 3 levels), 512 px tiles, noise as data, nothing above the threshold; of the largest scene only one block of 16 holds data, the rest is no data, so that it takes minutes and not an hour'
+MEMORY = 'each in a process of its own; small network (width 4, 3 levels), noise as data, nothing above the threshold; of the largest scene only one block of 16 holds data, the rest is no data, so that it takes minutes and not an hour'
 
 def map_made_up(n, every, folder):
     "Map a scene of n x n px whose blocks are made up when they are read, one of `every` with data; print time and memory as JSON"
