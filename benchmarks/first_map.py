@@ -104,17 +104,40 @@ def false_alarms(data, net, meta):
                 rows.append(dict(series=folder.name, images='despeckled' if 'pre_event' in folder.name else how, kind=kind, share=float((p >= threshold).mean()), threshold=place, share_of_place=float((p >= place).mean()), archive=archive, share_of_archive=float((p >= archive).mean()), expected=float(p.mean())))
     return pd.DataFrame(rows)
 
+def alarm_picture(data, net, meta, path):
+    "Where a model raises false alarms: each land crop at its worst single pass within a season, as it comes"
+    import matplotlib; matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(2, 4, figsize=(11, 5.6), layout='constrained')
+    for ax, folder in zip(axes.T, sorted((data/'opera_rtc_s1').iterdir())[1:]): # the first is the sea
+        cube, worst = open_cube(folder).load(), (-1,)
+        for kind, pre, post in quiet_pairs(cube):
+            if kind != 'season, 1 after': continue
+            days = [str(t)[:10] for t in cube.time.values]
+            pair = make_pair(cube.isel(time=[*pre, *post]), (days[pre[-1]], days[post[0]]), passes=None)
+            p = predict_scene(pair, net, meta, progress=False)
+            if (share := float((p >= meta['calibration']['threshold']).mean())) > worst[0]: worst = share, days[post[0]], pair, p
+        share, day, pair, p = worst
+        ax[0].imshow(log_ratio(pair, size=3).score, cmap='RdBu_r', vmin=-6, vmax=6); ax[0].set_title(f'{folder.name[-10:]}, {day}', fontsize='medium')
+        ax[1].imshow(p, cmap='inferno', vmin=0, vmax=1); ax[1].set_xlabel(f'{share:.1%} of pixels above {meta["calibration"]["threshold"]:.2f}')
+        if share: ax[1].contour(p, [meta['calibration']['threshold']], colors='cyan', linewidths=.8)
+    for a in axes.flat: a.set(xticks=[], yticks=[])
+    axes[0, 0].set_ylabel('dVV - dVH, 3 x 3 (-6 to 6 dB)'); axes[1, 0].set_ylabel('landslide probability')
+    fig.savefig(path, dpi=70)
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--data', type=Path, required=True)
     p.add_argument('--model', default='base')
     p.add_argument('--out', type=Path, help='JSON file to write')
-    p.add_argument('--picture', type=Path, help='PNG to draw')
+    p.add_argument('--picture', type=Path, help='PNG to draw of the real landslide')
+    p.add_argument('--alarms', type=Path, help='PNG to draw of false alarms')
     args = p.parse_args()
     net, meta = load_model(args.model)
     event = real_event(args.data, net, meta)
     print(event.round(3).to_string())
     if args.picture: picture(args.data, net, meta, args.picture)
+    if args.alarms: alarm_picture(args.data, net, meta, args.alarms)
     alarms = false_alarms(args.data, net, meta)
     for what, column in ((f"the model's threshold {meta['calibration']['threshold']:.2f}", 'share'), ('the threshold of the place, from the passes of the pair', 'share_of_place'), ('the threshold of the place, from all passes before', 'share_of_archive')):
         table = (100*alarms.pivot_table(index=['series', 'images'], columns='kind', values=column, aggfunc='max')).round(2)
