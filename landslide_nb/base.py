@@ -120,14 +120,15 @@ def simulate_scenes(
 # %% ../nbs/17_base.ipynb #3d0ca87d
 def mosaic(
     paths,         # of `simulate_scenes`
+    side:int=SCENE, # of a scene, pixels
 ) -> xr.Dataset:   # pair, dims (moment, y, x), lazy, one scene below the other
     "Scenes as one tall pair; its grid means nothing"
     import dask, dask.array as da, rioxarray
-    one = lambda p: da.from_delayed(dask.delayed(np.load)(p, mmap_mode='r'), (5, SCENE, SCENE), 'float16')
+    one = lambda p: da.from_delayed(dask.delayed(np.load)(p, mmap_mode='r'), (5, side, side), 'float16')
     a = da.concatenate([one(p) for p in paths], 1)
     band = lambda k: (('moment', 'y', 'x'), da.stack([a[k], a[k+2]]).astype('float32'))
     pair = xr.Dataset(dict(vv=band(0), vh=band(1), landslides=(('y', 'x'), a[4].astype('uint8'))),
-        coords=dict(moment=['pre', 'post'], y=-10.*np.arange(a.shape[1]), x=10.*np.arange(SCENE)), attrs=dict(event_name='random regions'))
+        coords=dict(moment=['pre', 'post'], y=-10.*np.arange(a.shape[1]), x=10.*np.arange(side)), attrs=dict(event_name='random regions'))
     return pair.rio.write_crs('EPSG:32654')
 
 # %% ../nbs/17_base.ipynb #f792723d

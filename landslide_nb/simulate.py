@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COVERS', 'ORBITS', 'REGIONS', 'Region', 'stream', 'noise', 'enlarge', 'terrain', 'slope_aspect', 'facing', 'quantile',
-           'parcels', 'land_cover', 'slide_areas', 'slide_shape', 'landslides', 'speckle_bias', 'season', 'ground',
-           'reflectivity', 'speckle', 'one_pass', 'pass_times', 'simulate_event']
+           'parcels', 'land_cover', 'slide_areas', 'slide_shape', 'landslides', 'speckle_bias', 'when', 'season',
+           'ground', 'reflectivity', 'speckle', 'one_pass', 'pass_times', 'simulate_event', 'simulate_archive']
 
 # %% ../nbs/02_simulate.ipynb #590d20eb
 import zlib
@@ -281,6 +281,13 @@ def speckle_bias(
     from scipy.special import digamma
     return 10/np.log(10)*(np.log(enl) - digamma(enl))
 
+# %% ../nbs/02_simulate.ipynb #da31c757
+def when(
+    year:int, # years from the event's
+) -> tuple:   # names for `stream`, none in the year of the event
+    "What tells the random streams of one year from those of another"
+    return ('year', year) if year else ()
+
 # %% ../nbs/02_simulate.ipynb #8c2d4d09
 def season(
     region:Region,
@@ -289,9 +296,10 @@ def season(
     cover,  # (y, x) index into COVERS
     slope,  # (y, x) degrees
     aspect, # (y, x) downslope direction, radians clockwise from north
+    year:int=0, # of `ground`
 ):          # (y, x) float32, about 1 strong
     "The change of a season, in units of its strength"
-    rng = stream(seed, region.name, 'season', p)
+    rng = stream(seed, region.name, 'season', p, *when(year))
     each, sun = rng.standard_normal(len(COVERS)).astype('f4'), np.float32(rng.uniform(0, 2*np.pi))
     patches = noise(rng, cover.shape, rng.uniform(15, 80), 3.)
     return np.float32(.7)*(each[cover] - each[0]) + np.float32(.5)*patches*(cover < 4) + np.float32(1.5)*np.sin(np.deg2rad(slope))*np.cos(aspect - sun)
@@ -302,22 +310,23 @@ def ground(
     seed:int,
     dem,        # (y, x) m
     pixel:float,# m
+    year:int=0, # 0: of the event; another: a year in which nothing slid and other fields grew
 ):              # dict of (y, x) arrays
     "Everything on the ground that does not depend on the orbit"
     part = lambda *n: stream(seed, region.name, *n)
     slope, aspect = slope_aspect(dem, pixel)
     cover, depth = land_cover(region, seed, dem, slope)
-    truth, strength = landslides(region, seed, slope, aspect)
+    truth, strength = landslides(region, seed, slope, aspect) if not year else (np.zeros(dem.shape, 'u1'), np.zeros(dem.shape, 'f4'))
     shape, field = dem.shape, cover == 2
     table = lambda name: part(name).standard_normal((64, 64), dtype='f4')
     plots = part('plots')
     plot = parcels(plots, shape, region.plot_px, np.arange(4096, dtype='i4').reshape(64, 64))
     texture = [np.float32(region.texture_db)*noise(part('texture', p), shape, 2, 2.) for p in (0, 1)]
     debris = [np.float32(region.debris_db)*noise(part('debris', p), shape, 3, 3.) for p in (0, 1)]
-    cut = parcels(part('cuts'), shape, (14, 22), part('cut').random((64, 64), dtype='f4')) < region.clearcut
+    cut = parcels(part('cuts'), shape, (14, 22), part('cut', *when(year)).random((64, 64), dtype='f4')) < region.clearcut
     cut &= cover == 0
-    reaped = (part('reaped').random(4096) < region.harvest)[plot] & field
-    grown, r = part('growth').standard_normal((2, 4096), dtype='f4'), np.float32(region.growth_alike)
+    reaped = (part('reaped', *when(year)).random(4096) < region.harvest)[plot] & field
+    grown, r = part('growth', *when(year)).standard_normal((2, 4096), dtype='f4'), np.float32(region.growth_alike)
     grown[1] = r*grown[0] + np.sqrt(1 - r*r)*grown[1]
     other = []
     for p in (0, 1):
@@ -326,7 +335,7 @@ def ground(
         o += np.float32(region.harvest_db[p])*reaped
         o -= np.float32(region.river_db)*(cover == 3)
         if region.growth_db[p]: o += np.float32(region.growth_db[p])*grown[p][plot]*field
-        if region.season_db[p]: o += np.float32(region.season_db[p])*season(region, seed, p, cover, slope, aspect)
+        if region.season_db[p]: o += np.float32(region.season_db[p])*season(region, seed, p, cover, slope, aspect, year)
         other.append(o)
     return dict(dem=dem, slope=slope, aspect=aspect, cover=cover, depth=depth, truth=truth, strength=strength,
                 wet=np.array(region.wet, 'f4')[cover], plots=4096, in_field=np.flatnonzero(field), plot=plot[field],
@@ -388,10 +397,11 @@ def one_pass(
     scene:dict,   # as from `ground`
     ground_power, # dict (side, pol) -> (y, x), from `reflectivity`
     out,          # (vv, vh), each (y, x) float32, filled
+    year:int=0,   # of `ground`
 ):
     "One acquisition: moisture, showers, crops, flicker, calibration, speckle and the noise floor"
     shape, side = scene['slope'].shape, 'pre' if number < 0 else 'post'
-    part = lambda *n: stream(seed, region.name, orbit, number, *n)
+    part = lambda *n: stream(seed, region.name, orbit, number, *when(year), *n)
     constant, coarse, half = part('pass').standard_normal(3), tuple(n//8 + 3 for n in shape), tuple(n//2 + 2 for n in shape)
     moist = np.float32(region.drift_db)*noise(part('drift'), coarse, 100/8, 4) + np.float32(region.moisture_db*constant[2])
     shower = noise(part('shower'), coarse, 50/8, 4)
@@ -412,10 +422,11 @@ def pass_times(
     region:Region,
     orbit:str,  # 'ascending' | 'descending'
     passes:int, # on each side
+    year:int=0, # years from the event's
 ):              # (2*passes,) datetime64, ascending
     "Every 12 days, the event between the middle two"
     k = ORBITS.index(orbit)
-    first = pd.Timestamp(get_event(region.event).end) + pd.Timedelta(days=region.days_after[k], hours=(8, 20)[k], minutes=40)
+    first = pd.Timestamp(get_event(region.event).end) + pd.Timedelta(days=365*year + region.days_after[k], hours=(8, 20)[k], minutes=40)
     return np.array([first + pd.Timedelta(days=12*n) for n in range(-passes, passes)], 'datetime64[ns]')
 
 # %% ../nbs/02_simulate.ipynb #3131d391
@@ -426,6 +437,7 @@ def simulate_event(
     passes:int=4,                   # on each side of the event, of each orbit
     orbits:tuple=('ascending', 'descending'),
     dem=None,                       # own terrain: (y, x) array of m at the region's pixel size, or a DataArray with CRS and metric x, y
+    year:int=0,                     # 0: that of the event; -1: the one before, the same place without landslides
 ) -> xr.Dataset:                    # canonical cube in memory, with truth, DEM and slope
     "A landslide event, bit-identical for the same arguments"
     import rioxarray
@@ -438,14 +450,14 @@ def simulate_event(
     x, y, crs, dem = _grid(region, size, dem)
     if min(len(y), len(x)) < 64: raise CubeError(f"A scene of {len(y)} x {len(x)} px is too small to hold landslides; 64 x 64 is the least.")
     if dem is None: dem = terrain(region, seed, (len(y), len(x)))
-    scene = ground(region, seed, dem, abs(x[1] - x[0]))
-    times = {o: pass_times(region, o, passes) for o in orbits}
+    scene = ground(region, seed, dem, abs(x[1] - x[0]), year)
+    times = {o: pass_times(region, o, passes, year) for o in orbits}
     order = sorted((t, o, k - passes) for o in orbits for k, t in enumerate(times[o]))
     vv, vh = np.empty((2, len(order), len(y), len(x)), 'f4')
     for o in orbits:
         power = reflectivity(region, seed, o, scene)
         for i, (_, orbit, number) in enumerate(order):
-            if orbit == o: one_pass(region, seed, o, number, scene, power, (vv[i], vh[i]))
+            if orbit == o: one_pass(region, seed, o, number, scene, power, (vv[i], vh[i]), year)
     event, tyx, yx = get_event(region.event), ('time', 'y', 'x'), ('y', 'x')
     cube = xr.Dataset(dict(vv=(tyx, vv), vh=(tyx, vh), dem=(yx, dem), slope=(yx, scene['slope']), landslides=(yx, scene['truth'])),
                       coords=dict(time=np.array([t for t, _, _ in order]), y=y, x=x, orbit=('time', [o for _, o, _ in order])),
@@ -466,3 +478,17 @@ def _grid(region, size, dem):
         dem = np.asarray(dem, 'f4')
         if not np.isfinite(dem).all(): raise CubeError(f"The DEM has {(~np.isfinite(dem)).sum():,} pixels without a value; fill them first.")
     return x, y, crs, dem
+
+# %% ../nbs/02_simulate.ipynb #6b958d3b
+def simulate_archive(
+    region:str|Region='demo_a', # a name in REGIONS, or a Region
+    seed:int=0,
+    size:int|tuple=1024,        # (y, x), px
+    years:int=3,                # quiet ones before that of the event
+    **kwargs,                   # passes (of each year, on each side of its day of the event), orbits, dem of `simulate_event`
+) -> xr.Dataset:                # canonical cube in memory, oldest pass first
+    "An event, and the same place in quiet years before it"
+    event = simulate_event(region, seed, size, **kwargs)
+    quiet = [simulate_event(region, seed, size, year=-k, **kwargs) for k in range(years, 0, -1)]
+    passes = xr.concat([o[['vv', 'vh']] for o in (*quiet, event)], 'time')
+    return passes.assign({k: event[k] for k in ('dem', 'slope', 'landslides')}).assign_attrs(event.attrs)
