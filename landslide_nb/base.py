@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUIET', 'FARMED', 'WAYS', 'SCENE', 'FALSE_ALARMS', 'OF_SCENES', 'random_region', 'farmed', 'despeckle', 'random_pair',
-           'write_scene', 'simulate_scenes', 'mosaic', 'random_chips', 'quiet_threshold', 'train_base', 'save_base']
+           'write_scene', 'simulate_scenes', 'mosaic', 'random_chips', 'quiet_threshold', 'train_base',
+           'calibrate_scenes']
 
 # %% ../nbs/17_base.ipynb #99ac0960
 import json, os
@@ -172,35 +173,32 @@ def train_base(
     **size,           # width, levels of the network
 ) -> Path:
     "Train the shipped weights; raises `OutputError` if the file exists"
-    from landslide_nb.data import finetune_dls
+    from landslide_nb.data import domain_record, finetune_dls, input_spec
     from landslide_nb.finetune import finetune_learner
+    from landslide_nb.models import save_model
     from landslide_nb.pretrain import AverageWeights, fit_bar, training_record
     if Path(out).exists(): raise OutputError(f"{out} exists already; give another name or remove it first.")
     start, chips = perf_counter(), random_chips(folder, scenes)
     unseen = random_chips(Path(folder)/'held', held, first=100_000, valid=1.)
     learn = finetune_learner(finetune_dls(chips, epoch_chips=epoch_chips, seed=seed), seed=seed, cbs=[AverageWeights(.995)], **(dict(width=24, levels=5) | size))
     fit_bar(learn, epochs, 'base')
-    return save_base(learn.model, chips, unseen, out, dict(training_record(learn), scenes=scenes, calibration_scenes=held, minutes=round((perf_counter() - start)/60)))
+    spec = {**input_spec(learn.dls), 'domain': {**domain_record(chips), 'pixel size (m)': [10, 30]}} # the mosaic's own grid means nothing
+    record = dict(training_record(learn), scenes=scenes, calibration_scenes=held, minutes=round((perf_counter() - start)/60))
+    calibration, metrics = calibrate_scenes(learn.model, spec, unseen)
+    return save_model(learn.model, out, dict(input=spec, training=record, metrics=metrics, calibration=calibration), half=True)
 
-def save_base(
-    model,         # trained network, float32 weights
-    chips:ChipSet, # of `random_chips`, trained on
-    unseen:ChipSet, # of other scenes, all for validation
-    out:str|Path,  # model file to write
-    training:dict, # how it was trained
-) -> Path:
-    "Calibrate a network on scenes it never saw and save it with what it knows"
+def calibrate_scenes(
+    model,          # trained network
+    spec:dict,      # how its input is prepared, see `input_spec`
+    unseen:ChipSet, # of scenes it never saw, all for validation
+):                  # (calibration of `fit_chips` with a quiet threshold, dict with auprc)
+    "Make probabilities, threshold and areas true across scenes"
     from landslide_nb.calibration import calibrate, fit_chips
-    from landslide_nb.chips import chip_stats
-    from landslide_nb.data import domain_record
     from landslide_nb.finetune import predict_chips, truth_of
     from landslide_nb.metrics import average_precision
-    from landslide_nb.models import save_model
     rows = unseen.rows('valid')
-    spec = dict(channels=list(chips.channels), change=True, stats=chip_stats(chips), size=chips.size)
     logits, truth = predict_chips((model, dict(input=spec)), unseen, rows).numpy(), truth_of(unseen, rows).numpy()
     scene = unseen.table.block.to_numpy()[rows]                                                 # a block of the split is a scene
     calibration = fit_chips(logits, truth, scene=scene)
-    calibration['threshold'] = quiet_threshold(calibrate(logits, calibration), truth, scene)
-    spec['domain'] = {**domain_record(chips), 'pixel size (m)': [10, 30]}                       # the mosaic's own grid means nothing
-    return save_model(model, out, dict(input=spec, training=training, metrics=dict(auprc=average_precision(logits, truth, scores=True)), calibration=calibration), half=True)
+    calibration['threshold'] = max(calibration['threshold'], quiet_threshold(calibrate(logits, calibration), truth, scene))
+    return calibration, dict(auprc=average_precision(logits, truth, scores=True))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGE1_CHIP', 'COLUMNS', 'CHANNELS', 'say', 'pair_options', 'event_of', 'cube_of', 'open_pair', 'cut_chips', 'stage1',
-           'stage2', 'pretrain', 'finetune', 'refuse_overwrite', 'score_table', 'map_scene', 'write_map',
+           'stage2', 'pretrain', 'finetune', 'refuse_overwrite', 'score_table', 'adapt', 'map_scene', 'write_map',
            'scene_summary', 'demo', 'fetch', 'base', 'experiment', 'ablation', 'app', 'parser', 'main']
 
 # %% ../nbs/14_cli.ipynb #e59814ae
@@ -187,6 +187,19 @@ def score_table(
     line = lambda row: '| ' + ' | '.join([row[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(row[1:], widths[1:])]]) + ' |'
     return '\n'.join([line(cells[0]), line(['-'*widths[0], *['-'*(w-1) + ':' for w in widths[1:]]]), *map(line, cells[1:])])
 
+# %% ../nbs/14_cli.ipynb #44273ac8
+def adapt(
+    args, # cube, pretrained, scenes, epochs, out and the pair options
+):
+    "`landslide-nb adapt`: make the shipped weights at home in a place, by its passes before the event and without a label"
+    from landslide_nb.adapt import adapt_model
+    from landslide_nb.models import read_header
+    refuse_overwrite(args.out)
+    cube = cube_of(args.cube, args.size, args.seed, args.orbit)
+    adapt_model(cube, open_pair(cube, args), args.out, args.pretrained, args.scenes, args.epochs, seed=args.seed)
+    m = read_header(args.out)['metrics']
+    say(f"model of this place: {args.out}; of landslides laid onto its latest quiet time it finds AUPRC {m['auprc']:.3f}, before {m['auprc_before']:.3f}")
+
 # %% ../nbs/14_cli.ipynb #ee1e2051
 def map_scene(
     args, # cube, model, out, tile, tta, min_area, zones and the pair options
@@ -338,6 +351,13 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--block', type=int, default=512, metavar='PX', help='side of the blocks by which chips are split in space; smaller for a small scene (default 512)')
     c.add_argument('--epochs', type=int, default=10, help='epochs of 128 chips (default 10)')
     pair_options(c)
+    c = command(adapt, 'adapt', 'make the shipped weights at home in a place, without a label (about 2 minutes)')
+    c.add_argument('cube', metavar='CUBE', help=named + '; the more passes before the event, the better')
+    c.add_argument('--out', required=True, metavar='MODEL.safetensors', help='model file to write, for map --model or finetune --pretrained')
+    c.add_argument('--pretrained', default='base', metavar='MODEL.safetensors', help='stage-2 model of VV and VH to go on from (default: base, the weights in the package)')
+    c.add_argument('--scenes', type=int, default=120, metavar='N', help='quiet scenes with landslides laid on (default 120)')
+    c.add_argument('--epochs', type=int, default=2, help='epochs of 1024 chips (default 2)')
+    pair_options(c)
     c = command(map_scene, 'map', 'map a whole cube into a run folder')
     c.add_argument('cube', metavar='CUBE', help=named)
     c.add_argument('--model', default='base', metavar='MODEL.safetensors', help='stage-2 model (default: base, the weights in the package, which need no label)')
@@ -347,11 +367,11 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--tta', action='store_true', help='average over the eight symmetries of the square: steadier, eight times slower')
     c.add_argument('--tile', type=int, default=2048, metavar='PX', help='side of what is read and written at once; smaller needs less memory (default 2048)')
     pair_options(c)
-    c = command(base, 'base', 'train the weights in the package again (about an hour)')
+    c = command(base, 'base', 'train the weights in the package again (about an hour on two cores)')
     c.add_argument('--out', required=True, metavar='MODEL.safetensors', help='model file to write')
-    c.add_argument('--folder', required=True, metavar='DIR', help='folder for the simulated scenes, about 2.5 GB; what is there is used')
-    c.add_argument('--scenes', type=int, default=1000, metavar='N', help='random regions (default 1000)')
-    c.add_argument('--epochs', type=int, default=14, help='epochs of 4096 chips (default 14)')
+    c.add_argument('--folder', required=True, metavar='DIR', help='folder for the simulated scenes, about 5.5 GB; what is there is used')
+    c.add_argument('--scenes', type=int, default=2000, metavar='N', help='random regions (default 2000)')
+    c.add_argument('--epochs', type=int, default=18, help='epochs of 4096 chips (default 18)')
     c.add_argument('--seed', type=int, default=0, help='of weights and batches (default 0)')
     c = command(experiment, 'experiment', 'how much pretraining helps, at which number of labels')
     words, numbers = (lambda s: tuple(s.split(','))), (lambda s: tuple(int(n) for n in s.split(',')))

@@ -62,6 +62,25 @@ def test_png_2024_maps_on_its_own_grid(demo, shared, tmp_path):
     assert json.loads((tmp_path/'run'/'metrics.json').read_text())['event_name'] == 'mulitaka'
     assert gpd.read_file(tmp_path/'run'/'landslides.gpkg', layer='mapped').area_m2.sum() == pytest.approx(96*900)
 
+def test_weights_adapted_to_a_place_map_it(tmp_path):
+    place = ('demo_a', '--size', 256, '--passes', 1)
+    out = run('adapt', *place, '--scenes', 40, '--epochs', 1, '--out', 'here.safetensors', cwd=tmp_path)
+    assert out.returncode == 0, out.stderr[-2000:]
+    after, before = (float(v) for v in re.search(r'AUPRC ([\d.]+), before ([\d.]+)', out.stdout).groups())
+    assert after > before - .005 and sorted(p.name for p in tmp_path.iterdir()) == ['here.safetensors']
+    one_sentence(run('adapt', *place, '--out', 'here.safetensors', cwd=tmp_path), 'exists already')
+    out = run('map', *place, '--model', 'here.safetensors', '--out', 'run', cwd=tmp_path)
+    assert out.returncode == 0 and 'of this place in which nothing happened' in out.stdout, out.stderr[-2000:]
+
+def test_the_command_trains_what_the_library_trains():
+    import inspect
+    from landslide_nb.adapt import adapt_model
+    from landslide_nb.base import train_base
+    from landslide_nb.cli import parser
+    for words, does in ((['base', '--folder', 'scenes'], train_base), (['adapt', 'demo_a'], adapt_model)):
+        given, default = vars(parser().parse_args([*words, '--out', 'm.safetensors'])), inspect.signature(does).parameters
+        assert {k: given[k] for k in ('scenes', 'epochs', 'seed')} == {k: default[k].default for k in ('scenes', 'epochs', 'seed')}
+
 def test_mistakes_are_one_sentence_and_leave_nothing(demo, tmp_path):
     model = demo[0]/'models'/'pretrained.safetensors'
     evil = tmp_path/'evil.safetensors'

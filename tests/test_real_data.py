@@ -3,9 +3,10 @@ import json
 import geopandas as gpd, numpy as np, pandas as pd, pytest, rasterio, rioxarray, xarray as xr
 from sklearn.metrics import average_precision_score
 
+from landslide_nb.adapt import adapt_model
 from landslide_nb.core import CubeError, to_db
 from landslide_nb.cube import check_power, cube_event, guess_orbits, log_ratio, make_pair, open_cube, rasterize_label, save_cube, usable_passes, validate_cube
-from landslide_nb.models import load_model
+from landslide_nb.models import load_model, read_header
 from landslide_nb.placebo import placebo_pairs, placebo_threshold
 from landslide_nb.products import map_cube
 from landslide_nb.scene import predict_scene
@@ -145,6 +146,15 @@ def test_an_archive_of_years_knows_what_grows_here(shared):
     settled = placebo_threshold(archive, pair, net, meta, progress=False)
     each = [np.quantile(predict_scene(q, net, meta, progress=False).values, .998) for q in quiet]
     assert settled['placebo']['pairs'] == 4 and abs(settled['placebo']['threshold'] - max(each)) < 1e-6 and settled['placebo']['passes_post'] == quiet[int(np.argmax(each))].passes_post
+
+
+def test_weights_become_at_home_among_real_fields(shared, tmp_path):
+    cube = open_cube(shared/'opera_rtc_s1'/BURSTS[2]).load().isel(time=slice(0, 20))
+    days = [str(t)[:10] for t in cube.time.values]
+    pair = make_pair(cube.isel(time=slice(15, 20)), (days[18], days[19]), passes=None)
+    m = read_header(adapt_model(cube, pair, tmp_path/'here.safetensors', scenes=40, epochs=1, epoch_chips=512))
+    assert m['metrics']['auprc'] > m['metrics']['auprc_before'] + .02, m['metrics']  # of landslides laid onto a quiet time it never saw
+    assert m['input']['domain']['pixel size (m)'] == [30, 30] and m['training']['train_chips'] == 40
 
 
 def test_orbit_guess_agrees_with_the_file_that_says(png):

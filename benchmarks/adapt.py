@@ -1,0 +1,129 @@
+"""What is it worth to make the shipped weights at home in a place (`landslide-nb adapt`), without any label?
+
+    python -m benchmarks.adapt simulated --out simulated.csv
+    python -m benchmarks.adapt real --data FOLDER --out real.csv
+
+Each row is a place: weights are adapted to its passes before the event, as the command does, and compared with the shipped ones,
+both with the threshold that `map` would use there. `simulated`: places of 512 px with three quiet years, scored on the event
+itself and, for false alarms, on a fourth quiet year that nothing else saw. `real`: the land crops of California (opera_rtc_s1/*),
+in which nothing happened: false alarms on the next pass of a season or of the next one, and how much of the landslides of twelve random regions laid onto
+that very pair is found; and the Mulitaka landslide (png_2024). Nothing was chosen on the real images. About an hour on one core each;
+what is in the table already is not done again.
+"""
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.first_map import quiet_pairs
+from landslide_nb.adapt import adapt_model, slide_change
+from landslide_nb.base import despeckle, random_region
+from landslide_nb.core import EVENTS
+from landslide_nb.cube import describe_pair, make_pair, open_cube
+from landslide_nb.metrics import average_precision
+from landslide_nb.models import load_model
+from landslide_nb.placebo import placebo_threshold
+from landslide_nb.scene import predict_scene
+from landslide_nb.simulate import REGIONS, simulate_archive, simulate_event
+
+ORBIT = ('ascending',)
+
+def both(cube, pair):
+    "The shipped and the adapted model of a place, each with the threshold `map` would use"
+    with TemporaryDirectory() as tmp:
+        models = dict(shipped=load_model('base'), adapted=load_model(adapt_model(cube, pair, Path(tmp)/'m.safetensors')))
+    return {k: (net, placebo_threshold(cube, pair, net, meta, progress=False)) for k, (net, meta) in models.items()}
+
+def prob(model, pair): return predict_scene(pair, *model, progress=False).values
+
+def found(p, truth, threshold):
+    p, truth = np.concatenate(p, axis=None), np.concatenate(truth, axis=None)
+    return dict(auprc=average_precision(p, truth), recall=float((p >= threshold)[truth == 1].mean()), expected=float(np.nansum(p)/max(1, (truth == 1).sum())))
+
+def alarms(p, threshold): return float((p[np.isfinite(p)] >= threshold).mean())
+
+def row(models, events, truths, quiet):
+    "Scores of each model: on pairs with landslides, and on a quiet one"
+    out = {}
+    for k, m in models.items():
+        t = m[1]['calibration']['threshold']
+        scores = dict(threshold=t) | found([prob(m, e) for e in events], truths, t) | (dict(alarms=alarms(prob(m, quiet), t)) if quiet is not None else {})
+        out |= {f'{name}_{k}': v for name, v in scores.items()}
+    return out
+
+def simulated_places():
+    "(kind, region, seed, passes after) of places that no training used"
+    clear = [s for s in range(400_000, 400_200) if random_region(s).contrast > .7]
+    fields = [s for s in clear if max(random_region(s).growth_db) > 0]
+    for k in range(4):
+        n = (1, 3)[k % 2]
+        for name in REGIONS: yield name, REGIONS[name], 41 + k, n
+        for name, seeds in (('random region with fields', fields), ('random region', [s for s in clear if s not in fields])): yield name, random_region(seeds[k]), seeds[k], n
+
+def simulated(done, progress):
+    for kind, region, seed, n in progress(list(simulated_places())):
+        if (key := dict(kind=kind, place=str(seed), passes_after=n)) in done: continue
+        cube = simulate_archive(region, seed, 512, passes=4, orbits=ORBIT)
+        event = [*range(len(cube.time) - 8, len(cube.time) - 4)][-3:] + [*range(len(cube.time) - 4, len(cube.time) - 4 + n)]
+        cube = cube.isel(time=[*range(event[0]), *event])
+        pair, year = make_pair(cube, passes=3), simulate_event(region, seed, 512, passes=4, orbits=ORBIT, year=-4)
+        days = [str(t)[:10] for t in year.time.values]
+        quiet = make_pair(year.isel(time=slice(1, 4 + n)), (days[3], days[4]), passes=None)
+        yield key | row(both(cube, pair), [pair], [cube.landslides.values], quiet)
+
+def real_quiet(data):
+    "(kind, place, cube up to the pass after, positions of the pair)"
+    for folder in sorted((data/'opera_rtc_s1').iterdir())[1:]: # the first is the sea
+        for how in ('raw', 'despeckled'):
+            cube = open_cube(folder).load()
+            if how == 'despeckled':
+                for c in ('vv', 'vh'): cube[c].values[:] = [np.where(np.isnan(p), np.nan, despeckle(np.nan_to_num(p, nan=float(np.nanmedian(p))), 'tv', .2)) for p in cube[c].values]
+            for kind, pre, post in quiet_pairs(cube):
+                if kind.endswith('1 after') and pre[-1] >= 5: yield f'{kind}, {how}', f'{folder.name[-10:]} {str(cube.time.values[post[0]])[:10]}', cube, pre, post
+
+def real(done, progress, data):
+    cube, last = open_cube(data/'png_2024'/'png_landslide_2024_track9.nc'), EVENTS['mulitaka'].is_post
+    for n in (1, 5):
+        if (key := dict(kind='Mulitaka', place='track 9', passes_after=n)) in done: continue
+        after = last(cube.time.values); some = cube.isel(time=np.flatnonzero(~after | (np.cumsum(after) <= n)))
+        pair = make_pair(some, 'mulitaka', passes=None)
+        yield key | row(both(some, pair), [pair], [some.landslides.values], None)
+    for kind, place, cube, pre, post in progress(list(real_quiet(data))):
+        if (key := dict(kind=kind, place=place, passes_after=1)) in done: continue
+        days = [str(t)[:10] for t in cube.time.values]
+        when = days[pre[-1]], days[post[0]]
+        pair = make_pair(cube.isel(time=[*pre, *post]), when, passes=None)
+        models = both(cube.isel(time=[*range(pre[-1] + 1), *post]), pair)
+        yield key | row(models, *with_landslides(pair), pair)
+
+def with_landslides(pair, draws=12):
+    "A quiet pair with landslides of random regions laid on: (pairs, truths)"
+    from dataclasses import replace
+    h, w = pair.sizes['y'], pair.sizes['x']
+    regions = [(s, random_region(s)) for s in range(9_000_000, 9_000_200)]
+    some = [(s, replace(r, pixel=describe_pair(pair)['pixel size (m)'], share=.02, extent=1.)) for s, r in regions if r.contrast > .7][:draws]
+    laid, truths = [], []
+    for s, r in some:
+        (change, truth), one = slide_change(r, s, max(h, w, 64)), pair[['vv', 'vh']].copy(deep=True)
+        for o, c in zip(('vv', 'vh'), change): one[o].values[1] += c[:h, :w]
+        laid.append(one); truths.append(truth[:h, :w])
+    return laid, truths
+
+def main():
+    from tqdm import tqdm
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('what', choices=['simulated', 'real'])
+    p.add_argument('--data', type=Path, help='folder of the real images')
+    p.add_argument('--out', type=Path, required=True, help='table of all places')
+    args = p.parse_args()
+    table = pd.read_csv(args.out, dtype=dict(place=str)) if args.out.exists() else pd.DataFrame()
+    done = table[['kind', 'place', 'passes_after']].to_dict('records') if len(table) else []
+    progress = lambda o: tqdm(o, desc=args.what, unit='place')
+    for r in simulated(done, progress) if args.what == 'simulated' else real(done, progress, args.data):
+        table = pd.concat([table, pd.DataFrame([r])], ignore_index=True); table.to_csv(args.out, index=False)
+    print(table.drop(columns='place').groupby(['kind', 'passes_after']).mean().round(4).T.to_string())
+    print('\nworst place\n', table.drop(columns='place').groupby(['kind', 'passes_after'])[[c for c in table if c.startswith('alarms')]].max().round(4).to_string())
+
+if __name__ == '__main__': main()
