@@ -52,7 +52,7 @@ def laid_scene(
 def _quiet_window(cube, pair, passes, rng, side, tries=20):
     for _ in range(tries):
         y, x = (int(rng.integers(max(0, cube.sizes[d] - side) + 1)) for d in ('y', 'x'))
-        q = quiet_pair(cube.isel(y=slice(y, y + side), x=slice(x, x + side)), pair, *passes[rng.integers(len(passes))])
+        q = quiet_pair(cube.isel(y=slice(y, y + side), x=slice(x, x + side)), pair, *passes[rng.integers(len(passes))])[['vv', 'vh']].load()
         a = np.stack([np.stack([q[o].values[m] for o in ('vv', 'vh')]) for m in (0, 1)])
         if np.isfinite(a).all((0, 1)).mean() > .9: break
     else: raise CubeError(f"{cube.attrs.get('source', 'The cube')}: none of {tries} windows of {side} px had data in nine of ten pixels; crop the cube to where it has data.")
