@@ -66,7 +66,7 @@ def laid_chips(
     cube:xr.Dataset, # canonical cube
     pair:xr.Dataset, # of `make_pair` from it
     folder:Path,     # gets scenes and chips
-    scenes:int,      # to train on; a quarter as many to judge by
+    scenes:int,      # to train on; a quarter as many to judge by, or twenty
     seed:int=0,
     size:int=128,    # side of a chip, pixels; divides 384
 ):                   # ChipSet to train on, ChipSet of the latest quiet time to judge by
@@ -76,7 +76,7 @@ def laid_chips(
     passes = quiet_passes(cube, pair, .5)
     if not passes: raise CubeError(f"{cube.attrs.get('source', 'The cube')} has fewer than two passes of the {pair.orbit} orbit before the event, so no pair in which nothing happened; map it with the weights as they are.")
     pixel, side = describe_pair(pair)['pixel size (m)'], min(SCENE, max(size, min(cube.sizes['y'], cube.sizes['x'])//size*size))
-    parts = (passes[:-1] or passes, scenes, (1., 0., 0.)), (passes[-1:], max(3, scenes//4), (0., 1., 0.))
+    parts = (passes[:-1] or passes, scenes, (1., 0., 0.)), (passes[-1:], max(20, scenes//4), (0., 1., 0.)) # a 90 % interval needs twenty errors
     seeds, sets = iter(range(10**7*(seed + 1), 10**7*(seed + 2))), []
     with tqdm(total=sum(n for _, n, _ in parts), desc='quiet scenes', unit='scene') as bar:
         for where, (some, n, fractions) in zip((folder/'train', folder/'latest'), parts):
