@@ -2,6 +2,7 @@
 
     python -m benchmarks.adapt simulated --out simulated.csv
     python -m benchmarks.adapt real --data FOLDER --out real.csv
+    python -m benchmarks.adapt picture --tables simulated.csv real.csv --out adapt.png
 
 Each row is a place: weights are adapted to its passes before the event, as the command does, and compared with the shipped ones,
 both with the threshold that `map` would use there. `simulated`: places of 512 px with three quiet years, scored on the event
@@ -36,6 +37,11 @@ def both(cube, pair):
         models = dict(shipped=load_model('base'), adapted=load_model(adapt_model(cube, pair, Path(tmp)/'m.safetensors')))
     return {k: (net, placebo_threshold(cube, pair, net, meta, progress=False)) for k, (net, meta) in models.items()}
 
+def despeckled(cube, weight):
+    "The cube with each pass smoothed by total variation"
+    one = lambda p: np.where(np.isnan(p), np.nan, despeckle(np.nan_to_num(p, nan=float(np.nanmedian(p))), 'tv', weight))
+    return cube.assign({c: cube[c].copy(data=np.stack([one(p) for p in cube[c].values])) for c in ('vv', 'vh')})
+
 def prob(model, pair): return predict_scene(pair, *model, progress=False).values
 
 def found(p, truth, threshold):
@@ -54,21 +60,22 @@ def row(models, events, truths, quiet):
     return out
 
 def simulated_places():
-    "(kind, region, seed, passes after) of places that no training used"
+    "(kind, region, seed, passes after, whether despeckled) of places that no training used"
     clear = [s for s in range(400_000, 400_200) if random_region(s).contrast > .7]
     fields = [s for s in clear if max(random_region(s).growth_db) > 0]
     for k in range(4):
         n = (1, 3)[k % 2]
-        for name in REGIONS: yield name, REGIONS[name], 41 + k, n
-        for name, seeds in (('random region with fields', fields), ('random region', [s for s in clear if s not in fields])): yield name, random_region(seeds[k]), seeds[k], n
+        for name in REGIONS: yield name, REGIONS[name], 41 + k, n, k > 1
+        for name, seeds in (('random region with fields', fields), ('random region', [s for s in clear if s not in fields])): yield name, random_region(seeds[k]), seeds[k], n, k > 1
 
 def simulated(done, progress):
-    for kind, region, seed, n in progress(list(simulated_places())):
-        if (key := dict(kind=kind, place=str(seed), passes_after=n)) in done: continue
+    for kind, region, seed, n, smooth in progress(list(simulated_places())):
+        if (key := dict(kind=kind + ', despeckled'*smooth, place=str(seed), passes_after=n)) in done: continue
         cube = simulate_archive(region, seed, 512, passes=4, orbits=ORBIT)
         event = [*range(len(cube.time) - 8, len(cube.time) - 4)][-3:] + [*range(len(cube.time) - 4, len(cube.time) - 4 + n)]
-        cube = cube.isel(time=[*range(event[0]), *event])
-        pair, year = make_pair(cube, passes=3), simulate_event(region, seed, 512, passes=4, orbits=ORBIT, year=-4)
+        cube, year = cube.isel(time=[*range(event[0]), *event]), simulate_event(region, seed, 512, passes=4, orbits=ORBIT, year=-4)
+        if smooth: cube, year = despeckled(cube, .3), despeckled(year, .3)
+        pair = make_pair(cube, passes=3)
         days = [str(t)[:10] for t in year.time.values]
         quiet = make_pair(year.isel(time=slice(1, 4 + n)), (days[3], days[4]), passes=None)
         yield key | row(both(cube, pair), [pair], [cube.landslides.values], quiet)
@@ -78,8 +85,7 @@ def real_quiet(data):
     for folder in sorted((data/'opera_rtc_s1').iterdir())[1:]: # the first is the sea
         for how in ('raw', 'despeckled'):
             cube = open_cube(folder).load()
-            if how == 'despeckled':
-                for c in ('vv', 'vh'): cube[c].values[:] = [np.where(np.isnan(p), np.nan, despeckle(np.nan_to_num(p, nan=float(np.nanmedian(p))), 'tv', .2)) for p in cube[c].values]
+            if how == 'despeckled': cube = despeckled(cube, .2)
             for kind, pre, post in {k: (k, *o) for k, *o in quiet_pairs(cube) if k.endswith('1 after')}.values():
                 yield f'{kind}, {how}', f'{folder.name[-10:]} {str(cube.time.values[post[0]])[:10]}', cube, pre, post
 
@@ -111,13 +117,32 @@ def with_landslides(pair, draws=12):
         laid.append(one); truths.append(truth[:h, :w])
     return laid, truths
 
+def picture(tables, path):
+    "Each place: what is found of its landslides, and how much of a quiet image is false alarm, shipped against adapted"
+    import matplotlib; matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(1, 2, figsize=(9, 4.3), layout='constrained')
+    for table, name, marker in zip(tables, ('simulated places', 'real crops, landslides laid on'), 'o^'):
+        t = table[table.alarms_shipped.notna()]
+        for ax, what in zip(axes, ('recall', 'alarms')): ax.scatter(100*t[f'{what}_shipped'], 100*t[f'{what}_adapted'], marker=marker, alpha=.8, label=f'{name} ({len(t)})')
+    real = tables[-1][tables[-1].alarms_shipped.isna()]
+    axes[0].scatter(100*real.recall_shipped, 100*real.recall_adapted, marker='*', s=130, color='crimson', label='Mulitaka, a real landslide')
+    for ax, what, scale in zip(axes, ('landslide pixels above the threshold (%)', 'false alarms of a quiet image (% of pixels)'), (('linear',), ('symlog',))):
+        ax.set(xscale=scale[0], yscale=scale[0], title=what, xlabel='shipped weights', ylabel='adapted weights')
+        if scale[0] == 'symlog': ax.set_xscale('symlog', linthresh=.01); ax.set_yscale('symlog', linthresh=.01)
+        top = max(ax.get_xlim()[1], ax.get_ylim()[1]); ax.plot([0, top], [0, top], color='.6', lw=.8, zorder=0); ax.set(xlim=(0, top), ylim=(0, top), aspect='equal')
+    axes[0].legend(frameon=False, fontsize='small')
+    fig.savefig(path, dpi=80)
+
 def main():
     from tqdm import tqdm
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('what', choices=['simulated', 'real'])
+    p.add_argument('what', choices=['simulated', 'real', 'picture'])
     p.add_argument('--data', type=Path, help='folder of the real images')
-    p.add_argument('--out', type=Path, required=True, help='table of all places')
+    p.add_argument('--out', type=Path, required=True, help='table of all places, or picture')
+    p.add_argument('--tables', type=Path, nargs=2, help='tables to draw')
     args = p.parse_args()
+    if args.what == 'picture': return picture([pd.read_csv(o) for o in args.tables], args.out)
     table = pd.read_csv(args.out, dtype=dict(place=str)) if args.out.exists() else pd.DataFrame()
     done = table[['kind', 'place', 'passes_after']].to_dict('records') if len(table) else []
     progress = lambda o: tqdm(o, desc=args.what, unit='place')
