@@ -51,6 +51,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'landslide_nb/ablation.py')},
             'landslide_nb.adapt': { 'landslide_nb.adapt._quiet_window': ('adapt.html#_quiet_window', 'landslide_nb/adapt.py'),
                                     'landslide_nb.adapt.adapt_model': ('adapt.html#adapt_model', 'landslide_nb/adapt.py'),
+                                    'landslide_nb.adapt.known_traits': ('adapt.html#known_traits', 'landslide_nb/adapt.py'),
                                     'landslide_nb.adapt.laid_chips': ('adapt.html#laid_chips', 'landslide_nb/adapt.py'),
                                     'landslide_nb.adapt.laid_scene': ('adapt.html#laid_scene', 'landslide_nb/adapt.py'),
                                     'landslide_nb.adapt.slide_change': ('adapt.html#slide_change', 'landslide_nb/adapt.py'),
