@@ -31,10 +31,10 @@ from landslide_nb.simulate import REGIONS, simulate_archive, simulate_event
 
 ORBIT = ('ascending',)
 
-def both(cube, pair):
+def both(cube, pair, days=300):
     "The shipped and the adapted model of a place, each with the threshold `map` would use"
     with TemporaryDirectory() as tmp:
-        models = dict(shipped=load_model('base'), adapted=load_model(adapt_model(cube, pair, Path(tmp)/'m.safetensors')))
+        models = dict(shipped=load_model('base'), adapted=load_model(adapt_model(cube, pair, Path(tmp)/'m.safetensors', days=days)))
     return {k: (net, placebo_threshold(cube, pair, net, meta, progress=False)) for k, (net, meta) in models.items()}
 
 def despeckled(cube, weight):
@@ -95,7 +95,7 @@ def real(done, progress, data):
         if (key := dict(kind='Mulitaka', place='track 9', passes_after=n)) in done: continue
         after = last(cube.time.values); some = cube.isel(time=np.flatnonzero(~after | (np.cumsum(after) <= n)))
         pair = make_pair(some, 'mulitaka', passes=None)
-        yield key | row(both(some, pair), [pair], [some.landslides.values], None)
+        yield key | row(both(some, pair, days=0), [pair], [some.landslides.values], None)
     for kind, place, cube, pre, post in progress(list(real_quiet(data))):
         if (key := dict(kind=kind, place=place, passes_after=1)) in done: continue
         days = [str(t)[:10] for t in cube.time.values]

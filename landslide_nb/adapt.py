@@ -75,13 +75,16 @@ def laid_chips(
     folder:Path,     # gets scenes and chips
     scenes:int,      # to train on; a quarter as many to judge by, or twenty
     seed:int=0,
+    days:int=300,    # that the passes before the event must span
     size:int=128,    # side of a chip, pixels; divides 384
 ):                   # ChipSet to train on, ChipSet of the latest quiet time to judge by
-    "Chips of the place at quiet times with landslides laid on; raises `CubeError` with fewer than two passes before the event"
+    "Chips of the place at quiet times with landslides laid on; raises `CubeError` with too few passes before the event"
     from tqdm import tqdm
     from landslide_nb.chips import make_chips, split_chips
     passes = quiet_passes(cube, pair, .5)
     if not passes: raise CubeError(f"{cube.attrs.get('source', 'The cube')} has fewer than two passes of the {pair.orbit} orbit before the event, so no pair in which nothing happened; map it with the weights as they are.")
+    span = int((cube.time.values[passes[-1][1][-1]] - cube.time.values[passes[0][0][0]])/np.timedelta64(1, 'D'))
+    if span < days: raise CubeError(f"{cube.attrs.get('source', 'The cube')}: the passes before the event span {span} days, fewer than {days}. What happens rarely there (felling, harvest, flood) is not in them and would be taken for landslides: add passes of a year or more, or map with the weights as they are.")
     pixel, side = describe_pair(pair)['pixel size (m)'], min(SCENE, max(size, min(cube.sizes['y'], cube.sizes['x'])//size*size))
     parts = (passes[:-1] or passes, scenes, (1., 0., 0.)), (passes[-1:], max(20, scenes//4), (0., 1., 0.)) # a 90 % interval needs twenty errors
     seeds, sets = iter(range(10**7*(seed + 1), 10**7*(seed + 2))), []
@@ -110,6 +113,7 @@ def adapt_model(
     epochs:int=2,    # of the one-cycle schedule
     epoch_chips:int=1024, # chips in an epoch
     seed:int=0,      # of landslides, weights and batches
+    days:int=300,    # that the passes before the event must span; fewer only where nothing but landslides happens
 ) -> Path:
     "Make a model at home in a place by its passes before the event; raises `OutputError` if the file exists, `ModelError` for a model it cannot go on from"
     from landslide_nb.data import domain_record, finetune_dls, input_spec
@@ -121,7 +125,7 @@ def adapt_model(
     if meta['stage'] != 2 or list(meta['input']['channels']) != ['vv', 'vh']: raise ModelError(f"{pretrained} is a stage-{meta['stage']} model of {', '.join(meta['input']['channels'])}; landslides can be laid onto vv and vh only, so go on from a stage-2 model of these.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f'.{out.stem}.', dir=out.parent) as tmp:
-        chips, latest = laid_chips(cube, pair, Path(tmp), scenes, seed)
+        chips, latest = laid_chips(cube, pair, Path(tmp), scenes, seed, days)
         _, before = calibrate_scenes(net, meta['input'], latest)
         dls = finetune_dls([chips, latest], epoch_chips=epoch_chips, change=meta['input']['change'], seed=seed, stats=meta['input']['stats'])
         learn = finetune_learner(dls, net, how='full', seed=seed, lr=RATE, cbs=[AverageWeights(DECAY)])

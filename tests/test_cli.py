@@ -63,12 +63,16 @@ def test_png_2024_maps_on_its_own_grid(demo, shared, tmp_path):
     assert gpd.read_file(tmp_path/'run'/'landslides.gpkg', layer='mapped').area_m2.sum() == pytest.approx(96*900)
 
 def test_weights_adapted_to_a_place_map_it(tmp_path):
-    place = ('demo_a', '--size', 256, '--passes', 1)
+    from landslide_nb.cube import save_cube
+    from landslide_nb.simulate import simulate_archive
+    save_cube(simulate_archive('demo_a', 0, 256, years=1, passes=4, orbits=('ascending',)), tmp_path/'cube.zarr')
+    place = ('cube.zarr', '--passes', 1)
     out = run('adapt', *place, '--scenes', 40, '--epochs', 1, '--out', 'here.safetensors', cwd=tmp_path)
     assert out.returncode == 0, out.stderr[-2000:]
     after, before = (float(v) for v in re.search(r'AUPRC ([\d.]+), before ([\d.]+)', out.stdout).groups())
-    assert after > before - .005 and sorted(p.name for p in tmp_path.iterdir()) == ['here.safetensors']
+    assert after > before - .005 and sorted(p.name for p in tmp_path.iterdir()) == ['cube.zarr', 'here.safetensors']
     one_sentence(run('adapt', *place, '--out', 'here.safetensors', cwd=tmp_path), 'exists already')
+    one_sentence(run('adapt', 'demo_a', '--size', 256, '--out', 'short.safetensors', cwd=tmp_path), 'fewer than 300')
     out = run('map', *place, '--model', 'here.safetensors', '--out', 'run', cwd=tmp_path)
     assert out.returncode == 0 and 'of this place in which nothing happened' in out.stdout, out.stderr[-2000:]
 
