@@ -352,7 +352,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--epochs', type=int, default=10, help='epochs of 128 chips (default 10)')
     pair_options(c)
     c = command(adapt, 'adapt', 'make the shipped weights at home in a place, without a label (about 2 minutes)')
-    c.add_argument('cube', metavar='CUBE', help=named + '; the more passes before the event, the better')
+    c.add_argument('cube', metavar='CUBE', help=named + '; with most of a year of passes before the event')
     c.add_argument('--out', required=True, metavar='MODEL.safetensors', help='model file to write, for map --model or finetune --pretrained')
     c.add_argument('--pretrained', default='base', metavar='MODEL.safetensors', help='stage-2 model of VV and VH to go on from (default: base, the weights in the package)')
     c.add_argument('--scenes', type=int, default=120, metavar='N', help='quiet scenes with landslides laid on (default 120)')
