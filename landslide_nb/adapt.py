@@ -115,7 +115,7 @@ def adapt_model(
     seed:int=0,      # of landslides, weights and batches
     days:int=300,    # that the passes before the event must span; fewer only where nothing but landslides happens
 ) -> Path:
-    "Make a model at home in a place by its passes before the event; raises `OutputError` if the file exists, `ModelError` for a model it cannot go on from"
+    "Make a model at home in a place by its passes before the event; raises `OutputError` if the file exists, `ModelError` for a model it cannot go on from, `CubeError` for too short a past"
     from landslide_nb.data import domain_record, finetune_dls, input_spec
     from landslide_nb.finetune import finetune_learner
     from landslide_nb.models import load_model, save_model
