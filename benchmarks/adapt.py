@@ -19,15 +19,16 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.first_map import quiet_pairs
-from landslide_nb.adapt import adapt_model, slide_change
-from landslide_nb.base import despeckle, random_region
+from landslide_nb.weights.adapt import adapt_model, slide_change
+from landslide_nb.weights.base import despeckle, random_region
 from landslide_nb.core import EVENTS
-from landslide_nb.cube import describe_pair, make_pair, open_cube
-from landslide_nb.metrics import average_precision
-from landslide_nb.models import load_model
-from landslide_nb.placebo import placebo_threshold
-from landslide_nb.scene import predict_scene
-from landslide_nb.simulate import REGIONS, simulate_archive, simulate_event
+from landslide_nb.data.pair import describe_pair, make_pair
+from landslide_nb.data.cube import open_cube
+from landslide_nb.learn.metrics import average_precision
+from landslide_nb.learn.models import load_model
+from landslide_nb.mapping.nulls import place_threshold
+from landslide_nb.mapping.scene import predict_scene
+from landslide_nb.data.simulate import REGIONS, simulate_archive, simulate_event
 
 ORBIT = ('ascending',)
 
@@ -35,7 +36,7 @@ def both(cube, pair, days=300):
     "The shipped and the adapted model of a place, each with the threshold `map` would use"
     with TemporaryDirectory() as tmp:
         models = dict(shipped=load_model('base'), adapted=load_model(adapt_model(cube, pair, Path(tmp)/'m.safetensors', days=days)))
-    return {k: (net, placebo_threshold(cube, pair, net, meta, progress=False)) for k, (net, meta) in models.items()}
+    return {k: (net, place_threshold(cube, pair, net, meta, progress=False)) for k, (net, meta) in models.items()}
 
 def despeckled(cube, weight):
     "The cube with each pass smoothed by total variation"

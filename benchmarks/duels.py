@@ -53,7 +53,7 @@ def model(seed=1, **config):
     "A default network in eval mode with statistics of its own, and what predict_scene needs beside it"
     import torch
     from landslide_nb.core import set_seed
-    from landslide_nb.models import build_model
+    from landslide_nb.learn.models import build_model
     set_seed(seed)
     net = build_model('unet', stage=2, **config).eval()
     for m in net.modules():
@@ -77,7 +77,7 @@ def average_precision(scale):
     import torch
     from sklearn.metrics import average_precision_score
     from torchmetrics.classification import BinaryAveragePrecision
-    from landslide_nb.metrics import StreamingAP
+    from landslide_nb.learn.metrics import StreamingAP
     n, rng = int(1e8*scale), np.random.default_rng(0)
     truth = (rng.random(n, dtype='float32') < .02).astype('uint8')
     prob = (1/(1+np.exp(3-rng.standard_normal(n, dtype='float32')-2*truth))).astype('float32')
@@ -102,11 +102,13 @@ def chips(scale):
     from torch.utils.data import DataLoader
     from torchgeo.datasets import RasterDataset, stack_samples
     from torchgeo.samplers import RandomGeoSampler
-    from landslide_nb.chips import make_chips, split_chips
-    from landslide_nb.cube import make_pair, open_cube
-    from landslide_nb.data import ChipStack, finetune_dls
-    from landslide_nb.models import build_model
-    from landslide_nb.products import write_cog
+    from landslide_nb.data.chips import make_chips, split_chips
+    from landslide_nb.data.pair import make_pair
+    from landslide_nb.data.cube import open_cube
+    from landslide_nb.data.chips import ChipStack
+    from landslide_nb.learn.data import finetune_dls
+    from landslide_nb.learn.models import build_model
+    from landslide_nb.mapping.runfolder import write_cog
     n, size, bs = max(1024, int(2048*scale**.5)//128*128), 128, 16
     with tempfile.TemporaryDirectory() as d:
         pair = make_pair(open_cube(cube_on_disk(d, n, passes=1)), passes=1)
@@ -141,7 +143,7 @@ def chips(scale):
 def training_steps(x, nets, dtype=None, lr=1e-3):
     "{name: function that makes one step of forward, loss, backward and AdamW on a batch}; x (B, moments, channels, H, W); a network that takes images gets (B, moments*channels, H, W); dtype: of the forward pass, None: float32"
     import torch
-    from landslide_nb.metrics import BCEDice
+    from landslide_nb.learn.training import BCEDice
     y, loss = (torch.rand(x.shape[0], *x.shape[-2:]) < .02).to(torch.uint8), BCEDice()
     def one(net):
         opt = torch.optim.AdamW(net.train().parameters(), lr)
@@ -161,7 +163,7 @@ def networks():
     import segmentation_models_pytorch as smp
     from fastai.vision.models import resnet34
     from fastai.vision.learner import create_unet_model
-    from landslide_nb.models import build_model
+    from landslide_nb.learn.models import build_model
     return {'landslide_nb unet': lambda: build_model('unet', stage=2), 'smp.Unet resnet34': lambda: smp.Unet('resnet34', encoder_weights=None, in_channels=6, classes=1),
         'fastai create_unet_model resnet34': lambda: create_unet_model(resnet34, 1, (128, 128), pretrained=False, n_in=6), 'published stage 2': lambda: build_model('published', stage=2, moments=2)}
 
@@ -169,7 +171,7 @@ def networks():
 def training_step(scale):
     "A training step (forward, loss, backward, AdamW) at 128 x 128, batch 16: the default network against smp's and fastai's ResNet-34 U-Nets and the published stage 2 (goals: 2 x, 8 x, 15 x)."
     import torch
-    from landslide_nb.pretrain import fast_dtype
+    from landslide_nb.learn.models import fast_dtype
     low, rows = fast_dtype('cpu'), []
     for dtype in (None, low) if low else (None,):
         steps = training_steps(torch.randn(16, 3, 2, 128, 128), {k: make() for k, make in networks().items()}, dtype)
@@ -180,14 +182,16 @@ def training_step(scale):
 def learning(scale):
     "What the same number of chips teaches: every network of `training_step` from random weights, the same chips in the same order, one-cycle AdamW (highest rate 1e-3 for peers and the published network, as its authors had it; the package's own for its network), scored on spatially separate test chips of the embedded demo_a (goal: no lower AUPRC than each)."
     import torch
-    from landslide_nb.chips import make_chips, split_chips
+    from landslide_nb.data.chips import make_chips, split_chips
     from landslide_nb.core import set_seed
-    from landslide_nb.cube import make_pair
-    from landslide_nb.data import finetune_dls, normalize_pair
-    from landslide_nb.finetune import RATES, truth_of
-    from landslide_nb.metrics import BCEDice, average_precision
-    from landslide_nb.pretrain import fast_dtype
-    from landslide_nb.simulate import simulate_event
+    from landslide_nb.data.pair import make_pair
+    from landslide_nb.learn.data import finetune_dls
+    from landslide_nb.learn.models import normalize_pair
+    from landslide_nb.learn.finetune import RATES, truth_of
+    from landslide_nb.learn.training import BCEDice
+    from landslide_nb.learn.metrics import average_precision
+    from landslide_nb.learn.models import fast_dtype
+    from landslide_nb.data.simulate import simulate_event
     seen, seeds, loss, low = max(64, int(512*scale)//16*16), range(3 if scale > .5 else 1), BCEDice(), fast_dtype('cpu')
     makers = networks(); ours = next(iter(makers))
     rate = {k: RATES['scratch'] if k == ours else 1e-3 for k in makers}
@@ -221,11 +225,12 @@ def scene_inference(scale):
     from monai.inferers import sliding_window_inference
     from tiler import Merger, Tiler
     from terratorch.tasks.tiled_inference import tiled_inference
-    from landslide_nb.cube import make_pair, open_cube
-    from landslide_nb.data import normalize_pair
-    from landslide_nb.calibration import calibrate
-    from landslide_nb.products import write_cog
-    from landslide_nb.scene import predict_scene, stack_pair
+    from landslide_nb.data.pair import make_pair
+    from landslide_nb.data.cube import open_cube
+    from landslide_nb.learn.models import normalize_pair
+    from landslide_nb.learn.calibration import calibrate
+    from landslide_nb.mapping.runfolder import write_cog
+    from landslide_nb.mapping.scene import predict_scene, stack_pair
     n, (net, meta) = max(768, int(2048*scale**.5)), model()
     with tempfile.TemporaryDirectory() as d:
         source = cube_on_disk(d, n)
@@ -260,8 +265,9 @@ PNG = Path(__file__).parents[2]/'shared'/'data'/'png_2024'/'png_landslide_2024_t
 def map_without_labels(scale):
     "A map without labels of the real 2024 cube (Papua New Guinea), repeated to 1,000 px squared: the default network and the log-ratio against OPERA's transformer and Mahalanobis metrics (`distmetrics`) (goal: 10 x the transformer)."
     import distmetrics as dm
-    from landslide_nb.cube import cube_event, log_ratio, make_pair, open_cube
-    from landslide_nb.scene import predict_scene
+    from landslide_nb.data.cube import cube_event, open_cube
+    from landslide_nb.data.pair import log_ratio, make_pair
+    from landslide_nb.mapping.scene import predict_scene
     if not PNG.exists(): raise ImportError('the real cube is kept beside the project and is absent here')
     n, (net, meta) = max(100, int(1000*scale**.5)//50*50), model()
     small = open_cube(PNG)
@@ -283,7 +289,8 @@ def map_without_labels(scale):
 def opening_and_pairing(scale):
     "From a Zarr cube to a pair written window by window, against the straightforward xarray way (select, `mean`, `load`) (goal: 3 x faster, a tenth of the memory)."
     import xarray as xr
-    from landslide_nb.cube import make_pair, open_cube
+    from landslide_nb.data.pair import make_pair
+    from landslide_nb.data.cube import open_cube
     n = max(1024, int(4096*scale**.5))
     with tempfile.TemporaryDirectory() as d:
         (Path(d)/'small').mkdir()
@@ -303,10 +310,11 @@ def opening_and_pairing(scale):
 @duel
 def growth(scale):
     "How cost grows: a whole scene into tiles on disk at 1, 4 and 16 times the area, and an epoch of chips at 1, 4 and 16 times their number (goal: linear within 10 %). `of each further one`: what a pixel or chip more than in the row above costs, in CPU time, relative to the first such step; it leaves out what every scene costs once."
-    from landslide_nb.chips import make_chips, split_chips
-    from landslide_nb.cube import make_pair, open_cube
-    from landslide_nb.data import finetune_dls
-    from landslide_nb.scene import predict_scene
+    from landslide_nb.data.chips import make_chips, split_chips
+    from landslide_nb.data.pair import make_pair
+    from landslide_nb.data.cube import open_cube
+    from landslide_nb.learn.data import finetune_dls
+    from landslide_nb.mapping.scene import predict_scene
     n, (net, meta) = max(512, int(2048*scale**.5)//256*256), model(width=4, levels=3)
     with tempfile.TemporaryDirectory() as d:
         for s in (n, 2*n, 4*n): (Path(d)/str(s)).mkdir(); cube_on_disk(f'{d}/{s}', s, passes=1)
@@ -347,7 +355,7 @@ def map_made_up(n, every, folder):
     "Map a scene of n x n px whose blocks are made up when they are read, one of `every` with data; print time and memory as JSON"
     import resource
     import dask.array as da, xarray as xr, rioxarray
-    from landslide_nb.products import map_pair
+    from landslide_nb.mapping.mapping import map_pair
     noise, (net, meta) = np.random.default_rng(0).normal(-12, 2, (2, 1536, 1536)).astype('float32'), model(width=4, levels=3)
     def block(block_info=None):
         (_, i, j), (_, h, w) = block_info[None]['chunk-location'], block_info[None]['chunk-shape']
@@ -387,8 +395,9 @@ def ceiling(seconds=8):
 def cluster(scale):
     "The same map on a dask cluster of one and of two one-thread workers (goal: 1.7 times, the same result), beside two bare processes that do nothing but the network's passes."
     from distributed import Client, LocalCluster
-    from landslide_nb.cube import make_pair, open_cube
-    from landslide_nb.scene import predict_scene
+    from landslide_nb.data.pair import make_pair
+    from landslide_nb.data.cube import open_cube
+    from landslide_nb.mapping.scene import predict_scene
     n, (net, meta) = max(768, int(4096*scale**.5)), model()
     with tempfile.TemporaryDirectory() as d:
         pair, seconds, maps = make_pair(open_cube(cube_on_disk(d, n))), {1: [], 2: []}, {}

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from landslide_nb.base import despeckle
-from landslide_nb.cube import log_ratio, make_pair, open_cube
-from landslide_nb.metrics import average_precision
-from landslide_nb.models import load_model
-from landslide_nb.placebo import placebo_threshold
-from landslide_nb.scene import predict_scene
+from landslide_nb.weights.base import despeckle
+from landslide_nb.data.pair import log_ratio, make_pair
+from landslide_nb.data.cube import open_cube
+from landslide_nb.learn.metrics import average_precision
+from landslide_nb.learn.models import load_model
+from landslide_nb.mapping.nulls import place_threshold
+from landslide_nb.mapping.scene import predict_scene
 
 SEASON = 60 # days without a pass that part two seasons
 
@@ -49,7 +50,7 @@ def real_event(data, net, meta):
         scores = {'shipped weights': prob, 'dVV - dVH': r.score.values, 'dVV - dVH, 5 x 5': r5.score.values, '-dVH, 5 x 5': -r5.dvh.values}
         start = time.perf_counter(); other = peer(some, event, n or 99); theirs = time.perf_counter() - start
         rows += [dict(passes=name, predictor=k, auprc=average_precision(v, truth, scores=k != 'shipped weights')) for k, v in {**scores, **(other or {})}.items()]
-        t = placebo_threshold(some, pair, net, meta, progress=False)['calibration']['threshold']
+        t = place_threshold(some, pair, net, meta, progress=False)['calibration']['threshold']
         print(f"{name}: {prob[truth == 1].sum():.0f} of {truth.sum()} px expected inside the outline, {np.nansum(prob):.0f} in all; above the threshold {t:.2f} of this place {(prob[truth == 1] >= t).sum()} inside, {(prob[truth == 0] >= t).sum()} outside; ours {took:.2f} s" + (f', both transformers {theirs:.2f} s' if other else ''))
     return pd.DataFrame(rows).pivot(index='predictor', columns='passes', values='auprc')
 
@@ -100,7 +101,7 @@ def false_alarms(data, net, meta):
                 pair = make_pair(some, (str(days[pre[-1]].date()), str((days[post[0]]).date())), passes=None, extra=extra(meta))
                 p = predict_scene(pair, net, meta, progress=False).values
                 p = p[~np.isnan(p)]
-                place, archive = (placebo_threshold(c, pair, net, meta, progress=False)['calibration']['threshold'] for c in (some, cube.isel(time=[*range(pre[-1] + 1), *post])))
+                place, archive = (place_threshold(c, pair, net, meta, progress=False)['calibration']['threshold'] for c in (some, cube.isel(time=[*range(pre[-1] + 1), *post])))
                 rows.append(dict(series=folder.name, images='despeckled' if 'pre_event' in folder.name else how, kind=kind, share=float((p >= threshold).mean()), threshold=place, share_of_place=float((p >= place).mean()), archive=archive, share_of_archive=float((p >= archive).mean()), expected=float(p.mean())))
     return pd.DataFrame(rows)
 

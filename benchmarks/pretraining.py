@@ -16,13 +16,14 @@ from scipy import stats as st
 from torch import nn
 
 from landslide_nb.core import atomic, set_seed
-from landslide_nb.data import finetune_dls, normalize_pair, pretrain_dls
-from landslide_nb.experiment import LOOKS
-from landslide_nb.finetune import finetune_learner, predict_chips, truth_of
-from landslide_nb.metrics import average_precision
-from landslide_nb.models import PRIOR_LOGIT, EvidenceNet, UNet, build_model, pool_evidence
-from landslide_nb.pretrain import pretrain_learner
-from landslide_nb.protocol import pretrain_chips, quick_spec, region_chips
+from landslide_nb.learn.data import finetune_dls, pretrain_dls
+from landslide_nb.learn.models import normalize_pair
+from landslide_nb.study.experiment import LOOKS
+from landslide_nb.learn.finetune import finetune_learner, predict_chips, truth_of
+from landslide_nb.learn.metrics import average_precision
+from landslide_nb.learn.models import PRIOR_LOGIT, EvidenceNet, UNet, build_model, pool_evidence
+from landslide_nb.learn.pretrain import pretrain_learner
+from landslide_nb.study.protocol import pretrain_chips, quick_spec, region_chips
 
 # --- how the evidence of the pixels becomes the decision of a chip
 

@@ -13,13 +13,13 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from landslide_nb.calibration import area_interval, calibrate, expected_calibration_error, fit_chips, place_record
-from landslide_nb.chips import make_chips
-from landslide_nb.cube import make_pair
-from landslide_nb.finetune import predict_chips, truth_of
-from landslide_nb.metrics import chip_counts
-from landslide_nb.models import BASE, load_model, read_header
-from landslide_nb.simulate import REGIONS, simulate_event
+from landslide_nb.learn.calibration import area_interval, calibrate, expected_calibration_error, fit_chips, place_record
+from landslide_nb.data.chips import make_chips
+from landslide_nb.data.pair import make_pair
+from landslide_nb.learn.finetune import predict_chips, truth_of
+from landslide_nb.learn.metrics import chip_counts
+from landslide_nb.learn.models import BASE_WEIGHTS, load_model, read_header
+from landslide_nb.data.simulate import REGIONS, simulate_event
 
 SCENES = read_header(BASE)['calibration']['area']['scenes'] # errors of the shipped weights from one random region to the next
 SIZE, CHIP, BLOCK, TIMES = 1536, 128, 384, (1/3, 1, 3) # px, px, px; share of landslides against the region's own

@@ -10,14 +10,14 @@ SPEC = dict(scene=512, size=32, block=1, epochs=1, epoch_chips=16, budgets=(2,),
 
 @pytest.fixture(scope='module')
 def spec():
-    from landslide_nb.ablation import AblationSpec
+    from landslide_nb.study.ablation import AblationSpec
     return AblationSpec(**SPEC)
 
 @pytest.fixture(scope='module')
 def done(spec, tmp_path_factory):
     "A small ablation, finished and written out"
     import torch
-    from landslide_nb.ablation import run_ablation, write_ablation
+    from landslide_nb.study.ablation import run_ablation, write_ablation
     folder = tmp_path_factory.mktemp('done')/'abl'
     before = torch.get_num_threads(); torch.set_num_threads(1)
     write_ablation(run_ablation(spec, folder, bar=False), draws=100)
@@ -59,7 +59,7 @@ def test_an_effect_is_marked_only_if_its_interval_excludes_zero(done):
     assert marked == set(t[(t.number == 'auprc') & t.excludes_zero.fillna(False)].lever)
 
 def test_killed_and_started_again(spec, done, tmp_path):
-    code = "import sys, json, torch; torch.set_num_threads(1)\nfrom landslide_nb.ablation import *\nrun_ablation(AblationSpec(**json.loads(sys.argv[1])), sys.argv[2])"
+    code = "import sys, json, torch; torch.set_num_threads(1)\nfrom landslide_nb.study.ablation import *\nrun_ablation(AblationSpec(**json.loads(sys.argv[1])), sys.argv[2])"
     folder = tmp_path/'abl'
     start = lambda: subprocess.Popen([sys.executable, '-c', code, json.dumps(SPEC), str(folder)], stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     stamps = lambda: {f.name: f.stat().st_mtime_ns for f in (folder/'trials').glob('*') if not f.name.startswith('.')}
@@ -80,7 +80,7 @@ def test_killed_and_started_again(spec, done, tmp_path):
     pd.testing.assert_frame_equal(read(folder), read(done), rtol=1e-5, atol=1e-6)
 
 def test_new_weights_make_new_trials_of_what_starts_from_them(spec, done):
-    from landslide_nb.ablation import AblationBench, plan_trials
+    from landslide_nb.study.ablation import AblationBench, plan_trials
     bench = AblationBench(spec, done)
     old = {t: bench.key(t) for t in plan_trials(spec)}
     bench.base = 'of other weights'
@@ -96,7 +96,7 @@ def test_a_request_that_cannot_be(words, says, tmp_path, capsys):
     assert err.startswith('landslide-nb: ') and err.count('\n') == 1 and re.search(re.escape(says), err) and not (tmp_path/'abl').exists()
 
 def test_a_folder_of_something_else_is_left_alone(spec, done, tmp_path):
-    from landslide_nb.ablation import run_ablation
+    from landslide_nb.study.ablation import run_ablation
     from landslide_nb.core import OutputError
     before = content(done)
     with pytest.raises(OutputError, match="levers was .*, now .*choose a new folder"): run_ablation(replace(spec, levers=('dice',)), done, bar=False)
@@ -106,5 +106,5 @@ def test_a_folder_of_something_else_is_left_alone(spec, done, tmp_path):
     assert [f.name for f in (tmp_path/'mine').iterdir()] == ['notes.txt']
 
 def test_the_browser_does_not_take_it_for_an_experiment(done):
-    from landslide_nb.views import find_experiments
+    from landslide_nb.browser.views import find_experiments
     assert not find_experiments(done.parent)

@@ -16,16 +16,16 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(CHROMIUM is None, rea
 
 def likely(pair):
     "A stand-in for a model that needs no training: the smoothed log-ratio, squeezed into probabilities"
-    from landslide_nb.cube import log_ratio
+    from landslide_nb.data.pair import log_ratio
     score = log_ratio(pair, size=3).score
     return (1/(1 + np.exp(-(score/float(score.std()) - 2)*1.7))).astype('float32').rename('probability').assign_attrs(units='1').rio.write_crs(pair.rio.crs)
 
 @pytest.fixture(scope='session')
 def folder(tmp_path_factory):
     "Runs of the embedded event: whole, without truth, with heights, in degrees, damaged, wicked; a secret beside them"
-    from landslide_nb.cube import make_pair
-    from landslide_nb.products import write_products
-    from landslide_nb.simulate import simulate_event
+    from landslide_nb.data.pair import make_pair
+    from landslide_nb.mapping.runfolder import write_products
+    from landslide_nb.data.simulate import simulate_event
     base = tmp_path_factory.mktemp('app'); out = base/'runs'
     cube = simulate_event('demo_a', seed=0, size=640)
     pair = make_pair(cube).load()
@@ -68,8 +68,8 @@ def server(folder):
 @pytest.fixture(scope='session')
 def experiments(tmp_path_factory):
     "A real experiment, as small as it can be, and no run beside it"
-    from landslide_nb.experiment import run_experiment
-    from landslide_nb.protocol import ExperimentSpec
+    from landslide_nb.study.experiment import run_experiment
+    from landslide_nb.study.protocol import ExperimentSpec
     base = tmp_path_factory.mktemp('experiments')
     run_experiment(ExperimentSpec(scene=512, size=32, pretrain_size=16, block=1, width=4, epochs=1, epoch_chips=16, pretrain_epochs=1, budgets=(2, 4), seeds=2, pretrain=('none', 'demo_a')), base/'all'/'tiny', bar=False)
     return base/'all'
@@ -149,7 +149,7 @@ def test_page_loads_quietly_and_says_where_the_worst_is(visit, folder):
 
 def test_slider_changes_the_numbers_to_what_numpy_computes(visit, folder):
     from landslide_nb.app import area_text, share_text
-    from landslide_nb.products import landslide_polygons
+    from landslide_nb.mapping.areas import landslide_polygons
     import rioxarray
     prob, truth = truth_of(folder)
     raster = rioxarray.open_rasterio(folder/'demo'/'probability.tif')[0].load()
@@ -368,8 +368,9 @@ def test_it_fits(visit, width, query):
     assert v.page.evaluate('document.documentElement.classList.contains("dark")') == ('dark' in query)
 
 def test_panel_serve_runs_the_module_on_the_real_event(chromium, shared, tmp_path):
-    from landslide_nb.cube import make_pair, open_cube
-    from landslide_nb.products import write_products
+    from landslide_nb.data.pair import make_pair
+    from landslide_nb.data.cube import open_cube
+    from landslide_nb.mapping.runfolder import write_products
     pair = make_pair(open_cube(shared/'png_2024'/'png_landslide_2024_track9.nc'), passes=None).load()
     m = write_products(tmp_path/'png', pair, likely(pair))
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]

@@ -3,14 +3,16 @@ import json, re
 from dataclasses import replace
 import numpy as np, pytest
 
-from landslide_nb.calibration import QUIET_SHARE, area_interval, area_record, calibrate, doubts, expected_calibration_error, fit_chips, likely_area, place_record
-from landslide_nb.chips import make_chips, split_chips
+from landslide_nb.learn.calibration import QUIET_SHARE, area_interval, area_record, calibrate, doubts, expected_calibration_error, fit_chips, likely_area, place_record
+from landslide_nb.data.chips import make_chips, split_chips
 from landslide_nb.cli import main
 from landslide_nb.core import ChipError
-from landslide_nb.cube import make_pair, mock_cube, open_cube, save_cube
-from landslide_nb.models import build_model, save_model
-from landslide_nb.products import map_pair
-from landslide_nb.simulate import REGIONS, simulate_event
+from landslide_nb.data.pair import make_pair
+from landslide_nb.testing import mock_cube
+from landslide_nb.data.cube import open_cube, save_cube
+from landslide_nb.learn.models import build_model, save_model
+from landslide_nb.mapping.mapping import map_pair
+from landslide_nb.data.simulate import REGIONS, simulate_event
 
 STATS = dict(mean=[-9., -15.], std=[3., 3.], change_mean=[0., 0.], change_std=[2., 2.])
 
@@ -87,7 +89,7 @@ def test_intervals_hold_where_landslides_are_commoner_or_rarer():
     assert plain[1/2] < .83 and all(.85 <= here[k] <= .98 for k in here), (plain, here)
 
 def test_the_run_folder_uses_what_the_place_shows(tmp_path, monkeypatch):
-    import landslide_nb.products as products
+    import landslide_nb.mapping.runfolder as products
     seen, real = [], products.place_record
     monkeypatch.setattr(products, 'place_record', lambda record, e, n: seen.append((np.sum(e), np.sum(n))) or real(record, e, n))
     cal = fit_chips(*seen_chips())
@@ -151,7 +153,7 @@ def test_a_calibration_without_enough_says_so_on_the_map(case, tmp_path):
     if not cal['area']: assert metrics['expected_area_low_m2'] is None or np.isnan(metrics['expected_area_low_m2'])
 
 def test_no_validation_part_is_one_sentence(tmp_path):
-    from landslide_nb.data import finetune_dls
+    from landslide_nb.learn.data import finetune_dls
     chips = make_chips(make_pair(open_cube(mock_cube((256, 256))), 'hokkaido'), tmp_path/'chips', 64)
     with pytest.raises(ChipError, match="no 'valid' part; call `split_chips` first"): finetune_dls(split_chips(chips, fractions=(1., 0., 0.), block=1), budget=2)
 

@@ -3,13 +3,15 @@ import pickle, re, shutil
 from pathlib import Path
 import numpy as np, pytest, xarray as xr
 
-from landslide_nb.cube import make_pair, mock_cube, open_cube, save_cube
+from landslide_nb.data.pair import make_pair
+from landslide_nb.testing import mock_cube
+from landslide_nb.data.cube import open_cube, save_cube
 
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
     "Stage-2 models that were never trained, which is enough to be refused"
-    from landslide_nb.models import build_model, save_model
+    from landslide_nb.learn.models import build_model, save_model
     folder = tmp_path_factory.mktemp('models')
     def save(name, stage, channels):
         n = len(channels)

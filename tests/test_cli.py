@@ -55,7 +55,7 @@ def test_png_2024_maps_on_its_own_grid(demo, shared, tmp_path):
     assert out.returncode == 0, out.stderr[-2000:]
     said = re.search(r'AUPRC model ([\d.]+), log-ratio ([\d.]+)', out.stdout)
     assert float(said[2]) == pytest.approx(.884, abs=.01) and float(said[1]) > .04 # the share of landslide pixels is .038
-    from landslide_nb.cube import open_cube
+    from landslide_nb.data.cube import open_cube
     grid = open_cube(cube)
     with rasterio.open(tmp_path/'run'/'probability.tif') as f:
         assert f.transform == grid.rio.transform() and f.crs == grid.rio.crs and f.shape == (50, 50)
@@ -63,8 +63,8 @@ def test_png_2024_maps_on_its_own_grid(demo, shared, tmp_path):
     assert gpd.read_file(tmp_path/'run'/'landslides.gpkg', layer='mapped').area_m2.sum() == pytest.approx(96*900)
 
 def test_weights_adapted_to_a_place_map_it(tmp_path):
-    from landslide_nb.cube import save_cube
-    from landslide_nb.simulate import simulate_archive
+    from landslide_nb.data.cube import save_cube
+    from landslide_nb.data.simulate import simulate_archive
     save_cube(simulate_archive('demo_a', 0, 256, years=1, passes=4, orbits=('ascending',)), tmp_path/'cube.zarr')
     place = ('cube.zarr', '--passes', 1)
     out = run('adapt', *place, '--scenes', 40, '--epochs', 1, '--out', 'here.safetensors', cwd=tmp_path)
@@ -78,8 +78,8 @@ def test_weights_adapted_to_a_place_map_it(tmp_path):
 
 def test_the_command_trains_what_the_library_trains():
     import inspect
-    from landslide_nb.adapt import adapt_model
-    from landslide_nb.base import train_base
+    from landslide_nb.weights.adapt import adapt_model
+    from landslide_nb.weights.base import train_base
     from landslide_nb.cli import parser
     for words, does in ((['base', '--folder', 'scenes'], train_base), (['adapt', 'demo_a'], adapt_model)):
         given, default = vars(parser().parse_args([*words, '--out', 'm.safetensors'])), inspect.signature(does).parameters

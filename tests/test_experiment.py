@@ -11,11 +11,11 @@ SPEC = dict(scene=512, size=32, pretrain_size=16, block=1, width=4, epochs=1, ep
 
 @pytest.fixture(scope='module')
 def spec():
-    from landslide_nb.protocol import ExperimentSpec
+    from landslide_nb.study.protocol import ExperimentSpec
     return ExperimentSpec(**SPEC)
 
 def start(spec, folder):
-    code = "import sys, torch; torch.set_num_threads(1)\nfrom landslide_nb.experiment import run_experiment\nfrom landslide_nb.protocol import ExperimentSpec\nif __name__ == '__main__': run_experiment(ExperimentSpec.from_json(sys.argv[1]), sys.argv[2], workers=2)"
+    code = "import sys, torch; torch.set_num_threads(1)\nfrom landslide_nb.study.experiment import run_experiment\nfrom landslide_nb.study.protocol import ExperimentSpec\nif __name__ == '__main__': run_experiment(ExperimentSpec.from_json(sys.argv[1]), sys.argv[2], workers=2)"
     return subprocess.Popen([sys.executable, '-c', code, spec.to_json(), str(folder)], stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 def stamps(folder): return {f.name: f.stat().st_mtime_ns for f in [*(folder/'runs').glob('*'), *(folder/'stage1').glob('*.safetensors')] if not f.name.startswith('.')}
@@ -43,7 +43,7 @@ def killed(spec, tmp_path_factory):
 @pytest.fixture(scope='module')
 def straight(spec, tmp_path_factory):
     "The same experiment without a break"
-    from landslide_nb.experiment import run_experiment
+    from landslide_nb.study.experiment import run_experiment
     folder = tmp_path_factory.mktemp('straight')/'exp'
     import torch
     before = torch.get_num_threads(); torch.set_num_threads(1)
@@ -68,7 +68,7 @@ def test_same_seed_same_numbers(killed, straight):
     for name in ('chips', 'pixels'): pd.testing.assert_frame_equal(*(pd.read_parquet(f/f'{name}.parquet') for f in (killed[0], straight)), **close)
 
 def test_one_row_a_run_and_test_chip(straight):
-    from landslide_nb.chips import ChipSet
+    from landslide_nb.data.chips import ChipSet
     runs, chips = pd.read_parquet(straight/'results.parquet'), pd.read_parquet(straight/'chips.parquet')
     test = ChipSet(straight/'chips'/'demo_a').rows('test')
     assert len(chips) == len(runs)*len(test) and set(chips.chip) == set(test) and not chips[['run', 'chip']].duplicated().any()
@@ -80,8 +80,8 @@ def test_one_row_a_run_and_test_chip(straight):
 def test_pooled_auprc_agrees_with_sklearn(straight):
     "From the pixels, not from our own histogram"
     from sklearn.metrics import average_precision_score
-    from landslide_nb.chips import ChipSet
-    from landslide_nb.cube import box_mean
+    from landslide_nb.data.chips import ChipSet
+    from landslide_nb.data.pair import box_mean
     runs, chips = pd.read_parquet(straight/'results.parquet').set_index('setting'), ChipSet(straight/'chips'/'demo_a')
     rows = chips.rows('test')
     change = chips.chips[rows, 1].astype('float32') - chips.chips[rows, 0].astype('float32')
@@ -92,7 +92,7 @@ def test_pooled_auprc_agrees_with_sklearn(straight):
         assert runs.auprc_natural[name] == pytest.approx(average_precision_score(truth[keep] == 1, score[keep]), abs=1e-4)
 
 def test_report_is_complete(straight, tmp_path):
-    from landslide_nb.analysis import write_report
+    from landslide_nb.study.analysis import write_report
     folder = Path(shutil.copytree(straight, tmp_path/'exp'))
     page = write_report(folder, draws=100).read_text()
     page = re.sub('base64,[^"]*', '', page)
@@ -103,7 +103,7 @@ def test_report_is_complete(straight, tmp_path):
     assert 'improve' not in tables
 
 def refused(spec, folder, error, *words):
-    from landslide_nb.experiment import run_experiment
+    from landslide_nb.study.experiment import run_experiment
     before = {f: f.read_bytes() for f in Path(folder).rglob('*') if f.is_file()} if Path(folder).exists() else {}
     with pytest.raises(error) as e: run_experiment(spec, folder, bar=False)
     message = str(e.value)
@@ -112,7 +112,7 @@ def refused(spec, folder, error, *words):
 
 def test_folder_of_another_experiment(spec, straight):
     from landslide_nb.core import OutputError
-    from landslide_nb.protocol import ExperimentSpec
+    from landslide_nb.study.protocol import ExperimentSpec
     refused(ExperimentSpec(**{**asdict(spec), 'seeds': 3}), straight, OutputError, 'another experiment', 'seeds was 2, now 3')
 
 def test_folder_of_another_version(spec, straight, tmp_path):
@@ -123,7 +123,8 @@ def test_folder_of_another_version(spec, straight, tmp_path):
     refused(spec, folder, OutputError, 'written by landslide_nb 0.0.1')
     (folder/'spec.json').write_text(json.dumps({**record, 'format': 99}))
     refused(spec, folder, OutputError, 'choose a new folder')
-    from landslide_nb.analysis import AnalysisError, read_results
+    from landslide_nb.study.intervals import AnalysisError
+    from landslide_nb.study.analysis import read_results
     with pytest.raises(AnalysisError, match='format 99'): read_results(folder)
 
 def test_folder_with_something_else(spec, tmp_path):
@@ -132,9 +133,9 @@ def test_folder_with_something_else(spec, tmp_path):
     refused(spec, tmp_path, OutputError, 'not empty')
 
 def test_planted_leak_stops_the_experiment(spec, straight, tmp_path):
-    from landslide_nb.chips import ChipSet
+    from landslide_nb.data.chips import ChipSet
     from landslide_nb.core import ChipError
-    from landslide_nb.protocol import ExperimentSpec
+    from landslide_nb.study.protocol import ExperimentSpec
     folder = Path(shutil.copytree(straight, tmp_path/'exp'))
     chips = ChipSet(folder/'chips'/'demo_a')
     twin = chips.table.iloc[chips.rows('test')[:1]].assign(split='train', block=10**6)     # the same ground, in another part
@@ -143,20 +144,21 @@ def test_planted_leak_stops_the_experiment(spec, straight, tmp_path):
 
 def test_budget_beyond_the_chips(spec, tmp_path):
     from landslide_nb.core import ChipError
-    from landslide_nb.protocol import ExperimentSpec
+    from landslide_nb.study.protocol import ExperimentSpec
     big = ExperimentSpec(**{**asdict(spec), 'budgets': (2, 5000), 'pretrain': ('none',)})
     refused(big, tmp_path/'exp', ChipError, 'A budget of 5000 chips is more than exists')
     assert not (tmp_path/'exp'/'runs').exists()
 
 def test_report_without_results(tmp_path):
-    from landslide_nb.analysis import AnalysisError, write_report
+    from landslide_nb.study.intervals import AnalysisError
+    from landslide_nb.study.analysis import write_report
     with pytest.raises(AnalysisError, match='no finished experiment'): write_report(tmp_path)
     assert not list(tmp_path.iterdir())
 
 @pytest.mark.parametrize('chips_kind', ['ties', 'all negative', 'all ignored', 'random'])
 def test_scores_agree_with_sklearn(chips_kind):
     from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
-    from landslide_nb.scores import score_run
+    from landslide_nb.study.scores import score_trial
     for seed in range(5):
         g = np.random.default_rng(seed)
         truth = (g.random((10, 32, 32)) < .05).astype(np.uint8); truth[g.random(truth.shape) < .1] = 255
@@ -166,7 +168,7 @@ def test_scores_agree_with_sklearn(chips_kind):
         score = (g.normal(-3, 1, truth.shape) + 2*(truth == 1)).astype('float32')
         if chips_kind == 'ties': score = np.round(score)
         where = pd.DataFrame(dict(chip=np.arange(10), block=np.arange(10)//2, published=np.arange(10) < 6))
-        n, chips, pixels, prob = score_run(score, valid_truth, score, truth, where)
+        n, chips, pixels, prob = score_trial(score, valid_truth, score, truth, where)
         keep = truth != 255
         t, p, x = truth[keep] == 1, prob[keep].astype(float), score[keep].astype(float)
         if chips_kind in ('all negative', 'all ignored'): assert np.isnan(n['auprc_natural']) and chips.auprc.isna().all()
@@ -181,7 +183,7 @@ def test_scores_agree_with_sklearn(chips_kind):
 def published_cube(tmp_path_factory):
     "A made-up cube in the schema of the published ones, as a Zarr on disk"
     import warnings
-    from landslide_nb.cube import mock_cube
+    from landslide_nb.testing import mock_cube
     path = tmp_path_factory.mktemp('cubes')/'hokkaido_japan.zarr'
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -190,13 +192,14 @@ def published_cube(tmp_path_factory):
 
 def test_a_published_cube_goes_the_same_way(published_cube, tmp_path, monkeypatch):
     "By the path of its Zarr and, once fetched, by its name: the same numbers"
-    from landslide_nb import protocol
-    from landslide_nb.analysis import write_report
-    from landslide_nb.experiment import run_experiment
-    from landslide_nb.protocol import ExperimentSpec
+    from landslide_nb.study.analysis import write_report
+    from landslide_nb.study.experiment import run_experiment
+    from landslide_nb.study.protocol import ExperimentSpec
     size = {**SPEC, 'scene': 2688, 'budgets': (2, 4)}
     by_path = run_experiment(ExperimentSpec(**{**size, 'event': str(published_cube), 'pretrain': ('none', str(published_cube))}), tmp_path/'path', bar=False)
-    monkeypatch.setattr(protocol, 'fetch_event', lambda name: published_cube)
+    monkeypatch.setenv('LANDSLIDE_NB_CACHE', str(tmp_path/'cache'))
+    (tmp_path/'cache'/'events').mkdir(parents=True)
+    (tmp_path/'cache'/'events'/'hokkaido_japan.zarr').symlink_to(published_cube)
     by_name = run_experiment(ExperimentSpec(**{**size, 'event': 'hokkaido', 'pretrain': ('none', 'hokkaido')}), tmp_path/'name', bar=False)
     assert set(by_name.event) == {'hokkaido'} and set(by_path.event) == {'hokkaido_japan'} and {'hokkaido, frozen', 'no pretraining'} < set(by_name.setting) and 'hokkaido_japan, frozen' in set(by_path.setting)
     np.testing.assert_array_equal(by_name.auprc_natural, by_path.auprc_natural)

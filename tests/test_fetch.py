@@ -4,8 +4,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
-from landslide_nb import core
-from landslide_nb.core import FetchError, OutputError, RECORD, fetch_event
+from landslide_nb import download as core
+from landslide_nb.core import FetchError, OutputError
+from landslide_nb.download import RECORD, fetch_event
 
 NAME, PATH = 'hokkaido_japan', f'/record/{RECORD}/files/hokkaido_japan.zip'
 BLOB = np.random.default_rng(0).bytes(3_000_000) # does not compress, so that the zip is large enough to be cut

@@ -3,13 +3,16 @@ import json
 import geopandas as gpd, numpy as np, pandas as pd, pytest, rasterio, rioxarray, xarray as xr
 from sklearn.metrics import average_precision_score
 
-from landslide_nb.adapt import adapt_model
+from landslide_nb.weights.adapt import adapt_model
 from landslide_nb.core import CubeError, to_db
-from landslide_nb.cube import check_power, cube_event, guess_orbits, log_ratio, make_pair, open_cube, rasterize_label, save_cube, usable_passes, validate_cube
-from landslide_nb.models import load_model, read_header
-from landslide_nb.placebo import placebo_pairs, placebo_threshold
-from landslide_nb.products import map_cube
-from landslide_nb.scene import predict_scene
+from landslide_nb.data.cube import check_power, cube_event, open_cube, save_cube, validate_cube
+from landslide_nb.data.dialects import guess_orbits
+from landslide_nb.data.pair import log_ratio, make_pair, usable_passes
+from landslide_nb.data.grid import rasterize_label
+from landslide_nb.learn.models import load_model, read_header
+from landslide_nb.mapping.nulls import null_pairs, place_threshold
+from landslide_nb.mapping.mapping import map_cube
+from landslide_nb.mapping.scene import predict_scene
 
 BURSTS = ['T137-292318-IW1', 'T137-292319-IW2', 'T137-292320-IW2', 'T137-292321-IW2', 'T137-292322-IW2']
 ZONES = { # landslides, mapped extent, cloud gaps
@@ -120,18 +123,18 @@ def test_raw_folder_with_one_polarisation_opens(shared):
 def test_a_map_without_labels_asks_the_place_itself(png, shared, tmp_path):
     m = map_cube(shared/'png_2024'/'png_landslide_2024_track9.nc', 'base', tmp_path/'run', passes=None, progress=False)
     before = [str(t)[:10] for t in png.time.values[:8]]
-    assert m['placebo']['passes_pre'] == before[:4] and m['placebo']['passes_post'] == before[4:] and m['placebo']['pixels'] == 2500
-    assert m['threshold'] == max(m['placebo']['threshold'], m['placebo']['model_threshold'])
-    assert before[4] in (tmp_path/'run'/'report.html').read_text() and json.loads((tmp_path/'run'/'metrics.json').read_text())['placebo'] == m['placebo']
+    assert m['nulls']['passes_pre'] == before[:4] and m['nulls']['passes_post'] == before[4:] and m['nulls']['pixels'] == 2500
+    assert m['threshold'] == max(m['nulls']['threshold'], m['nulls']['model_threshold'])
+    assert before[4] in (tmp_path/'run'/'report.html').read_text() and json.loads((tmp_path/'run'/'metrics.json').read_text())['nulls'] == m['nulls']
     cube = open_cube(shared/'opera_rtc_s1'/BURSTS[2]).isel(y=slice(0, 256), x=slice(0, 256)).load() # fields
     season = cube.isel(time=slice(0, 5))
     days = [str(t)[:10] for t in season.time.values]
     pair, (net, meta) = make_pair(season, (days[3], days[4]), passes=None), load_model('base')
-    (quiet,) = placebo_pairs(season, pair)
+    (quiet,) = null_pairs(season, pair)
     p = predict_scene(quiet, net, meta, progress=False).values
-    settled = placebo_threshold(season, pair, net, meta, progress=False)
+    settled = place_threshold(season, pair, net, meta, progress=False)
     assert quiet.passes_post == days[3:4]
-    np.testing.assert_allclose(settled['placebo']['share'], (p[np.isfinite(p)] >= meta['calibration']['threshold']).mean())
+    np.testing.assert_allclose(settled['nulls']['share'], (p[np.isfinite(p)] >= meta['calibration']['threshold']).mean())
     assert (p[np.isfinite(p)] >= settled['calibration']['threshold']).mean() <= .00201
 
 
@@ -140,12 +143,12 @@ def test_an_archive_of_years_knows_what_grows_here(shared):
     days = [str(t)[:10] for t in cube.time.values]
     archive = cube.isel(time=slice(0, 20))                                   # three winters; the last pass is the one after
     pair = make_pair(archive.isel(time=slice(15, 20)), (days[18], days[19]), passes=None)
-    quiet = placebo_pairs(archive, pair)
+    quiet = null_pairs(archive, pair)
     assert len(quiet) == 4 and len({q.passes_post[0][:4] for q in quiet}) == 3 and all(len(q.passes_pre) == 4 for q in quiet)
     assert all((np.datetime64(q.passes_post[-1]) - np.datetime64(q.passes_pre[0])).astype(int) < 120 for q in quiet)      # none across a summer
-    settled = placebo_threshold(archive, pair, net, meta, progress=False)
+    settled = place_threshold(archive, pair, net, meta, progress=False)
     each = [np.quantile(predict_scene(q, net, meta, progress=False).values, .998) for q in quiet]
-    assert settled['placebo']['pairs'] == 4 and abs(settled['placebo']['threshold'] - max(each)) < 1e-6 and settled['placebo']['passes_post'] == quiet[int(np.argmax(each))].passes_post
+    assert settled['nulls']['pairs'] == 4 and abs(settled['nulls']['threshold'] - max(each)) < 1e-6 and settled['nulls']['passes_post'] == quiet[int(np.argmax(each))].passes_post
 
 
 def test_weights_become_at_home_among_real_fields(shared, tmp_path):

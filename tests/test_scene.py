@@ -6,13 +6,17 @@ import geopandas as gpd, numpy as np, pytest, rasterio, rioxarray, torch, xarray
 from hypothesis import given, settings, strategies as st
 from shapely import box
 
-from landslide_nb import scene
+from landslide_nb.mapping import scene
 from landslide_nb.core import CubeError, LandslideError, OutputError, set_seed
-from landslide_nb.cube import make_pair, mock_cube, open_cube
-from landslide_nb.calibration import calibrate
-from landslide_nb.models import build_model, geometry, load_model, save_model
-from landslide_nb.products import landslide_polygons, map_cube, map_pair, ranked_zones, write_products
-from landslide_nb.scene import logits_d4, logits_of, predict_scene, stack_pair
+from landslide_nb.data.pair import make_pair
+from landslide_nb.testing import mock_cube
+from landslide_nb.data.cube import open_cube
+from landslide_nb.learn.calibration import calibrate
+from landslide_nb.learn.models import build_model, geometry, load_model, save_model
+from landslide_nb.mapping.areas import landslide_polygons, ranked_zones
+from landslide_nb.mapping.mapping import map_cube, map_pair
+from landslide_nb.mapping.runfolder import write_products
+from landslide_nb.mapping.scene import logits_d4, logits_of, predict_scene, stack_pair
 
 STATS = dict(mean=[-9., -15.], std=[3., 3.], change_mean=[0., 0.], change_std=[2., 2.])
 FILES = ['item.json', 'landslides.gpkg', 'map.png', 'metrics.json', 'pair.tif', 'probability.tif', 'report.html']
@@ -82,8 +86,10 @@ def test_no_data_reaches_no_farther_than_the_receptive_field():
 # From a cube to a pair
 
 def test_the_balance_does_not_hang_on_its_sample():
-    from landslide_nb.cube import average_db, choose_passes, cube_event, spread_windows
-    from landslide_nb.simulate import simulate_event
+    from landslide_nb.data.pair import average_db, choose_passes
+    from landslide_nb.data.cube import cube_event
+    from landslide_nb.data.grid import spread_windows
+    from landslide_nb.data.simulate import simulate_event
     cube = simulate_event('demo_a', size=2048, orbits=('ascending',))
     orbit, pre, post = choose_passes(cube, cube_event(cube))
     balance = make_pair(cube).attrs['balance_db']
@@ -95,7 +101,7 @@ def test_the_balance_does_not_hang_on_its_sample():
         assert len(some) == 16 and abs(np.median(np.concatenate(some))-whole) < .05
 
 def test_a_pair_is_read_once(tmp_path, monkeypatch):
-    from landslide_nb import cube as module
+    from landslide_nb.data import cube as module
     source, read = mock_cube((1500, 1600), passes=1), []
     source.chunk(timestep=1, y=250, x=250).to_zarr(tmp_path/'cube.zarr', zarr_format=2)
     one = module.DiskArray.__getitem__
@@ -113,7 +119,7 @@ RUN = """
 import sys; sys.path.insert(0, {tests!r})
 import torch; torch.set_num_threads(1)
 from test_scene import SMALL, toy_model, toy_pair
-from landslide_nb.products import map_pair
+from landslide_nb.mapping.mapping import map_pair
 map_pair(toy_pair(700, 900).chunk(y=200, x=200), toy_model(**SMALL), {folder!r}, tile=64, progress=False)
 """
 
@@ -178,11 +184,11 @@ def test_a_cluster_with_a_killed_worker_gives_the_same_map(tmp_path):
 
 TRAIN = """
 import os, sys, json, hashlib, torch; torch.set_num_threads(1)
-from landslide_nb.scene import on_processes
-from landslide_nb.chips import ChipSet
-from landslide_nb.data import finetune_dls
-from landslide_nb.finetune import finetune_learner
-from landslide_nb.pretrain import KeepBest
+from landslide_nb.learn.training import on_processes
+from landslide_nb.data.chips import ChipSet
+from landslide_nb.learn.data import finetune_dls
+from landslide_nb.learn.finetune import finetune_learner
+from landslide_nb.learn.training import KeepBest
 learn = finetune_learner(finetune_dls(ChipSet(sys.argv[1]), 8, seed=0, bs=4), None, seed=0, width=4, levels=2)
 learn.remove_cbs([c for c in learn.cbs if isinstance(c, KeepBest)])
 with learn.no_bar(), learn.no_logging(), on_processes(learn):
@@ -194,7 +200,7 @@ print('RESULT', json.dumps(dict(rank=int(os.environ['RANK']), world=int(os.envir
 
 def test_training_on_two_processes(tmp_path):
     pytest.importorskip('accelerate', reason="needs the extra 'cluster'")
-    from landslide_nb.chips import make_chips, split_chips
+    from landslide_nb.data.chips import make_chips, split_chips
     pair = toy_pair(256, 256)
     truth = np.zeros((256, 256), 'uint8'); truth[::32, ::16] = 1; truth[:, 128:] = 0
     chips = make_chips(pair.assign(landslides=(('y', 'x'), truth)), tmp_path/'chips', size=32, step=32)
@@ -269,7 +275,7 @@ def test_specks_left_out_early_change_no_polygon():
 def test_blank_parts_take_no_room(tmp_path):
     from rasterio._env import get_gdal_config
     from rio_cogeo.cogeo import cog_validate
-    from landslide_nb.products import bounded, write_cog
+    from landslide_nb.mapping.runfolder import bounded, write_cog
     with bounded(): assert 2**25 <= int(get_gdal_config('GDAL_CACHEMAX')) <= 2**27, 'bytes'
     like = toy_pair(2100, 2100).vv.isel(moment=0, drop=True)
     part = like.where((like.y > like.y[300]) & (like.x > like.x[1500]))
@@ -375,7 +381,7 @@ PEAK = """
 import sys, resource; sys.path.insert(0, {tests!r})
 import numpy as np, dask.array as da, torch, xarray as xr; torch.set_num_threads(1)
 from test_scene import SMALL, toy_model, toy_pair
-from landslide_nb.products import map_pair
+from landslide_nb.mapping.mapping import map_pair
 noise = np.random.default_rng(0).normal(-12, 2, (2, 256, 256)).astype('float32')
 def lazy(n):
     one = lambda block_info=None: noise[:, :block_info[None]['chunk-shape'][1], :block_info[None]['chunk-shape'][2]]
