@@ -187,14 +187,14 @@ def learning(scale):
     from landslide_nb.data.pair import make_pair
     from landslide_nb.learn.data import finetune_dls
     from landslide_nb.learn.models import normalize_pair
-    from landslide_nb.learn.finetune import RATES, truth_of
+    from landslide_nb.learn.finetune import FINETUNE_RATE, truth_of
     from landslide_nb.learn.training import BCEDice
     from landslide_nb.learn.metrics import average_precision
     from landslide_nb.learn.models import fast_dtype
     from landslide_nb.data.simulate import simulate_event
     seen, seeds, loss, low = max(64, int(512*scale)//16*16), range(3 if scale > .5 else 1), BCEDice(), fast_dtype('cpu')
     makers = networks(); ours = next(iter(makers))
-    rate = {k: RATES['scratch'] if k == ours else 1e-3 for k in makers}
+    rate = {k: FINETUNE_RATE if k == ours else 1e-3 for k in makers}
     with tempfile.TemporaryDirectory() as d:
         chips = split_chips(make_chips(make_pair(simulate_event('demo_a', size=2048)), f'{d}/chips'), block=4)
         rows = chips.rows('test')

@@ -19,7 +19,7 @@ from landslide_nb.core import atomic, set_seed
 from landslide_nb.learn.data import finetune_dls, pretrain_dls
 from landslide_nb.learn.models import normalize_pair
 from landslide_nb.study.experiment import LOOKS
-from landslide_nb.learn.finetune import finetune_learner, predict_chips, truth_of
+from landslide_nb.learn.finetune import continued_learner, finetune_learner, frozen_learner, predict_chips, truth_of
 from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import PRIOR_LOGIT, EvidenceNet, UNet, build_model, pool_evidence
 from landslide_nb.learn.pretrain import pretrain_learner
@@ -94,7 +94,9 @@ def fit_unfreezing(learn, epochs): # fastai's own: the last group first, then al
 def stage2(chips, start, how, fit, spec, budget, seed):
     "Test AUPRC of stage 2 on a few chips"
     dls = finetune_dls(chips, budget, seed=seed, bs=8, epoch_chips=spec.epoch_chips)
-    learn = finetune_learner(dls, start, **({'how': how} if start is not None else {}), seed=seed)
+    if start is None: learn = finetune_learner(dls, seed=seed)
+    elif how == 'frozen': learn = frozen_learner(dls, start, seed=seed)
+    else: learn = continued_learner(dls, start, seed=seed)
     with learn.no_bar(), learn.no_logging(): fit(learn, spec.epochs)
     rows = chips.rows('test')
     return average_precision(predict_chips(learn, chips, rows), truth_of(chips, rows), scores=True)

@@ -21,7 +21,7 @@ from landslide_nb.learn.metrics import chip_counts
 from landslide_nb.learn.models import BASE_WEIGHTS, load_model, read_header
 from landslide_nb.data.simulate import REGIONS, simulate_event
 
-SCENES = read_header(BASE)['calibration']['area']['scenes'] # errors of the shipped weights from one random region to the next
+SCENES = read_header(BASE_WEIGHTS)['calibration']['area']['scenes'] # errors of the shipped weights from one random region to the next
 SIZE, CHIP, BLOCK, TIMES = 1536, 128, 384, (1/3, 1, 3) # px, px, px; share of landslides against the region's own
 
 def place(region, times, seed, model):
@@ -64,7 +64,7 @@ def study(model, seeds=2):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--model', default=str(BASE), help='stage-2 model (default: the shipped one)')
+    p.add_argument('--model', default=str(BASE_WEIGHTS), help='stage-2 model (default: the shipped one)')
     p.add_argument('--seeds', type=int, default=2, help='places of each kind')
     p.add_argument('--out', default='shift.csv', help='table of all rows')
     args = p.parse_args()

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['DIFFERENCE', 'METRICS', 'ORDERS', 'FOUND', 'MAPPED', 'CHOSEN', 'TABS', 'READOUT', 'FLICKER', 'PAGE_CSS', 'SHEET',
            'TEMPLATE', 'FOCUS', 'BUTTONS', 'TAB_BUTTONS', 'FLOW', 'BESIDE', 'SQUARE', 'PAIRS', 'TABLE_CSS', 'MOST_KEPT',
-           'BASES', 'NAMES', 'LIMITS', 'COLOURS', 'HELD', 'ADDRESS', 'LEGEND', 'area_text', 'span_text', 'share_text',
-           'interval_of', 'side_of', 'worst_text', 'numbers_html', 'curve_svg', 'notes_html', 'run_html',
-           'difference_view', 'compare_table', 'rank_chips', 'chip_bounds', 'gallery_image', 'png_of', 'chip_figure',
-           'polygon_file', 'cells_file', 'view_file', 'read_state', 'write_state', 'palette', 'byte_mapper',
-           'image_data', 'map_figure', 'bar_marks', 'color_bar', 'stack', 'cell_table', 'ranked_table', 'nearest_cell',
-           'kept', 'kept_run', 'kept_layers', 'kept_lines', 'Made', 'address_bar', 'Browser', 'Page', 'near_name',
-           'some_settings', 'experiment_pane', 'page', 'serve', 'Embedded', 'browser']
+           'BASES', 'NAMES', 'LIMITS', 'COLOURS', 'HELD', 'ADDRESS', 'LEGEND', 'share_text', 'interval_of', 'side_of',
+           'worst_text', 'numbers_html', 'curve_svg', 'notes_html', 'run_html', 'difference_view', 'compare_table',
+           'rank_chips', 'chip_bounds', 'gallery_image', 'png_of', 'chip_figure', 'polygon_file', 'cells_file',
+           'view_file', 'read_state', 'write_state', 'palette', 'byte_mapper', 'image_data', 'map_figure', 'bar_marks',
+           'color_bar', 'stack', 'cell_table', 'ranked_table', 'nearest_cell', 'kept', 'kept_run', 'kept_layers',
+           'kept_lines', 'Made', 'address_bar', 'Browser', 'Page', 'near_name', 'some_settings', 'experiment_pane',
+           'page', 'serve', 'Embedded', 'browser']
 
 # %% ../nbs/68_app.ipynb #cf4e568c
 if __name__.startswith('bokeh_app'): # `panel serve` runs this file as a script, which belongs to no package and whose folder would hide modules of Python
@@ -34,28 +34,10 @@ import pandas as pd
 from fastcore.basics import patch
 
 from .core import LandslideError
+from .data.grid import area_text, span_text
 from .browser.views import ASPECT, AppError, CHIP, HIGHEST, LOWEST, RunFolder, Scan, VIEW, View, at_threshold, edges, find_experiments, find_runs, fit, hillshade, inside, lonlat_fit, mapped_lines, mask_view, open_raster, open_run, pr_curve, read_layers, read_truth, read_view, same_scene, scan_later, stretch, to_bytes, web_tiles, zoom
 
 # %% ../nbs/68_app.ipynb #194df0ab
-def area_text(
-    m2:float|None, # m2
-) -> str:
-    "An area a person can picture: m2 below a hectare, hectares below a square kilometre"
-    if m2 is None or not np.isfinite(m2): return 'unknown'
-    per, unit, digits = _unit(m2)
-    return f'{m2/per:,.{digits}f} {unit}'
-
-def _unit(m2): return (1e6, 'km²', 2) if m2 >= 1e6 else (1e4, 'ha', 1) if m2 >= 1e4 else (1., 'm²', 0) # m2 of it, its name, digits worth showing
-
-def span_text(
-    low:float,  # m2
-    high:float, # m2
-    of:float,   # m2, the area whose interval it is
-) -> str:
-    "An interval in the unit of its area"
-    per, unit, digits = _unit(of)
-    return f'{low/per:,.{digits}f} to {high/per:,.{digits}f} {unit}'
-
 def share_text(
     v:float|None, # 0..1
 ) -> str:

@@ -109,19 +109,21 @@ def stage2(
     out:str|Path,      # model file to write
     budget:int|None,   # labelled chips; None: all training chips
     pretrained=None,   # model file of stage 1 or 2, or 'base'; None: from scratch
-    how:str=None,      # frozen | full; None: frozen features of a stage-1 model, all weights of a stage-2 model
+    transfer:str=None,      # frozen | full; None: frozen features of a stage-1 model, all weights of a stage-2 model
     epochs:int=10,     # of 128 chips each
     seed:int=0,
 ):                     # the fitted and calibrated Learner
     "Train stage 2 on a few labelled chips, calibrate it on the validation chips and save it"
     from landslide_nb.learn.data import finetune_dls
-    from landslide_nb.learn.finetune import calibrate_learner, finetune_learner
+    from landslide_nb.learn.finetune import calibrate_learner, continued_learner, finetune_learner, frozen_learner
     from landslide_nb.learn.models import read_header
     from landslide_nb.learn.training import export_learner, fit_bar
     before = read_header(pretrained) if pretrained else dict(stage=1)
     on = before['stage'] == 2 # training goes on: so does the normalisation
     dls = finetune_dls(chips, budget, seed=seed, stats=before['input']['stats'] if on else None)
-    learn = finetune_learner(dls, pretrained, how or ('full' if on else 'frozen'), seed=seed)
+    if pretrained is None: learn = finetune_learner(dls, seed=seed)
+    elif on or transfer == 'full': learn = continued_learner(dls, pretrained, seed=seed)
+    else: learn = frozen_learner(dls, pretrained, seed=seed)
     fit_bar(learn, epochs, 'stage 2')
     export_learner(calibrate_learner(learn), out)
     return learn
@@ -140,7 +142,7 @@ def pretrain(
 
 # %% ../nbs/70_cli.ipynb #6f2cca41
 def finetune(
-    args, # cube, pretrained, how, budget, out, channel, epochs, block and the pair options
+    args, # cube, pretrained, transfer, budget, out, channel, epochs, block and the pair options
 ):
     "`landslide-nb finetune`: stage 2 on a few labelled chips of a cube, scored on its test chips"
     from tempfile import TemporaryDirectory
@@ -152,7 +154,7 @@ def finetune(
     extra = [c for c in read_header(start)['input']['channels'] if c not in ('vv', 'vh')] if start else args.channel
     with TemporaryDirectory() as tmp:
         chips = cut_chips(open_pair(args.cube, args, extra), Path(tmp)/'chips', ['vv', 'vh', *extra], block=args.block, seed=args.seed)
-        learn = stage2(chips, args.out, args.budget, start, args.how, args.epochs, args.seed)
+        learn = stage2(chips, args.out, args.budget, start, args.transfer, args.epochs, args.seed)
         say(score_table(evaluate_chips({'model': learn}, chips)))
     say(f"stage-2 model: {args.out}")
 
@@ -223,9 +225,10 @@ def scene_summary(
     folder:str|Path, # run folder
 ) -> str:
     "What a map found, in a few lines"
-    from landslide_nb.mapping.report import found_text, km2
+    from landslide_nb.data.grid import area_text
+    from landslide_nb.mapping.report import found_text
     out = [*(f'warning: {o}' for o in m.get('warnings', [])), found_text(m)]
-    if 'auprc' in m: out += [f"mapped truth {km2(m['mapped_area_m2'])} km2: AUPRC model {m['auprc']:.3f}, log-ratio {m['auprc_log_ratio']:.3f}, smoothed log-ratio {m['auprc_log_ratio_smoothed']:.3f}, all-zero {m['auprc_all_zero']:.3f}"]
+    if 'auprc' in m: out += [f"mapped truth {area_text(m['mapped_area_m2'])}: AUPRC model {m['auprc']:.3f}, log-ratio {m['auprc_log_ratio']:.3f}, smoothed log-ratio {m['auprc_log_ratio_smoothed']:.3f}, all-zero {m['auprc_all_zero']:.3f}"]
     return '\n'.join([*out, f'run folder: {folder}'])
 
 # %% ../nbs/70_cli.ipynb #672aaf29
@@ -273,13 +276,13 @@ def base(
 
 # %% ../nbs/70_cli.ipynb #0e158b07
 def experiment(
-    args, # event, pretrain, how, budgets, seeds, arch, quick, spec, workers, out
+    args, # event, pretrain, transfer, budgets, seeds, arch, quick, spec, workers, out
 ):
     "`landslide-nb experiment`: how much pretraining helps at which number of labelled chips, with intervals, figures and a report"
     from landslide_nb.study.analysis import write_report
     from landslide_nb.study.experiment import run_experiment
     from landslide_nb.study.protocol import ExperimentSpec, default_sources, quick_spec, read_spec
-    given = {k: v for k in ('event', 'pretrain', 'how', 'budgets', 'seeds', 'arch') if (v := getattr(args, k)) is not None}
+    given = {k: v for k in ('event', 'pretrain', 'transfer', 'budgets', 'seeds', 'arch') if (v := getattr(args, k)) is not None}
     event = given.get('event', 'demo_a')
     spec = read_spec(args.spec, **given) if args.spec else (quick_spec if args.quick else ExperimentSpec)(**{'event': event, 'pretrain': default_sources(event, given.get('arch', 'unet')), **given})
     run_experiment(spec, args.out, workers=args.workers)
@@ -339,7 +342,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--out', required=True, metavar='MODEL.safetensors', help='model file to write')
     c.add_argument('--budget', type=int, metavar='N', help='labelled chips, half of them landslide-free (default: all training chips)')
     c.add_argument('--pretrained', metavar='MODEL.safetensors', help='model to start from, or none (default: base, the weights in the package; with --channel none)')
-    c.add_argument('--how', choices=['frozen', 'full'], help='only read its features, or train all its weights on (default: frozen for a stage-1, full for a stage-2 model)')
+    c.add_argument('--transfer', choices=['frozen', 'full'], help='only read its features, or train all its weights on (default: frozen for a stage-1, full for a stage-2 model)')
     c.add_argument('--channel', action='append', default=[], choices=CHANNELS, help='a channel beside VV and VH, without --pretrained')
     c.add_argument('--block', type=int, default=512, metavar='PX', help='side of the blocks by which chips are split in space; smaller for a small scene (default 512)')
     c.add_argument('--epochs', type=int, default=10, help='epochs of 128 chips (default 10)')
@@ -370,7 +373,7 @@ def parser() -> argparse.ArgumentParser:
     words, numbers = (lambda s: tuple(s.split(','))), (lambda s: tuple(int(n) for n in s.split(',')))
     c.add_argument('--event', help='target: an event or the path of a cube with landslides (default demo_a)')
     c.add_argument('--pretrain', type=words, metavar='SOURCES', help='pretraining sources, by comma: none, events, paths of cubes; base or the path of a model to start from; several joined by + (default none, the same and, for embedded events, the other)')
-    c.add_argument('--how', type=words, metavar='frozen,full', help='how stage 2 uses stage 1 (default frozen)')
+    c.add_argument('--transfer', type=words, metavar='frozen,full', help='how stage 2 uses stage 1 (default frozen)')
     c.add_argument('--budgets', type=numbers, metavar='N,N,...', help='labelled chips (default 2,5,10,20,110)')
     c.add_argument('--seeds', type=int, metavar='N', help='repetitions (default 5)')
     c.add_argument('--arch', metavar='NAME', help='unet (default) or published')

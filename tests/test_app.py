@@ -148,7 +148,8 @@ def test_page_loads_quietly_and_says_where_the_worst_is(visit, folder):
     assert v.n('expected').endswith(('km²', 'ha')) and 'adds up the probabilities' in v.page.locator('.quiet').first.inner_text()
 
 def test_slider_changes_the_numbers_to_what_numpy_computes(visit, folder):
-    from landslide_nb.app import area_text, share_text
+    from landslide_nb.data.grid import area_text
+    from landslide_nb.app import share_text
     from landslide_nb.mapping.areas import landslide_polygons
     import rioxarray
     prob, truth = truth_of(folder)
@@ -315,7 +316,7 @@ def test_a_run_in_degrees(visit, folder):
     v = visit('?run=other/degrees').counted()
     l, b, r, t = v.ranges(); assert 9.9 < l < 10.1 and (r-l)/(t-b) == pytest.approx(4/3/np.cos(np.deg2rad(60)), rel=.01)
     m = json.loads((folder/'other'/'degrees'/'metrics.json').read_text())
-    from landslide_nb.app import area_text
+    from landslide_nb.data.grid import area_text
     assert v.n('expected') == area_text(m['expected_area_m2']) and v.bad == []
     found = gpd.read_file(v.save('Polygons, GPKG', folder.parent/'degrees.gpkg')); assert found.crs.is_geographic and f'{len(found):,}' == v.n('landslides')
 
@@ -380,7 +381,7 @@ def test_panel_serve_runs_the_module_on_the_real_event(chromium, shared, tmp_pat
             try: socket.create_connection(('127.0.0.1', port), 1).close(); break
             except OSError: time.sleep(.5)
         v = Visitor(chromium, f'http://127.0.0.1:{port}/app').counted()
-        from landslide_nb.app import area_text
+        from landslide_nb.data.grid import area_text
         assert v.n('expected') == area_text(m['expected_area_m2']) and '% ' not in v.n('recall') and v.bad == []
         v.close()
     finally: p.terminate(); p.wait()

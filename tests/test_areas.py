@@ -185,7 +185,7 @@ def test_where_nothing_happened_nothing_is_found(tmp_path, capsys):
     cube = simulate_event(quiet, 6, 256, passes=3, orbits=('ascending',))
     cube.landslides.values[:] = 0
     said, metrics = mapped(cube, tmp_path, capsys)
-    assert metrics['polygons'] == 0 and re.search(r'no (certain )?landslide', said) and re.search(r'expected landslide area [\d.]+ km2 \(between 0\.000 and [\d.]+ km2\)', said)
+    assert metrics['polygons'] == 0 and re.search(r'no (certain )?landslide', said) and re.search(r'expected landslide area [\d.,]+ (m²|ha|km²) \(0(\.0+)? to [\d.,]+ (m²|ha|km²)\)', said)
     assert metrics['expected_area_low_m2'] == 0 < metrics['expected_area_high_m2'] and metrics['mapped_area_m2'] == 0
     assert re.search(r'[Nn]o (certain )?landslide', (tmp_path/'run'/'report.html').read_text())
 

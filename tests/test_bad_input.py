@@ -153,7 +153,7 @@ def test_where_results_cannot_go(model, fails, tmp_path):
 
 @pytest.mark.parametrize('words,says', [
     (('--event', 'atlantis'), "Unknown event 'atlantis'; known are"), (('--pretrain', 'none,moon'), "Unknown pretraining source 'moon'"), (('--budgets', '1,2'), 'budget of 1 is too small'),
-    (('--budgets', '2,2'), 'none twice'), (('--seeds', '1'), 'gives no interval'), (('--arch', 'resnet'), "arch='resnet' is unknown"), (('--how', 'thawed'), "how='thawed' is unknown"),
+    (('--budgets', '2,2'), 'none twice'), (('--seeds', '1'), 'gives no interval'), (('--arch', 'resnet'), "arch='resnet' is unknown"), (('--transfer', 'thawed'), "transfer='thawed' is unknown"),
     (('--pretrain', 'none,nowhere.safetensors'), 'no such model file'), (('--spec', 'nowhere.json'), 'nowhere.json'), (('--spec', 'bad.json'), 'not JSON')])
 def test_an_experiment_that_cannot_be(words, says, fails, tmp_path):
     (tmp_path/'bad.json').write_text('{')

@@ -6,6 +6,7 @@ import geopandas as gpd, numpy as np, pytest, rasterio, rioxarray, torch, xarray
 from hypothesis import given, settings, strategies as st
 from shapely import box
 
+from landslide_nb.data.grid import area_text, span_text
 from landslide_nb.mapping import scene
 from landslide_nb.core import CubeError, LandslideError, OutputError, set_seed
 from landslide_nb.data.pair import make_pair
@@ -189,7 +190,7 @@ from landslide_nb.data.chips import ChipSet
 from landslide_nb.learn.data import finetune_dls
 from landslide_nb.learn.finetune import finetune_learner
 from landslide_nb.learn.training import KeepBest
-learn = finetune_learner(finetune_dls(ChipSet(sys.argv[1]), 8, seed=0, bs=4), None, seed=0, width=4, levels=2)
+learn = finetune_learner(finetune_dls(ChipSet(sys.argv[1]), 8, seed=0, bs=4), seed=0, width=4, levels=2)
 learn.remove_cbs([c for c in learn.cbs if isinstance(c, KeepBest)])
 with learn.no_bar(), learn.no_logging(), on_processes(learn):
     learn.fit_one_cycle(1, 1e-3)
@@ -359,9 +360,9 @@ def test_nothing_found_is_said_with_its_interval(tmp_path):
     record = dict(coverage=.9, chips=40, pixels=16384, low=-3., high=5.)
     meta = dict(meta, calibration=dict(scale=1., bias=-9., threshold=.5, area=record))
     metrics = map_pair(pair, (net, meta), tmp_path/'run', progress=False)
-    low, high = (f"{metrics[k]/1e6:.3f}" for k in ('expected_area_low_m2', 'expected_area_high_m2'))
-    assert metrics['polygons'] == 0 and float(high) > 0
-    assert f'No landslide found: no polygon of 500 m2 or more reaches probability 0.50; expected landslide area {metrics["expected_area_m2"]/1e6:.3f} km2 (between {low} and {high} km2)' in (tmp_path/'run'/'report.html').read_text()
+    low, high, expected = (metrics[f'expected_area{k}_m2'] for k in ('_low', '_high', ''))
+    assert metrics['polygons'] == 0 and high > 0
+    assert f'No landslide found: no polygon of 500 m2 or more reaches probability 0.50; expected landslide area {area_text(expected)} ({span_text(low, high, expected)})' in (tmp_path/'run'/'report.html').read_text()
     assert len(gpd.read_file(tmp_path/'run'/'landslides.gpkg', layer='polygons')) == 0
 
 def test_a_scene_unlike_the_models_says_so(png_run, tmp_path):

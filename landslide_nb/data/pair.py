@@ -54,17 +54,17 @@ def choose_passes(
 # %% ../../nbs/13_data.pair.ipynb #7ee483d2
 def average_power(
     stack,          # passes, each (y, x), linear power
-    how:str='mean', # mean | median
+    average:str='mean', # mean | median
 ) -> np.ndarray:    # (y, x)
     "Average over the valid passes of each pixel; NaN where there is none"
-    if how == 'mean':
+    if average == 'mean':
         total = np.array(stack[0])
         for o in stack[1:]: total += o # pass by pass: no copy of the stack
         if np.isfinite(total.sum()): return np.divide(total, len(stack), out=total) # no gap anywhere, as mostly
         total[...] = 0
         for o in stack: np.add(total, o, out=total, where=np.isfinite(o))
     n = sum(np.isfinite(o).astype('int16') for o in stack)
-    if how == 'mean': return np.where(n > 0, total/np.maximum(n, 1), np.nan).astype(total.dtype)
+    if average == 'mean': return np.where(n > 0, total/np.maximum(n, 1), np.nan).astype(total.dtype)
     ranked = np.sort(np.stack(stack), axis=0) # NaN ranks last
     at = lambda k: np.take_along_axis(ranked, np.maximum(k, 0)[None], 0)[0]
     return np.where(n > 0, (at((n - 1)//2) + at(n//2))/2, np.nan).astype(ranked.dtype)
@@ -72,12 +72,12 @@ def average_power(
 # %% ../../nbs/13_data.pair.ipynb #5aa9e83a
 def average_db(
     power,          # passes, each a DataArray (y, x), linear power
-    how:str='mean', # mean | median
+    average:str='mean', # mean | median
 ) -> xr.DataArray:  # (y, x) dB, lazy if `power` is
     "Average over passes in linear power, in dB; NaN where no pass is valid"
-    if how not in ('mean', 'median'): raise CubeError(f"how={how!r} is unknown; passes are averaged by 'mean' or 'median'.")
+    if average not in ('mean', 'median'): raise CubeError(f"average={average!r} is unknown; passes are averaged by 'mean' or 'median'.")
     import dask.array as da
-    block, first = lambda *o: to_db(average_power(o, how)), power[0]
+    block, first = lambda *o: to_db(average_power(o, average)), power[0]
     data = da.blockwise(block, 'yx', *(p for o in power for p in (o.data, 'yx')), dtype='float32') if first.chunks else block(*(o.values for o in power))
     return xr.DataArray(data, {'y': first.y, 'x': first.x}, ('y', 'x'))
 
@@ -126,14 +126,14 @@ def _extra(cube, name, event, orbit, pre):
 def scene_change(
     power:xr.DataArray,   # (time, y, x) linear power
     pre:list, post:list,  # positions of the passes before and after
-    how:str='mean',
+    average:str='mean',
 ) -> float:               # dB
     "Median change of a scene, from a spread sample of it"
     import dask
     shape = power.shape[1:]
     def change(y, x): # one window at a time: dask then reads no more than that
         stack = dask.compute(*(power.data[k, y, x] for k in [*pre, *post]))
-        a, b = (to_db(average_power(o, how)) for o in (stack[:len(pre)], stack[len(pre):]))
+        a, b = (to_db(average_power(o, average)) for o in (stack[:len(pre)], stack[len(pre):]))
         return (b - a)[np.isfinite(b - a)]
     sample = np.concatenate([change(*w) for w in spread_windows(shape, step=2)])
     if sample.size < 10_000: sample = change(*[slice(None, None, max(1, int((shape[0]*shape[1]/1e6)**.5)))]*2)
@@ -147,7 +147,7 @@ def make_pair(
     event=None,           # name, `Event` or (start, end); None = `cube_event`
     passes:int|None=3,    # passes a side; None = all usable ones
     orbit:str|None=None,  # ascending | descending | unknown; None = the one with most usable passes
-    how:str='mean',       # mean | median, in linear power
+    average:str='mean',       # mean | median, in linear power
     extra:tuple=(),       # further channels: coherence, dem (m), slope (degrees), vv_std and vh_std (dB, of the passes before)
     balance:bool=True,    # shift post so that the scene's median change is 0 dB
 ) -> xr.Dataset:          # dims (moment: pre, post; y; x): vv, vh and extras float32, dB; landslides (y, x) if the cube has them
@@ -157,14 +157,14 @@ def make_pair(
     orbit, *sides = choose_passes(cube, event, passes, orbit)
     out, shift = {}, {}
     for o in ('vv', 'vh'):
-        shift[o] = scene_change(cube[o], *sides, how) if balance else 0.
-        pre, post = (average_db([cube[o][k] for k in i], how) for i in sides)
+        shift[o] = scene_change(cube[o], *sides, average) if balance else 0.
+        pre, post = (average_db([cube[o][k] for k in i], average) for i in sides)
         out[o] = xr.concat([pre, post - np.float32(shift[o])], 'moment')
     for o in ([extra] if isinstance(extra, str) else extra): out[o] = _extra(cube, o, event, orbit, sides[0])
     if 'landslides' in cube: out['landslides'] = cube.landslides
     dates = [pd.DatetimeIndex(cube.time.values[i]).strftime('%Y-%m-%d').tolist() for i in sides]
     return xr.Dataset(out).assign_coords(moment=['pre', 'post'], spatial_ref=cube.spatial_ref).assign_attrs(source=cube.attrs.get('source', 'memory'), event_name=event.name,
-        event_start=event.start, event_end=event.end, orbit=orbit, passes_pre=dates[0], passes_post=dates[1], how=how, balance_db=[shift['vv'], shift['vh']])
+        event_start=event.start, event_end=event.end, orbit=orbit, passes_pre=dates[0], passes_post=dates[1], average=average, balance_db=[shift['vv'], shift['vh']])
 
 # %% ../../nbs/13_data.pair.ipynb #ce2c9181
 def box_mean(

@@ -246,7 +246,7 @@ def transfer(
 ) -> nn.Module:       # stage2
     "Start a stage-2 network from the weights of a stage-1 network"
     if not (hasattr(stage1, 'trunk') and hasattr(stage2, 'trunk')):
-        raise ModelError("The published stages share no weights to pass on; use how='frozen', or the default architecture for both stages.")
+        raise ModelError("The published stages share no weights to pass on; read its frozen features, or take the default architecture for both stages.")
     shapes = lambda m: {k: tuple(v.shape) for k,v in m.trunk.state_dict().items()}
     if shapes(stage1) != shapes(stage2): raise ModelError(f"Weights do not fit: stage 1 was built with {stage1.config}, stage 2 with {stage2.config}.")
     stage2.trunk.load_state_dict(stage1.trunk.state_dict())

@@ -41,7 +41,7 @@ def null_pair(
 ) -> xr.Dataset:     # dims (moment, y, x), dB
     "The pair of some passes, made as the given one"
     day = lambda k: str(cube.time.values[k].astype('datetime64[D]'))
-    return make_pair(cube.isel(time=[*before, *after]), (day(before[-1]), day(after[0])), None, pair.orbit, pair.how, [c for c in STDS if c in pair])
+    return make_pair(cube.isel(time=[*before, *after]), (day(before[-1]), day(after[0])), None, pair.orbit, pair.average, [c for c in STDS if c in pair])
 
 def null_pairs(
     cube:xr.Dataset, # canonical cube

@@ -129,7 +129,7 @@ def write_products(
     check_scene(pair, ['vv', 'vh'])
     calibration = meta.get('calibration') or {}
     threshold = float(calibration.get('threshold', .5))
-    attrs = {k: v for k, v in pair.attrs.items() if k.startswith(('event_', 'passes_')) or k in ('orbit', 'how', 'balance_db', 'source')}
+    attrs = {k: v for k, v in pair.attrs.items() if k.startswith(('event_', 'passes_')) or k in ('orbit', 'average', 'balance_db', 'source')}
     with whole_folder(folder) as tmp, bounded():
         tags = dict(software=f'landslide_nb {__version__}', threshold=threshold, arch=meta.get('arch', ''), **attrs)
         write_cog(prob, tmp/'probability.tif', ['landslide probability'], dict(tags, units='1'))

@@ -26,7 +26,7 @@ from ..learn.models import model_path, model_stride, read_header
 from ..learn.calibration import IDENTITY
 from ..learn.data import finetune_dls
 from ..learn.training import AverageWeights, BCEDice, BCELoss, DiceLoss, FreezeNorm
-from ..learn.finetune import chip_blocks, finetune_learner, model_and_meta, predict_chips
+from ..learn.finetune import chip_blocks, continued_learner, finetune_learner, model_and_meta, predict_chips
 from ..mapping.scene import logits_d4
 from .scores import baseline_scores, score_trial
 from .intervals import DRAWS, block_draws
@@ -207,7 +207,8 @@ def train_recipe(
     fresh = recipe.start == 'none'
     dls = finetune_dls(bench.chips(recipe), budget, seed=seed, bs=recipe.bs, change=recipe.change, epoch_chips=bench.spec.epoch_chips, looks=recipe.looks, turn=recipe.turn, stats=None if fresh else bench.header['input']['stats'])
     cbs = [AverageWeights(recipe.average)]*bool(recipe.average) + [FreezeNorm()]*recipe.fixed_norm + ([Tick(bench.progress)] if bench.progress is not None else [])
-    learn = finetune_learner(dls, seed=seed, cbs=cbs, **(bench.size if fresh else dict(pretrained=recipe.start, how='full')))
+    if fresh: learn = finetune_learner(dls, seed=seed, cbs=cbs, **bench.size)
+    else: learn = continued_learner(dls, recipe.start, seed=seed, cbs=cbs)
     learn.loss_func = LOSSES[recipe.loss]()
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(bench.spec.epochs)
     return learn
@@ -247,7 +248,7 @@ def run_ablation_trial(
         valid, test = (recipe_logits(recipe, learn, bench.chips(recipe), rows) for rows in (bench.valid, bench.test))
     numbers, chips, pixels, _ = score_trial(valid, bench.truth['valid'], test, bench.truth['test'], bench.where, trial.setting not in UNTRAINED, fixed, chip_blocks(bench.reference, bench.valid))
     row = dict(run=folder.name, event=region_name(bench.spec.event), setting=trial.setting, budget=trial.budget, seed=trial.seed, model='unet',
-        pretrain='none' if trial.setting in UNTRAINED else (recipe or Recipe()).start, how='baseline' if recipe is None else 'scratch' if recipe.start == 'none' else 'full')
+        pretrain='none' if trial.setting in UNTRAINED else (recipe or Recipe()).start, transfer='baseline' if recipe is None else 'scratch' if recipe.start == 'none' else 'full')
     with atomic(folder) as tmp:
         tmp.mkdir()
         tables = dict(run=pd.DataFrame([dict(row, **numbers, seconds=perf_counter() - start)]), chips=chips.assign(run=folder.name), pixels=pixels.assign(run=folder.name))

@@ -43,11 +43,11 @@ class Results:
 
     @property
     def settings(self): # names in the order of tables and figures: networks first, then what learns less
-        return list(dict.fromkeys(self.runs.sort_values('how', key=lambda h: h == 'baseline', kind='stable').setting))
+        return list(dict.fromkeys(self.runs.sort_values('transfer', key=lambda h: h == 'baseline', kind='stable').setting))
     @property
-    def networks(self): return [s for s in self.settings if (self.runs.how[self.runs.setting == s] != 'baseline').all()]
+    def networks(self): return [s for s in self.settings if (self.runs.transfer[self.runs.setting == s] != 'baseline').all()]
     @property
-    def unlabelled(self): return list(dict.fromkeys(self.runs.setting[(self.runs.how == 'baseline') & (self.runs.pretrain != 'none')])) # models taken as they are
+    def unlabelled(self): return list(dict.fromkeys(self.runs.setting[(self.runs.transfer == 'baseline') & (self.runs.pretrain != 'none')])) # models taken as they are
     @property
     def budgets(self): return sorted(self.runs.budget[self.runs.budget > 0].unique())
 
@@ -66,7 +66,7 @@ def read_results(
         f"use the version that wrote it, {record.get('code', 'unknown')}.")
     try: tables = [pd.read_parquet(p) for f, p in files.items() if f != 'spec.json']
     except (OSError, ValueError) as e: raise AnalysisError(f"A table of {folder} cannot be read ({e}); run the experiment again, finished runs are kept.") from e
-    if absent := {'run', 'setting', 'how', 'budget', 'seed', 'auprc_natural', 'auprc_published'} - set(tables[0]): raise AnalysisError(f"{files['results.parquet']} lacks {', '.join(sorted(absent))}; "
+    if absent := {'run', 'setting', 'transfer', 'budget', 'seed', 'auprc_natural', 'auprc_published'} - set(tables[0]): raise AnalysisError(f"{files['results.parquet']} lacks {', '.join(sorted(absent))}; "
         "it was written by another version.")
     return Results(folder, record['spec'], *tables, record.get('code', ''))
 
@@ -117,7 +117,7 @@ def _paired(results, metric, test, against, draws, compare): # a row a network s
     if against not in set(runs.setting): raise AnalysisError(f"Nothing to compare with: the experiment has no runs of {against!r}, only {', '.join(results.networks)}; "
         "add none to the pretraining sources.")
     base = {(b, s): k for b, s, k in runs[runs.setting == against][['budget', 'seed', 'run']].itertuples(index=False)}
-    for (setting, budget), g in runs[(runs.setting != against) & (runs.how != 'baseline')].groupby(['setting', 'budget'], sort=False):
+    for (setting, budget), g in runs[(runs.setting != against) & (runs.transfer != 'baseline')].groupby(['setting', 'budget'], sort=False):
         rows.append(dict(setting=setting, budget=budget, **compare(*(np.stack([values[k] for k in keys]) for keys in (g.run, [base[budget, s] for s in g.seed])), m)))
     t = pd.DataFrame(rows, columns=['setting', 'budget', 'mean', 'low', 'high', 'seeds'])
     return t.assign(setting=pd.Categorical(t.setting, results.networks)).sort_values(['setting', 'budget'], ignore_index=True)
@@ -386,7 +386,7 @@ def gallery_figure(
     "Chips of one run (its first seed): VH before, VH after, probability, truth"
     from matplotlib.figure import Figure
     budget = budget or max(results.budgets)
-    runs = results.runs[(results.runs.budget == budget) & (results.runs.how != 'baseline')]
+    runs = results.runs[(results.runs.budget == budget) & (results.runs.transfer != 'baseline')]
     setting = setting or runs.groupby('setting').auprc_natural.mean().idxmax()
     run = runs[runs.setting == setting].sort_values('seed').run
     if not len(run): raise AnalysisError(f"No runs of {setting!r} with {budget} chips; there are {', '.join(results.networks)} with {', '.join(map(str, results.budgets))}.")

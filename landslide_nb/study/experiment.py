@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LOOKS', 'FORMAT', 'fingerprint', 'file_hash', 'needed_modules', 'code_version', 'key_of', 'Features',
-           'write_features', 'Tick', 'Bench', 'frozen_learner', 'frozen_logits', 'learning_curve', 'network_scores',
-           'gallery_chips', 'trial_scores', 'run_trial', 'open_experiment', 'check_record', 'collect_trials',
-           'run_jobs', 'run_experiment']
+           'write_features', 'Tick', 'Bench', 'learner_on_features', 'frozen_logits', 'learning_curve',
+           'network_scores', 'gallery_chips', 'trial_scores', 'run_trial', 'open_experiment', 'check_record',
+           'collect_trials', 'run_jobs', 'run_experiment']
 
 # %% ../../nbs/54_study.experiment.ipynb #a927d25b
 import ast, fcntl, hashlib, json, os, shutil, threading, time
@@ -31,7 +31,7 @@ from ..learn.calibration import IDENTITY
 from ..learn.data import finetune_dls, pretrain_dls, with_embedding
 from ..learn.training import AUPRC, BCEDice, KeepBest, export_learner, pair_learner
 from ..learn.pretrain import pretrain_learner
-from ..learn.finetune import RATES, finetune_learner, predict_chips
+from ..learn.finetune import FINETUNE_RATE, continued_learner, finetune_learner, frozen_learner, predict_chips
 from .scores import BASELINES, baseline_scores, regression_scores, score_trial
 from .protocol import Trial, ExperimentSpec, REGRESSION, check_experiment, plan_trials, pretrain_chips, region_chips, region_name, regions_of, source_name, start_of
 
@@ -125,7 +125,7 @@ class Bench:
     def do(self, job, where): # a stage-1 model with the features it sees, or a run in its folder
         if not isinstance(job, str): return run_trial(job, self, where)
         self.stage1(job)
-        if 'frozen' in self.spec.how and self.change: self.features(job)
+        if 'frozen' in self.spec.transfer and self.change: self.features(job)
 
     @cached_property
     def valid_truth(self): return np.array(self.chips.masks[self.valid])
@@ -169,7 +169,7 @@ class Bench:
         return self.known[source]
 
 # %% ../../nbs/54_study.experiment.ipynb #63ca1959
-def frozen_learner(
+def learner_on_features(
     dls,      # from `finetune_dls`
     path,     # of a trained stage-1 model
     features, # what it sees: row -> (F, H, W) float16
@@ -180,11 +180,11 @@ def frozen_learner(
     set_seed(seed)
     stage1, _ = load_model(path)
     net = build_model(stage=2, channels=len(dls.channels), embedding=stage1.n_features, **size)
-    return pair_learner(with_embedding(dls, features), frozen_model(stage1, net), BCEDice(), [AUPRC()], RATES['frozen'], KeepBest('auprc'))
+    return pair_learner(with_embedding(dls, features), frozen_model(stage1, net), BCEDice(), [AUPRC()], FINETUNE_RATE, KeepBest('auprc'))
 
 @torch.no_grad()
 def frozen_logits(
-    learn,    # of `frozen_learner`
+    learn,    # of `learner_on_features`
     chips:ChipSet,
     rows,     # which chips
     features, # what stage 1 sees: row -> (F, H, W) float16
@@ -214,13 +214,15 @@ def network_scores(
     "Train stage 2 and predict"
     spec, chips = bench.spec, bench.chips
     dls = finetune_dls(chips, budget=run.budget, seed=run.seed, change=bench.change, bs=8, epoch_chips=spec.epoch_chips, stats=bench.stats(run.pretrain))
-    if run.how == 'frozen' and bench.change: # the published network's features drift and cannot be computed before
+    if run.transfer == 'frozen' and bench.change: # the published network's features drift and cannot be computed before
         features = bench.features(run.pretrain)
-        learn = frozen_learner(dls, bench.stage1(run.pretrain), features, run.seed, **bench.size)
+        learn = learner_on_features(dls, bench.stage1(run.pretrain), features, run.seed, **bench.size)
         predict = lambda rows: frozen_logits(learn, chips, rows, features)
     else:
-        before = {} if run.how == 'scratch' else dict(pretrained=bench.stage1(run.pretrain), how=run.how)
-        learn = finetune_learner(dls, arch=spec.arch, seed=run.seed, **before, **({} if run.how == 'full' else bench.size))
+        stage1, fresh = bench.stage1(run.pretrain), dict(arch=spec.arch, seed=run.seed, **bench.size)
+        if run.transfer == 'scratch': learn = finetune_learner(dls, **fresh)
+        elif run.transfer == 'frozen': learn = frozen_learner(dls, stage1, **fresh)
+        else: learn = continued_learner(dls, stage1, seed=run.seed)
         predict = lambda rows: predict_chips(learn, chips, rows).numpy()
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(spec.epochs, cbs=bench.ticks(spec.size))
     return (predict(bench.valid), predict(bench.test)), learning_curve(learn)
@@ -247,7 +249,7 @@ def trial_scores(
 ):         # (validation scores, test scores), (n, H, W); learning curve, if any
     "The scores of any run"
     chips, parts = bench.chips, (bench.valid, bench.test)
-    if run.how != 'baseline': return network_scores(run, bench)
+    if run.transfer != 'baseline': return network_scores(run, bench)
     if run.model == REGRESSION: return regression_scores(chips, draw_budget(chips, run.budget, run.seed), parts), None
     if run.pretrain == 'none': return [baseline_scores(run.model, chips, rows) for rows in parts], None
     return [predict_chips(bench.starts[run.pretrain], chips, rows).numpy() for rows in parts], None
@@ -261,13 +263,13 @@ def run_trial(
     start, chips = time.perf_counter(), bench.chips
     header = read_header(bench.stage1(run.pretrain)) if run.pretrain != 'none' else dict(metrics={})
     network = run.model not in (REGRESSION, *BASELINES)
-    ((valid, test), curve), fixed = trial_scores(run, bench), IDENTITY if run.model == 'all-zero' else header['calibration'] or IDENTITY if network and run.how == 'baseline' else None
+    ((valid, test), curve), fixed = trial_scores(run, bench), IDENTITY if run.model == 'all-zero' else header['calibration'] or IDENTITY if network and run.transfer == 'baseline' else None
     numbers, table, pixels, prob = score_trial(valid, bench.valid_truth, test, bench.test_truth, bench.where, network, fixed, bench.chips.table.block.to_numpy()[bench.valid])
     stage1 = header['metrics'].get('chip_auroc')
     row = dict(run=folder.name, event=region_name(bench.spec.event), setting=run.setting, **asdict(run), stage1_auroc=np.nan if stage1 is None else stage1, **numbers, seconds=time.perf_counter() - start)
     with atomic(folder) as tmp:
         tmp.mkdir()
-        for name, t in (('run', pd.DataFrame([row])), ('chips', table), ('pixels', pixels), *([('curve', curve)] if network and run.how != 'baseline' else [])): t.assign(run=folder.name).to_parquet(tmp/f'{name}.parquet', index=False)
+        for name, t in (('run', pd.DataFrame([row])), ('chips', table), ('pixels', pixels), *([('curve', curve)] if network and run.transfer != 'baseline' else [])): t.assign(run=folder.name).to_parquet(tmp/f'{name}.parquet', index=False)
         if network: np.savez_compressed(tmp/'gallery.npz', **gallery_chips(table, prob, bench))
 
 # %% ../../nbs/54_study.experiment.ipynb #b0827de4
@@ -368,7 +370,7 @@ def run_experiment(
         bench, runs = Bench(spec, folder), plan_trials(spec)
         sources = {s: bench.stage1_path(s) for s in spec.pretrain if regions_of(s)}
         where = {r: folder/'runs'/bench.key(asdict(spec), asdict(r)) for r in runs}
-        cost = {r: 50 if r.how == 'baseline' else spec.epochs*(spec.epoch_chips + len(bench.valid)//3) + len(bench.test)//3 for r in runs}
+        cost = {r: 50 if r.transfer == 'baseline' else spec.epochs*(spec.epoch_chips + len(bench.valid)//3) + len(bench.test)//3 for r in runs}
         cost |= {s: spec.pretrain_epochs*bench.stage1_chips(s)*(spec.pretrain_size/spec.size)**2 for s in sources}
         run_jobs(bench, [sources, where], cost, bar, workers)
         results = collect_trials(folder, [o.name for o in where.values()])

@@ -117,7 +117,7 @@ def adapt_model(
 ) -> Path:
     "Make a model at home in a place by its passes before the event; raises `OutputError` if the file exists, `ModelError` for a model it cannot go on from, `CubeError` for too short a past"
     from landslide_nb.learn.data import domain_record, finetune_dls, input_spec
-    from landslide_nb.learn.finetune import finetune_learner
+    from landslide_nb.learn.finetune import continued_learner
     from landslide_nb.learn.models import load_model, save_model
     from landslide_nb.learn.training import AverageWeights, fit_bar, training_record
     out, start, (net, meta) = Path(out), perf_counter(), load_model(pretrained)
@@ -128,7 +128,7 @@ def adapt_model(
         chips, latest = injected_chips(cube, pair, Path(tmp), scenes, seed, days)
         _, before = calibrate_scenes(net, meta['input'], latest)
         dls = finetune_dls([chips, latest], epoch_chips=epoch_chips, change=meta['input']['change'], seed=seed, stats=meta['input']['stats'])
-        learn = finetune_learner(dls, net, how='full', seed=seed, lr=RATE, cbs=[AverageWeights(DECAY)])
+        learn = continued_learner(dls, net, seed=seed, lr=RATE, cbs=[AverageWeights(DECAY)])
         fit_bar(learn, epochs, 'adapt')
         spec = {**input_spec(dls), 'domain': known_traits(meta['input'].get('domain', {}), domain_record(chips), describe_pair(pair)['pixel size (m)'])}
         calibration, metrics = calibrate_scenes(learn.model, spec, latest)
