@@ -933,6 +933,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'landslide_nb/mapping/report.py'),
                                              'landslide_nb.mapping.report.found_text': ( 'mapping.report.html#found_text',
                                                                                          'landslide_nb/mapping/report.py'),
+                                             'landslide_nb.mapping.report.html_page': ( 'mapping.report.html#html_page',
+                                                                                        'landslide_nb/mapping/report.py'),
                                              'landslide_nb.mapping.report.plot_scene': ( 'mapping.report.html#plot_scene',
                                                                                          'landslide_nb/mapping/report.py'),
                                              'landslide_nb.mapping.report.report_page': ( 'mapping.report.html#report_page',

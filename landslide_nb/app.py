@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .core import LandslideError
+from .core import DEGREE, LandslideError
 from .data.grid import area_text, span_text
 from .browser.views import ASPECT, AppError, CHIP, HIGHEST, LOWEST, RunFolder, Scan, VIEW, View, at_threshold, edges, find_experiments, find_runs, fit, hillshade, inside, lonlat_fit, mapped_lines, mask_view, open_raster, open_run, pr_curve, read_layers, read_truth, read_view, same_scene, scan_later, stretch, to_bytes, web_tiles, zoom
 
@@ -374,7 +374,7 @@ def map_figure(
              background_fill_color='#2b2b2b' if dark else '#dcdcdc', border_fill_color=None, outline_line_color=None)
     along = x
     if run.geographic: # the bar is told the width of the view in metres
-        k = 111195*run.kx
+        k = DEGREE*run.kx
         along = Range1d(x.start*k, x.end*k)
         for end in ('start', 'end'): x.js_on_change(end, CustomJS(args=dict(metres=along, k=k), code="metres.setv({start: cb_obj.start*k, end: cb_obj.end*k})"))
     f.add_layout(ScaleBar(range=along, unit='m', dimensional=MetricLength(), location='bottom_left', background_fill_color='white', background_fill_alpha=.75, border_line_color=None, padding=5, margin=6, label_text_font_size='11px', length_sizing='adaptive'))
@@ -780,7 +780,7 @@ def draw(self:Browser):
         self.layers = kept_layers(run, self.at, self.pol.value, pair=bool(need & {'pre', 'post', 'change'}))
         if 'hill' in need and 'dem.tif' in run.files:
             v = read_view(run.files['dem.tif'], self.at)
-            px = 1 if v is None else (v.bounds[2]-v.bounds[0])/v.data.shape[2]*(111195 if run.geographic else 1)
+            px = 1 if v is None else (v.bounds[2]-v.bounds[0])/v.data.shape[2]*(DEGREE if run.geographic else 1)
             self.layers['hill'] = v and View(hillshade(v.data[0], px*run.kx, px)[None], v.bounds)
         if self.tab == 'compare' and self.second: self.layers |= self.compare_layers()
     if self.tab == 'four':

@@ -13,7 +13,7 @@ import numpy as np
 import rioxarray
 import xarray as xr
 
-from ..core import CubeError, OutputError
+from ..core import DEGREE, CubeError, OutputError
 
 # %% ../../nbs/10_data.grid.ipynb #6ad5ac57
 def scene_windows(
@@ -65,7 +65,7 @@ def pixel_sides(
     "How tall and wide a pixel is on the ground"
     dx, dy = (abs(r) for r in da.rio.resolution())
     if not da.rio.crs.is_geographic: return tuple(r*da.rio.crs.linear_units_factor[1] for r in (dy, dx))
-    tall = dy*111_320. # a degree of latitude, within half a percent
+    tall = dy*DEGREE
     return tall, float(pixel_area(da)[da.sizes['y']//2, 0])/tall
 
 # %% ../../nbs/10_data.grid.ipynb #731534e9

@@ -12,7 +12,7 @@ import pandas as pd
 import rioxarray
 import xarray as xr
 
-from ..core import CubeError, Event, get_event, to_db
+from ..core import DEGREE, CubeError, Event, get_event, to_db
 from .grid import spread_windows
 from .dialects import read_orbits
 from .cube import cube_event, validate_cube
@@ -210,7 +210,7 @@ def describe_pair(
     starts = [np.unique(np.linspace(0, max(0, n - size), min(side, -(-n//size))).astype(int)) for n in (pair.sizes['y'], pair.sizes['x'])]
     cut = lambda y, x: pair[['vv', 'vh']].isel(y=slice(y, y + size), x=slice(x, x + size)).to_array().transpose('moment', 'variable', 'y', 'x').values
     windows = [w for w in (cut(y, x) for y in starts[0] for x in starts[1]) if np.isfinite(w).all((0, 1)).mean() > .5]
-    metres = 111_320. if pair.rio.crs.is_geographic else pair.rio.crs.linear_units_factor[1]
+    metres = DEGREE if pair.rio.crs.is_geographic else pair.rio.crs.linear_units_factor[1]
     return {'pixel size (m)': abs(pair.rio.resolution()[1])*metres, **pd.DataFrame([traits(w) for w in windows]).median().to_dict()}
 
 # %% ../../nbs/14_data.pair.ipynb #7341aecd
