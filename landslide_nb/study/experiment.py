@@ -219,10 +219,10 @@ def network_scores(
         learn = learner_on_features(dls, bench.stage1(run.pretrain), features, run.seed, **bench.size)
         predict = lambda rows: frozen_logits(learn, chips, rows, features)
     else:
-        stage1, fresh = bench.stage1(run.pretrain), dict(arch=spec.arch, seed=run.seed, **bench.size)
+        fresh = dict(arch=spec.arch, seed=run.seed, **bench.size)
         if run.transfer == 'scratch': learn = finetune_learner(dls, **fresh)
-        elif run.transfer == 'frozen': learn = frozen_learner(dls, stage1, **fresh)
-        else: learn = continued_learner(dls, stage1, seed=run.seed)
+        elif run.transfer == 'frozen': learn = frozen_learner(dls, bench.stage1(run.pretrain), **fresh)
+        else: learn = continued_learner(dls, bench.stage1(run.pretrain), seed=run.seed)
         predict = lambda rows: predict_chips(learn, chips, rows).numpy()
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(spec.epochs, cbs=bench.ticks(spec.size))
     return (predict(bench.valid), predict(bench.test)), learning_curve(learn)
