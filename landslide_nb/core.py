@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['FLOOR_DB', 'DEGREE', 'EVENTS', 'LandslideError', 'EventError', 'FetchError', 'CubeError', 'ChipError', 'ModelError',
-           'OutputError', 'to_db', 'to_power', 'Event', 'get_event', 'find_event', 'set_seed', 'cache_dir', 'atomic',
-           'new_folder', 'check_room']
+           'OutputError', 'to_db', 'to_power', 'days_of', 'read_day', 'Event', 'get_event', 'find_event', 'set_seed',
+           'cache_dir', 'atomic', 'new_folder', 'check_room']
 
 # %% ../nbs/00_core.ipynb #39716da3
 import math, os, random, shutil, uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
-import pandas as pd
 
 # %% ../nbs/00_core.ipynb #5caab126
 class LandslideError(Exception): "What a user can mend: one sentence saying what was found and what to do"
@@ -26,28 +27,45 @@ class ModelError(LandslideError): "A model file or network that does not fit"
 class OutputError(LandslideError): "A folder or file that cannot be written"
 
 # %% ../nbs/00_core.ipynb #7732c171
-FLOOR_DB = -40. # lowest gamma0 kept: below the noise floor of Sentinel-1 (about -25 to -30 dB), so nothing real is lost
+FLOOR_DB = -40.   # lowest gamma0 kept: below the noise floor of Sentinel-1 (about -25 to -30 dB), so nothing real is lost
 DEGREE = 111_320. # metres of a degree of latitude, within half a percent
 
 # %% ../nbs/00_core.ipynb #3041de65
 def to_db(
-    power,                # gamma0, linear power, any array with `clip`; NaN = no data
+    power:np.ndarray,     # gamma0, linear power: any array with `clip`, also xarray; NaN = no data
     floor:float=FLOOR_DB, # lowest value kept, dB
-):                        # same shape and type, dB
+) -> np.ndarray:          # same shape and type, dB
     "Linear power to decibels, clipped from below: zeros become `floor`, NaN stays NaN"
     return np.log(power.clip(10**(floor/10)))*(10/math.log(10)) # four times as fast as log10
 
 # %% ../nbs/00_core.ipynb #cc48cd08
 def to_power(
-    db, # gamma0, dB
-):      # same shape, linear power
+    db:np.ndarray,  # gamma0, dB
+) -> np.ndarray:    # same shape and type, linear power
     "Decibels to linear power"
     return 10**(db/10)
 
+# %% ../nbs/00_core.ipynb #37d67e65
+def days_of(
+    time:np.ndarray, # datetime64, any unit
+) -> np.ndarray:     # datetime64[D]
+    "The days of passes"
+    return np.atleast_1d(time).astype('datetime64[D]')
+
 # %% ../nbs/00_core.ipynb #505211f9
+def read_day(
+    text:str, # a day, YYYY-MM-DD
+) -> date:
+    "A day; raises `ValueError` for what is none"
+    try: return date.fromisoformat(str(text))
+    except ValueError:
+        import pandas as pd # knows further spellings
+        return pd.Timestamp(text).date()
+
+# %% ../nbs/00_core.ipynb #d219931c
 @dataclass(frozen=True)
 class Event:
-    "What happened, where, between which two dates"
+    "What happened, where, between which two days"
     name:str            # short name, used in commands and file names
     start:str           # last day before the event, YYYY-MM-DD
     end:str             # first day after the event, YYYY-MM-DD
@@ -57,20 +75,34 @@ class Event:
     simulated:bool=False # made by `simulate_event`, needs no download
 
     def __post_init__(self):
-        try: before, after = pd.Timestamp(self.start), pd.Timestamp(self.end)
+        try: before, after = read_day(self.start), read_day(self.end)
         except ValueError as e: raise EventError(f"Event {self.name!r}: start={self.start!r}, end={self.end!r} are not dates; write them as YYYY-MM-DD.") from e
-        if not before < after: raise EventError(f"Event {self.name!r}: start {self.start} must be before end {self.end}; start is the last day before the event, end the first day after.")
+        if before < after: return
+        raise EventError(f"Event {self.name!r}: start {self.start} must be before end {self.end}; start is the last day before the event, end the first day after.")
 
-    def is_pre(self, time): # datetime64 array
+    def is_pre(self,
+        time:np.ndarray, # datetime64
+    ) -> np.ndarray:     # bool
         "True where a pass was taken on or before the day `start`"
-        return pd.DatetimeIndex(np.atleast_1d(time)).normalize() <= pd.Timestamp(self.start)
+        return days_of(time) <= np.datetime64(read_day(self.start))
 
-    def is_post(self, time): # datetime64 array
+    def is_post(self,
+        time:np.ndarray, # datetime64
+    ) -> np.ndarray:     # bool
         "True where a pass was taken on or after the day `end`"
-        return pd.DatetimeIndex(np.atleast_1d(time)).normalize() >= pd.Timestamp(self.end)
+        return days_of(time) >= np.datetime64(read_day(self.end))
+
+    def covers(self,
+        lon:float, # degrees
+        lat:float, # degrees
+    ) -> bool:
+        "Does a place lie in the event's bounds?"
+        if not self.bounds: return False
+        west, south, east, north = self.bounds
+        return west <= lon <= east and south <= lat <= north
 
 # %% ../nbs/00_core.ipynb #67e73457
-EVENTS = {e.name: e for e in (
+_KNOWN = (
     Event('hokkaido', '2018-09-05', '2018-09-07', 'Hokkaido Eastern Iburi earthquake, Japan, 2018-09-06', 'hokkaido_japan', (141.0, 42.2, 142.9, 43.3)),
     Event('kaikoura', '2016-11-13', '2016-11-14', 'Kaikoura earthquake, New Zealand, 2016-11-13 UTC', 'kaikoura_newzealand', (172.2, -43.2, 174.6, -41.4)),
     Event('puerto_rico', '2017-09-20', '2017-09-21', 'Hurricane Maria, Puerto Rico, 2017-09-20', 'puerto_rico', (-67.4, 17.8, -65.5, 18.6)),
@@ -78,36 +110,42 @@ EVENTS = {e.name: e for e in (
     Event('mulitaka', '2024-05-23', '2024-05-24', 'Mulitaka landslide, Enga, Papua New Guinea, 2024-05-24', '', (143.2, -5.6, 143.6, -5.2)),
     Event('demo_a', '2018-09-05', '2018-09-07', 'Simulated earthquake in a Hokkaido-like region', simulated=True),
     Event('demo_b', '2016-11-13', '2016-11-14', 'Simulated earthquake in a Kaikoura-like region', simulated=True),
-)}
+)
+EVENTS = {event.name: event for event in _KNOWN}
 
 # %% ../nbs/00_core.ipynb #86767f71
 def get_event(
-    event:str|Event|tuple, # a registered name, an `Event`, or (start, end)
+    event:'str|Event|tuple', # a registered name, an `Event`, or (start, end)
 ) -> Event:
-    "The event meant by a name, an `Event` or a pair of dates"
+    "The event meant by a name, an `Event` or a pair of days; raises `EventError` for an unknown name"
     if isinstance(event, Event): return event
     if isinstance(event, (tuple, list)) and len(event) == 2: return Event('event', str(event[0]), str(event[1]))
     if event in EVENTS: return EVENTS[event]
-    raise EventError(f"Unknown event {event!r}; known are {', '.join(EVENTS)}. For another one give its two dates: start (last day before) and end (first day after).")
+    known = ', '.join(EVENTS)
+    raise EventError(f"Unknown event {event!r}; known are {known}. For another one give its two dates: start (last day before) and end (first day after).")
 
 # %% ../nbs/00_core.ipynb #7e32d67c
 def find_event(
     lon:float, # longitude of the cube's centre, degrees
     lat:float, # latitude of the cube's centre, degrees
-    time,      # datetime64 array of the cube's passes
+    time:np.ndarray, # datetime64 of the cube's passes
 ) -> Event|None:
     "The registered real event at this place with a pass before and a pass after it, or None"
-    for e in EVENTS.values():
-        if e.bounds and e.bounds[0] <= lon <= e.bounds[2] and e.bounds[1] <= lat <= e.bounds[3] and e.is_pre(time).any() and e.is_post(time).any(): return e
+    for event in EVENTS.values():
+        if event.covers(lon, lat) and event.is_pre(time).any() and event.is_post(time).any(): return event
+    return None
 
 # %% ../nbs/00_core.ipynb #9c5781b7
 def set_seed(
     seed:int, # any integer
-):
+) -> None:
     "Seed Python, numpy and torch, and ask torch for deterministic kernels"
     import torch
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 # %% ../nbs/00_core.ipynb #a20fec27
 def cache_dir(
@@ -123,8 +161,8 @@ def cache_dir(
 # %% ../nbs/00_core.ipynb #d0383b9b
 @contextmanager
 def atomic(
-    path:str|Path, # file or folder to write
-):                 # yields a temporary path on the same disk; write there
+    path:str|Path,   # file or folder to write
+) -> Iterator[Path]: # a temporary path on the same disk; write there
     "Write to a temporary name, rename on success, remove on failure"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,13 +172,14 @@ def atomic(
         if tmp.is_dir() and path.is_dir(): shutil.rmtree(path)
         os.replace(tmp, path)
     finally:
-        shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() else tmp.unlink(missing_ok=True)
+        if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
+        else: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #72209f56
 def new_folder(
     path:str|Path, # folder to write results into
 ) -> Path:
-    "Create an output folder, refusing one that holds something or cannot be written"
+    "Create an output folder; raises `OutputError` for one that holds something or cannot be written"
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -154,7 +193,7 @@ def new_folder(
 def check_room(
     folder:Path, # to write into
     need:int,    # bytes
-):
+) -> None:
     "Fail before writing, if a disk is too full"
     free = shutil.disk_usage(folder).free
     if need > free: raise OutputError(f"{folder} has {free:,} bytes left but {need:,} are needed; make room or choose another folder.")
