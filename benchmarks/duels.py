@@ -102,7 +102,8 @@ def chips(scale):
     from torch.utils.data import DataLoader
     from torchgeo.datasets import RasterDataset, stack_samples
     from torchgeo.samplers import RandomGeoSampler
-    from landslide_nb.data.chips import make_chips, split_chips
+    from landslide_nb.data.chips import make_chips
+    from landslide_nb.data.split import split_chips
     from landslide_nb.data.pair import make_pair
     from landslide_nb.data.cube import open_cube
     from landslide_nb.data.chips import ChipStack
@@ -182,7 +183,8 @@ def training_step(scale):
 def learning(scale):
     "What the same number of chips teaches: every network of `training_step` from random weights, the same chips in the same order, one-cycle AdamW (highest rate 1e-3 for peers and the published network, as its authors had it; the package's own for its network), scored on spatially separate test chips of the embedded demo_a (goal: no lower AUPRC than each)."
     import torch
-    from landslide_nb.data.chips import make_chips, split_chips
+    from landslide_nb.data.chips import make_chips
+    from landslide_nb.data.split import split_chips
     from landslide_nb.core import set_seed
     from landslide_nb.data.pair import make_pair
     from landslide_nb.learn.data import finetune_dls
@@ -310,7 +312,8 @@ def opening_and_pairing(scale):
 @duel
 def growth(scale):
     "How cost grows: a whole scene into tiles on disk at 1, 4 and 16 times the area, and an epoch of chips at 1, 4 and 16 times their number (goal: linear within 10 %). `of each further one`: what a pixel or chip more than in the row above costs, in CPU time, relative to the first such step; it leaves out what every scene costs once."
-    from landslide_nb.data.chips import make_chips, split_chips
+    from landslide_nb.data.chips import make_chips
+    from landslide_nb.data.split import split_chips
     from landslide_nb.data.pair import make_pair
     from landslide_nb.data.cube import open_cube
     from landslide_nb.learn.data import finetune_dls

@@ -16,7 +16,8 @@ import xarray as xr
 from .core import EVENTS, Event, LandslideError, get_event, set_seed, to_db, to_power
 from .download import fetch_event
 from .verbs import VERBS, find_verb
-from .data.chips import ChipSet, draw_budget
+from .data.chips import ChipSet
+from .data.split import draw_budget
 from .data.grid import area_text, expected_area, span_text
 from .learn.finetune import predict_chips
 from .learn.metrics import StreamingAP, average_precision

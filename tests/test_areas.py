@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np, pytest
 
 from landslide_nb.learn.calibration import QUIET_SHARE, area_interval, area_record, calibrate, doubts, expected_calibration_error, fit_chips, likely_area, place_record
-from landslide_nb.data.chips import make_chips, split_chips
+from landslide_nb.data.chips import make_chips
+from landslide_nb.data.split import split_chips
 from landslide_nb.cli import main
 from landslide_nb.core import ChipError
 from landslide_nb.data.pair import make_pair

@@ -201,7 +201,8 @@ print('RESULT', json.dumps(dict(rank=int(os.environ['RANK']), world=int(os.envir
 
 def test_training_on_two_processes(tmp_path):
     pytest.importorskip('accelerate', reason="needs the extra 'cluster'")
-    from landslide_nb.data.chips import make_chips, split_chips
+    from landslide_nb.data.chips import make_chips
+    from landslide_nb.data.split import split_chips
     pair = toy_pair(256, 256)
     truth = np.zeros((256, 256), 'uint8'); truth[::32, ::16] = 1; truth[:, 128:] = 0
     chips = make_chips(pair.assign(landslides=(('y', 'x'), truth)), tmp_path/'chips', size=32, step=32)

@@ -24,7 +24,8 @@ def chips_of_pair(
     seed:int=0,      # of the split
 ):                   # ChipSet, split in space
     "Cut a pair into chips and split them in space, said in one line"
-    from landslide_nb.data.chips import make_chips, split_chips
+    from landslide_nb.data.chips import make_chips
+    from landslide_nb.data.split import split_chips
     chips = make_chips(pair, folder, size, size, channels=channels)
     chips = split_chips(chips, block=max(1, block//size), seed=seed)
     parts = [f'{part} {len(chips.rows(part))} ({len(chips.rows(part, True))})' for part in ('train', 'valid', 'test')]

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..core import DEGREE, ChipError
 from ..data.pair import traits
-from ..data.chips import ChipStack, chip_stats, draw_budget
+from ..data.chips import ChipStack
+from ..data.split import chip_stats, draw_budget
 from .models import dihedral, normalize_pair
 
 # %% ../../nbs/25_learn.data.ipynb #e4f3c269

@@ -21,7 +21,8 @@ import pandas as pd
 from ..core import ChipError, EVENTS, EventError, atomic
 from ..data.pair import make_pair
 from ..data.events import event_cube
-from ..data.chips import ChipSet, draw_budget, make_chips, published_test, split_chips
+from ..data.chips import ChipSet, make_chips
+from ..data.split import draw_budget, published_test, split_chips
 from ..learn.models import model_path, model_stride, read_header
 from ..learn.calibration import IDENTITY
 from ..learn.data import finetune_dls

@@ -20,7 +20,8 @@ import pandas as pd
 from ..core import ChipError, EVENTS, EventError, LandslideError, ModelError, atomic
 from ..data.pair import make_pair
 from ..data.events import event_cube
-from ..data.chips import ChipSet, check_leakage, draw_budget, make_chips, split_chips
+from ..data.chips import ChipSet, make_chips
+from ..data.split import check_leakage, draw_budget, split_chips
 from ..learn.models import model_path, read_header
 from .scores import BASELINES
 

@@ -80,7 +80,8 @@ def injected_chips(
 ):                   # ChipSet to train on, ChipSet of the latest quiet time to judge by
     "Chips of the place at quiet times with landslides laid on; raises `CubeError` with too few passes before the event"
     from tqdm import tqdm
-    from landslide_nb.data.chips import make_chips, split_chips
+    from landslide_nb.data.chips import make_chips
+    from landslide_nb.data.split import split_chips
     passes = null_passes(cube, pair, .5)
     if not passes: raise CubeError(f"{cube.attrs.get('source', 'The cube')} has fewer than two passes of the {pair.orbit} orbit before the event, so no pair in which nothing happened; map it with the weights as they are.")
     span = int((cube.time.values[passes[-1][1][-1]] - cube.time.values[passes[0][0][0]])/np.timedelta64(1, 'D'))

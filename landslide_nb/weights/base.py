@@ -142,7 +142,8 @@ def random_chips(
     workers:int=None, # processes; None: one a core
 ):                    # ChipSet, split by scene
     "Chips of many random regions"
-    from landslide_nb.data.chips import make_chips, split_chips
+    from landslide_nb.data.chips import make_chips
+    from landslide_nb.data.split import split_chips
     folder = Path(folder)
     if (folder/'chips').exists(): return ChipSet(folder/'chips')
     paths = simulate_scenes(folder/'scenes', range(first, first + scenes), workers)
