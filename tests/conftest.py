@@ -1,12 +1,25 @@
-"Fixtures shared by all tests."
+"Fixtures and helpers shared by all tests."
+import os, re, subprocess, sys
 from pathlib import Path
 import pytest
 
-DATA = Path(__file__).parents[2]/'shared'/'data'
-
+root = Path(__file__).parents[1]
+DATA = root.parent/'shared'/'data'
+BIN = Path(sys.executable).parent
 
 @pytest.fixture(scope='session')
 def shared():
     "The folder of real data beside the project"
     if not DATA.exists(): pytest.skip(f'{DATA} is absent: these tests need the real data that is kept beside the project, not in it')
     return DATA
+
+def command(*words, cwd, timeout=600, **env):
+    "`landslide-nb` as a person runs it: in a process of its own, from another folder"
+    settings = {**os.environ, 'LANDSLIDE_NB_CACHE': str(Path(cwd)/'cache'), **env}
+    return subprocess.run([BIN/'landslide-nb', *map(str, words)], cwd=cwd, timeout=timeout, capture_output=True, text=True, env=settings)
+
+def one_sentence(out, word):
+    "A command must have failed with one sentence that holds a word"
+    said = [line for line in re.split(r'[\r\n]+', out.stderr) if 'landslide-nb: ' in line]
+    assert out.returncode == 1 and len(said) == 1, out.stderr[-2000:]
+    assert word in said[0] and 'Traceback' not in out.stderr, out.stderr[-2000:]

@@ -1,5 +1,5 @@
 "The house is in order: every notebook runs, the library is what the notebooks export, nothing is committed that a run made."
-import json, os, shutil, subprocess, sys
+import ast, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -32,9 +32,10 @@ def test_export_and_clean_change_nothing(tmp_path):
     assert [str(k) for k in before if before[k] != after[k]] == []
 
 def test_every_module_has_its_notebook():
-    def exports(nb): return [line.split()[-1] for cell in json.loads(nb.read_text())['cells'] for line in ''.join(cell['source']).splitlines() if line.startswith('#| default_exp')]
-    made = {m for nb in notebooks for m in exports(nb)}
-    assert made == {p.stem for p in (root/'landslide_nb').glob('*.py')} - {'__init__', '_modidx'}
+    def exports(nb): return re.findall(r'^#\| default_exp (\S+)', '\n'.join(''.join(cell['source']) for cell in json.loads(nb.read_text())['cells']), re.M)
+    made = {module for nb in notebooks for module in exports(nb)}
+    written = {p.relative_to(root/'landslide_nb').with_suffix('') for p in (root/'landslide_nb').rglob('*.py') if p.stem not in ('__init__', '_modidx')}
+    assert made == {'.'.join(p.parts) for p in written}
 
 def test_every_notebook_opens_with_a_title_and_a_summary():
     for nb in notebooks:
@@ -42,9 +43,11 @@ def test_every_notebook_opens_with_a_title_and_a_summary():
         assert first.startswith('# ') and '\n> ' in first, nb.name
 
 def test_public_functions_are_documented():
-    import ast
-    bare = [f'{path.name}:{node.name}' for path in sorted((root/'landslide_nb').glob('[a-z]*.py')) for node in ast.parse(path.read_text()).body
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_') and not ast.get_docstring(node)]
+    bare = []
+    for path in sorted((root/'landslide_nb').rglob('[a-z]*.py')):
+        for node in ast.parse(path.read_text()).body:
+            public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_')
+            if public and not ast.get_docstring(node): bare.append(f'{path.name}:{node.name}')
     assert bare == []
 
 def test_version_is_said_once():

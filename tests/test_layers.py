@@ -1,41 +1,35 @@
-"The house stands: every module imports only modules of lower number, and no name is exported by two of them."
-import ast, json, re
+"The house stands: every module imports only modules of lower number, no name is exported twice, the table of modules is true."
+import ast, importlib.util
 from collections import defaultdict
-from importlib.util import resolve_name
 from pathlib import Path
 
 root = Path(__file__).parents[1]
-
-def exporting():
-    "Module -> number of the notebook that exports it"
-    found = {}
-    for notebook in sorted((root/'nbs').glob('[0-9]*.ipynb')):
-        source = ''.join(''.join(c['source'])+'\n' for c in json.loads(notebook.read_text())['cells'] if c['cell_type'] == 'code')
-        if module := re.search(r'^#\| default_exp (\S+)', source, re.M): found[f'landslide_nb.{module[1]}'] = int(notebook.stem[:2])
-    return found
-
-def source_of(module): return (root/f"{module.replace('.', '/')}.py").read_text()
-
-def imports(module):
-    "Modules of this package that a module imports, wherever in its code"
-    package = module.rpartition('.')[0]
-    for node in ast.walk(ast.parse(source_of(module))):
-        if isinstance(node, ast.ImportFrom):
-            base = resolve_name('.'*node.level + (node.module or ''), package) if node.level else node.module or ''
-            yield base
-            yield from (f'{base}.{name.name}' for name in node.names)
-        elif isinstance(node, ast.Import): yield from (name.name for name in node.names)
+spec = importlib.util.spec_from_file_location('docs_modules', root/'docs'/'modules.py')
+docs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(docs)
 
 def test_numbers_are_the_order_of_imports():
-    number = exporting()
-    assert len(set(number.values())) == len(number)
-    climbs = [f'{module} ({n}) imports {other} ({number[other]})' for module, n in number.items() for other in imports(module) if other in number and other != module and number[other] >= n]
+    number = {module: n for module, (n, _) in docs.modules().items()}
+    assert len(set(number.values())) == len(number), 'two notebooks share a number'
+    climbs = []
+    for module, n in number.items():
+        climbs += [f'{module} ({n}) imports {other} ({number[other]})' for other in docs.imports_of(module) if other != module and number.get(other, -1) >= n]
     assert climbs == []
+
+def test_every_notebook_of_a_chapter_has_its_number():
+    names = {number: name for number, name in docs.CHAPTERS.items()}
+    for module, (number, _) in docs.modules().items():
+        chapter = module.partition('.')[0] if '.' in module else None
+        assert chapter is None or chapter == names[number//10], module
 
 def test_a_name_is_exported_once():
     where = defaultdict(list)
-    for module in exporting():
-        for node in ast.parse(source_of(module)).body:
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__' and module != 'landslide_nb.all':
+    for module in docs.modules():
+        if module == 'all': continue # which offers again what others export
+        for node in ast.parse(docs.source_of(module)).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__':
                 for name in ast.literal_eval(node.value): where[name].append(module)
     assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}
+
+def test_the_table_of_modules_is_true():
+    assert (root/'docs'/'modules.md').read_text() == docs.table(), 'run python docs/modules.py'

@@ -1,0 +1,53 @@
+"""The table of modules, made from the notebooks: `python docs/modules.py` writes docs/modules.md."""
+import ast, json, re
+from importlib.util import resolve_name
+from pathlib import Path
+
+root = Path(__file__).parents[1]
+CHAPTERS = {0: 'foundation', 1: 'data', 2: 'learn', 3: 'mapping', 4: 'weights', 5: 'study', 6: 'browser', 7: 'commands', 9: 'tutorials'}
+
+def cells(notebook):
+    "The texts of a notebook's cells"
+    return [''.join(cell['source']) for cell in json.loads(notebook.read_text())['cells']]
+
+def module_of(notebook):
+    "The module a notebook exports, or None"
+    found = re.search(r'^#\| default_exp (\S+)', '\n'.join(cells(notebook)), re.M)
+    return found[1] if found else None
+
+def summary_of(notebook):
+    "The line below the title"
+    return re.search(r'^> (.+)$', cells(notebook)[0], re.M)[1]
+
+def source_of(module):
+    "The code of an exported module"
+    return (root/'landslide_nb'/f"{module.replace('.', '/')}.py").read_text()
+
+def imports_of(module):
+    "Modules of this package that a module imports, wherever in its code"
+    package = f'landslide_nb.{module}'.rpartition('.')[0]
+    for node in ast.walk(ast.parse(source_of(module))):
+        if isinstance(node, ast.ImportFrom):
+            base = resolve_name('.'*node.level + (node.module or ''), package) if node.level else node.module or ''
+            if base.startswith('landslide_nb.'): yield base.removeprefix('landslide_nb.')
+            if base.startswith('landslide_nb'): yield from (f'{base}.{name.name}'.removeprefix('landslide_nb.') for name in node.names)
+
+def modules():
+    "Number and summary of each module: {module: (number, summary)}"
+    books = sorted((root/'nbs').glob('[0-9]*.ipynb'))
+    return {module_of(book): (int(book.stem[:2]), summary_of(book)) for book in books if module_of(book)}
+
+def table():
+    "The whole table as Markdown"
+    known = modules()
+    lines = ['# Modules', '', 'Each notebook in `nbs/` exports one module. A module imports only modules of a lower number. Made by `python docs/modules.py`.', '']
+    chapter = None
+    for module, (number, summary) in known.items():
+        if number//10 != chapter:
+            chapter = number//10
+            lines += ['', f'## {CHAPTERS[chapter].capitalize()}', '', '| | module | what it holds | imports |', '|---|---|---|---|']
+        uses = sorted({name for name in imports_of(module) if name in known and name != module}, key=lambda name: known[name][0])
+        lines.append(f"| {number:02} | `{module}` | {summary} | {', '.join(uses)} |")
+    return '\n'.join(lines) + '\n'
+
+if __name__ == '__main__': (root/'docs'/'modules.md').write_text(table())
