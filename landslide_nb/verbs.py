@@ -32,6 +32,7 @@ VERBS = dict( # verb -> module that holds it
     export_learner='learn.training',
     save_model='learn.models',
     load_model='learn.models',
+    read_header='learn.models',
     predict_scene='mapping.scene',
     write_products='mapping.runfolder',
     map_pair='mapping.mapping',
