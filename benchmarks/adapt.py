@@ -22,7 +22,7 @@ from benchmarks.first_map import quiet_pairs
 from landslide_nb.weights.adapt import adapt_model, slide_change
 from landslide_nb.weights.base import despeckle, random_region
 from landslide_nb.core import EVENTS
-from landslide_nb.data.pair import describe_pair, make_pair
+from landslide_nb.data.pair import pair_statistics, make_pair
 from landslide_nb.data.cube import open_cube
 from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import load_model
@@ -110,7 +110,7 @@ def with_landslides(pair, draws=12):
     from dataclasses import replace
     h, w = pair.sizes['y'], pair.sizes['x']
     regions = [(s, random_region(s)) for s in range(9_000_000, 9_000_200)]
-    some = [(s, replace(r, pixel=describe_pair(pair)['pixel size (m)'], share=.02, extent=1.)) for s, r in regions if r.contrast > .7][:draws]
+    some = [(s, replace(r, pixel=pair_statistics(pair)['pixel size (m)'], share=.02, extent=1.)) for s, r in regions if r.contrast > .7][:draws]
     laid, truths = [], []
     for s, r in some:
         (change, truth), one = slide_change(r, s, max(h, w, 64)), pair[['vv', 'vh']].copy(deep=True)

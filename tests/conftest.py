@@ -23,3 +23,9 @@ def one_sentence(out, word):
     said = [line for line in re.split(r'[\r\n]+', out.stderr) if 'landslide-nb: ' in line]
     assert out.returncode == 1 and len(said) == 1, out.stderr[-2000:]
     assert word in said[0] and 'Traceback' not in out.stderr, out.stderr[-2000:]
+
+
+def pytest_collection_modifyitems(items):
+    "Tests of one file share a process, and so its fixtures; each notebook may run anywhere"
+    for item in items:
+        if 'notebook' not in item.fixturenames: item.add_marker(pytest.mark.xdist_group(item.path.name))

@@ -19,7 +19,7 @@ from pyproj import CRS
 from torch import Tensor
 
 from ..core import DEGREE, ChipError
-from ..data.pair import traits
+from ..data.pair import window_statistics
 from ..data.chips import ChipStack
 from ..data.split import chip_stats, draw_budget
 from .models import dihedral, normalize_pair
@@ -245,7 +245,7 @@ def domain_record(
     stack = ChipStack(chips)
     if not {'vv', 'vh'} <= set(stack.channels): return {}
     rows, at = stack.rows('train'), [stack.channels.index(c) for c in ('vv', 'vh')]
-    table = pd.DataFrame([traits(stack.pair(int(r)).numpy()[:, at]) for r in rows[::-(-len(rows)//most)]])
+    table = pd.DataFrame([window_statistics(stack.pair(int(r)).numpy()[:, at]) for r in rows[::-(-len(rows)//most)]])
     pixels = [abs(c.meta['transform'][0])*(1 if c.meta['crs'] is None or not CRS(c.meta['crs']).is_geographic else DEGREE) for c in stack.sets]
     return {'pixel size (m)': [min(pixels), max(pixels)], **{k: v.quantile([.01, .99]).round(3).tolist() for k, v in table.items()}}
 

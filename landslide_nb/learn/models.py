@@ -419,7 +419,7 @@ def check_input(
 # %% ../../nbs/21_learn.models.ipynb #111a0ff1
 def domain_shift(
     meta:dict,  # header of a model
-    found:dict, # trait -> number, as from `describe_pair`
+    found:dict, # trait -> number, as from `pair_statistics`
 ) -> list:      # one sentence, or none
     "What is unlike the images the model learned from"
     known = meta['input'].get('domain') or {}

@@ -14,7 +14,7 @@ import xarray as xr
 
 from ..core import OutputError
 from ..data.grid import name_of, pixel_area, pixel_sides, read_zones, scene_windows, widen
-from ..data.pair import flat, log_ratio
+from ..data.pair import static_layer, log_ratio
 from ..learn.models import BASE_WEIGHTS, read_header
 from ..learn.metrics import StreamingAP
 from ..learn.calibration import area_interval, place_record
@@ -26,7 +26,7 @@ def terrain_of(
     sides:tuple,          # height and width of a pixel, m
 ) -> tuple:               # (slope in degrees, eastward and northward downslope component), each (y, x) or None
     "Slope and downhill direction of a window"
-    get = lambda k: flat(pair, k).isel(wide).values.astype('float64')
+    get = lambda k: static_layer(pair, k).isel(wide).values.astype('float64')
     if pair is None or not {'dem', 'slope'} & set(pair.data_vars): return None, None
     if 'dem' not in pair or min(o.stop-o.start for o in wide.values()) < 2: return get('slope') if 'slope' in pair else None, None
     down, right = np.gradient(get('dem'), *sides)

@@ -18,7 +18,7 @@ import xarray as xr
 from .. import __version__
 from ..core import CubeError, OutputError, atomic, new_folder
 from ..data.grid import pixel_area, scene_windows
-from ..data.pair import describe_pair, flat
+from ..data.pair import pair_statistics, static_layer
 from ..learn.models import domain_shift
 from ..learn.calibration import area_interval, doubts
 from .scene import check_scene
@@ -147,7 +147,7 @@ def write_products(
         for name, layer in layers.items(): layer.to_file(tmp/'landslides.gpkg', layer=name, driver='GPKG')
         metrics, m2 = scene_metrics(pair, prob, threshold), float(pixel_area(prob).mean())
         area = metrics['expected_area_m2']/m2, prob.size*metrics['valid_fraction'] # expected and valid pixels
-        metrics['warnings'] = [*(domain_shift(meta, describe_pair(pair)) if 'input' in meta else []), *doubts(calibration, *area), *elsewhere]
+        metrics['warnings'] = [*(domain_shift(meta, pair_statistics(pair)) if 'input' in meta else []), *doubts(calibration, *area), *elsewhere]
         low, high = area_interval(*area, record)
         metrics |= dict(expected_area_low_m2=float(low)*m2, expected_area_high_m2=float(high)*m2, polygons=len(polygons), min_area_m2=float(min_area), worst_cell_m2=float(cells.expected_m2.max()), **suspect(cells), **attrs,
                         model={k: meta[k] for k in ('arch', 'version', 'training') if k in meta} | ({'calibration': {**calibration, 'area': {k: v for k, v in record.items() if k != 'examples'}}} if calibration else {}), **({'nulls': meta['nulls']} if 'nulls' in meta else {}))
@@ -172,4 +172,4 @@ def layers_beside(
     "What lies beside the map in a run folder: the mapped truth and the heights, if there are any"
     known = dict(truth=('landslides', 'uint8'), dem=('dem', 'float32'))
     grid = lambda a: a.rio.write_crs(pair.rio.crs).rio.write_transform(pair.rio.transform())
-    return {k: grid(flat(pair, name).astype(dtype)) for k, (name, dtype) in known.items() if name in pair}
+    return {k: grid(static_layer(pair, name).astype(dtype)) for k, (name, dtype) in known.items() if name in pair}

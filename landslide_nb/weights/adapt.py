@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from ..core import CubeError, ModelError, OutputError
-from ..data.pair import describe_pair
+from ..data.pair import pair_statistics
 from ..data.simulate import DIRECTIONS, Region, ground, reflectivity, terrain
 from ..mapping.nulls import null_pair, null_passes
 from .base import SCENE, calibrate_scenes, despeckle, mosaic, random_region
@@ -86,7 +86,7 @@ def injected_chips(
     if not passes: raise CubeError(f"{cube.attrs.get('source', 'The cube')} has fewer than two passes of the {pair.orbit} orbit before the event, so no pair in which nothing happened; map it with the weights as they are.")
     span = int((cube.time.values[passes[-1][1][-1]] - cube.time.values[passes[0][0][0]])/np.timedelta64(1, 'D'))
     if span < days: raise CubeError(f"{cube.attrs.get('source', 'The cube')}: the passes before the event span {span} days, fewer than {days}. What happens rarely there (felling, harvest, flood) is not in them and would be taken for landslides: add passes of a year or more, or map with the weights as they are.")
-    pixel, side = describe_pair(pair)['pixel size (m)'], min(SCENE, max(size, min(cube.sizes['y'], cube.sizes['x'])//size*size))
+    pixel, side = pair_statistics(pair)['pixel size (m)'], min(SCENE, max(size, min(cube.sizes['y'], cube.sizes['x'])//size*size))
     parts = (passes[:-1] or passes, scenes, (1., 0., 0.)), (passes[-1:], max(20, scenes//4), (0., 1., 0.)) # a 90 % interval needs twenty errors
     seeds, sets = iter(range(10**7*(seed + 1), 10**7*(seed + 2))), []
     with tqdm(total=sum(n for _, n, _ in parts), desc='quiet scenes', unit='scene') as bar:
@@ -131,7 +131,7 @@ def adapt_model(
         dls = finetune_dls([chips, latest], epoch_chips=epoch_chips, change=meta['input']['change'], seed=seed, stats=meta['input']['stats'])
         learn = continued_learner(dls, net, seed=seed, lr=RATE, cbs=[AverageWeights(DECAY)])
         fit_bar(learn, epochs, 'adapt')
-        spec = {**input_spec(dls), 'domain': known_traits(meta['input'].get('domain', {}), domain_record(chips), describe_pair(pair)['pixel size (m)'])}
+        spec = {**input_spec(dls), 'domain': known_traits(meta['input'].get('domain', {}), domain_record(chips), pair_statistics(pair)['pixel size (m)'])}
         calibration, metrics = calibrate_scenes(learn.model, spec, latest)
         record = dict(training_record(learn), chips=f"quiet times of {pair.attrs.get('source', 'a place')}", scenes=scenes, minutes=round((perf_counter() - start)/60, 1))
     return save_model(learn.model, out, dict(input=spec, training=record, metrics={**metrics, 'auprc_before': before['auprc']}, calibration=calibration), half=True)
