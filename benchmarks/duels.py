@@ -53,7 +53,7 @@ def model(seed=1, **config):
     "A default network in eval mode with statistics of its own, and what predict_scene needs beside it"
     import torch
     from landslide_nb.core import set_seed
-    from landslide_nb.learn.models import build_model
+    from landslide_nb.learn.networks import build_model
     set_seed(seed)
     net = build_model('unet', stage=2, **config).eval()
     for m in net.modules():
@@ -108,7 +108,7 @@ def chips(scale):
     from landslide_nb.data.cube import open_cube
     from landslide_nb.data.chips import ChipStack
     from landslide_nb.learn.data import finetune_dls
-    from landslide_nb.learn.models import build_model
+    from landslide_nb.learn.networks import build_model
     from landslide_nb.mapping.runfolder import write_cog
     n, size, bs = max(1024, int(2048*scale**.5)//128*128), 128, 16
     with tempfile.TemporaryDirectory() as d:
@@ -164,7 +164,7 @@ def networks():
     import segmentation_models_pytorch as smp
     from fastai.vision.models import resnet34
     from fastai.vision.learner import create_unet_model
-    from landslide_nb.learn.models import build_model
+    from landslide_nb.learn.networks import build_model
     return {'landslide_nb unet': lambda: build_model('unet', stage=2), 'smp.Unet resnet34': lambda: smp.Unet('resnet34', encoder_weights=None, in_channels=6, classes=1),
         'fastai create_unet_model resnet34': lambda: create_unet_model(resnet34, 1, (128, 128), pretrained=False, n_in=6), 'published stage 2': lambda: build_model('published', stage=2, moments=2)}
 

@@ -21,7 +21,7 @@ from landslide_nb.learn.models import normalize_pair
 from landslide_nb.study.experiment import LOOKS
 from landslide_nb.learn.finetune import continued_learner, finetune_learner, frozen_learner, predict_chips, truth_of
 from landslide_nb.learn.metrics import average_precision
-from landslide_nb.learn.models import PRIOR_LOGIT, EvidenceNet, UNet, build_model, pool_evidence
+from landslide_nb.learn.networks import EvidenceNet, PRIOR_LOGIT, UNet, build_model, pool_evidence
 from landslide_nb.learn.pretrain import pretrain_learner
 from landslide_nb.study.protocol import pretrain_chips, quick_spec, region_chips
 

@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from landslide_nb.learn.calibration import area_interval, calibrate, expected_calibration_error, fit_chips, place_record
+from landslide_nb.learn.calibration import calibrate, expected_calibration_error
+from landslide_nb.learn.uncertainty import area_interval, errors_at_place, fit_chips
 from landslide_nb.data.chips import make_chips
 from landslide_nb.data.pair import make_pair
 from landslide_nb.learn.finetune import predict_chips, truth_of
@@ -35,11 +36,11 @@ def place(region, times, seed, model):
         return predict_chips(model, chips, list(rows)).numpy(), truth_of(chips, rows).numpy(), corner[:, 0]*1000 + corner[:, 1]
 
 def coverage(calibration, place):
-    "How often intervals of chips, and of the place as a whole, hold the truth: as calibrated, with `place_record`, and with the errors for another event"
+    "How often intervals of chips, and of the place as a whole, hold the truth: as calibrated, with `errors_at_place`, and with the errors for another event"
     prob = calibrate(place[0], calibration)
     c = chip_counts(prob, place[1])
     out = dict(true_px=int(c.true.sum()), expected_px=round(float(c.predicted.sum())), ece=expected_calibration_error(prob, place[1]))
-    here = place_record(calibration['area'], c.predicted, c.pixels)
+    here = errors_at_place(calibration['area'], c.predicted, c.pixels)
     for name, record in (('calibrated', calibration['area']), ('place', here), ('elsewhere', {**here, 'scenes': SCENES})):
         low, high = area_interval(c.predicted, c.pixels, record)
         if name != 'elsewhere': out |= {f'{name}_held': ((low <= c.true) & (c.true <= high)).mean(), f'{name}_width_px': (high - low).mean()}

@@ -3,7 +3,8 @@ import json, re
 from dataclasses import replace
 import numpy as np, pytest
 
-from landslide_nb.learn.calibration import QUIET_SHARE, area_interval, area_record, calibrate, doubts, expected_calibration_error, fit_chips, likely_area, place_record
+from landslide_nb.learn.calibration import calibrate, expected_calibration_error
+from landslide_nb.learn.uncertainty import FREE_QUANTILE, area_errors, area_interval, doubts, errors_at_place, fit_chips, likely_area
 from landslide_nb.data.chips import make_chips
 from landslide_nb.data.split import split_chips
 from landslide_nb.cli import main
@@ -11,7 +12,8 @@ from landslide_nb.core import ChipError
 from landslide_nb.data.pair import make_pair
 from landslide_nb.testing import mock_cube
 from landslide_nb.data.cube import open_cube, save_cube
-from landslide_nb.learn.models import build_model, save_model
+from landslide_nb.learn.networks import build_model
+from landslide_nb.learn.models import save_model
 from landslide_nb.mapping.mapping import map_pair
 from landslide_nb.data.simulate import REGIONS, simulate_event
 
@@ -55,7 +57,7 @@ def test_intervals_of_chips_and_scenes_hold_what_they_claim(scenes):
 
 def test_scenes_that_differ_need_more_than_their_chips_tell(scenes):
     cal, p, t, s = scenes
-    alone = area_record(p, t) # as if each chip were of an event of its own
+    alone = area_errors(p, t) # as if each chip were of an event of its own
     assert share_held({**alone, 'blocks': {**alone['blocks'], 'labelled': 0}}, p, t, s) < share_held(cal['area'], p, t, s) - .1
 
 def test_one_event_by_blocks():
@@ -64,9 +66,9 @@ def test_one_event_by_blocks():
     for _ in range(40):
         p, t, block = (a for a in blocks_of_one_event(rng, 20))
         known = block < 8
-        record = area_record(p[known], t[known], block=block[known])
+        record = area_errors(p[known], t[known], block=block[known])
         held.append(share_held(record, p[~known], t[~known], np.zeros((~known).sum(), int)))
-        chips = area_record(p[known], t[known])['blocks']
+        chips = area_errors(p[known], t[known])['blocks']
         wide.append((record['blocks']['above'] + record['blocks']['below'])/(chips['above'] + chips['below']))
     assert .8 <= np.mean(held) <= 1 and np.median(wide) > 1.3, (np.mean(held), np.median(wide))
 
@@ -79,10 +81,10 @@ def place(rng, n, hit, side=32):
 def test_intervals_hold_where_landslides_are_commoner_or_rarer():
     rng, found = np.random.default_rng(5), {}
     for _ in range(25):
-        record = area_record(*place(rng, 120, 1/6))
+        record = area_errors(*place(rng, 120, 1/6))
         for hit in (1/18, 1/6, 1/2):
             p, t = place(rng, 120, hit)
-            adapted = place_record(record, p.sum((1, 2)), np.full(120, p[0].size))
+            adapted = errors_at_place(record, p.sum((1, 2)), np.full(120, p[0].size))
             found.setdefault(hit, []).append((share_held(record, p, t), share_held(adapted, p, t)))
             lows, highs = zip(*(area_interval(p.sum((1, 2)), np.full(120, p[0].size), r) for r in (record, adapted)))
             assert (lows[1] <= lows[0]).all() and (highs[1] >= highs[0]).all() # never narrower
@@ -90,9 +92,9 @@ def test_intervals_hold_where_landslides_are_commoner_or_rarer():
     assert plain[1/2] < .83 and all(.85 <= here[k] <= .98 for k in here), (plain, here)
 
 def test_the_run_folder_uses_what_the_place_shows(tmp_path, monkeypatch):
-    import landslide_nb.mapping.runfolder as products
-    seen, real = [], products.place_record
-    monkeypatch.setattr(products, 'place_record', lambda record, e, n: seen.append((np.sum(e), np.sum(n))) or real(record, e, n))
+    import landslide_nb.mapping.areas as products
+    seen, real = [], products.errors_at_place
+    monkeypatch.setattr(products, 'errors_at_place', lambda record, e, n: seen.append((np.sum(e), np.sum(n))) or real(record, e, n))
     cal = fit_chips(*seen_chips())
     pair = make_pair(open_cube(mock_cube((96, 96))), 'hokkaido')
     net = build_model(arch='unet', stage=2, width=4, levels=2).eval()
@@ -128,7 +130,7 @@ def test_likely_counts_of_quiet_chips_are_small_and_of_others_unbiased():
     e, true = calibrate(x, cal).sum((1, 2)), t.sum((1, 2))
     error = likely_area(e, cal['area']) - true
     assert abs(np.median(error[true == 0])) <= 5 and abs(np.median(error[true > 0])) <= .2*np.median(true[true > 0])
-    assert (likely_area(e, cal['area'])[true == 0] == 0).mean() > QUIET_SHARE - .15
+    assert (likely_area(e, cal['area'])[true == 0] == 0).mean() > FREE_QUANTILE - .15
 
 
 # Too little to calibrate on

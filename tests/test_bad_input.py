@@ -17,7 +17,8 @@ from landslide_nb.testing import mock_cube, mock_pair
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
     "Stage-2 models that were never trained, which is enough to be refused"
-    from landslide_nb.learn.models import build_model, save_model
+    from landslide_nb.learn.networks import build_model
+    from landslide_nb.learn.models import save_model
     folder = tmp_path_factory.mktemp('models')
 
     def save(name, stage, channels):

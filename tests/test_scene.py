@@ -13,7 +13,8 @@ from landslide_nb.data.pair import make_pair
 from landslide_nb.testing import mock_cube
 from landslide_nb.data.cube import open_cube
 from landslide_nb.learn.calibration import calibrate
-from landslide_nb.learn.models import build_model, geometry, load_model, save_model
+from landslide_nb.learn.networks import build_model, geometry
+from landslide_nb.learn.models import load_model, save_model
 from landslide_nb.mapping.areas import landslide_polygons, ranked_zones
 from landslide_nb.mapping.mapping import map_cube, map_pair
 from landslide_nb.mapping.runfolder import write_products

@@ -20,9 +20,11 @@ from torch import nn
 from ..core import ModelError, set_seed
 from ..data.pair import box_mean
 from ..data.chips import ChipStack
-from .models import build_model, frozen_model, load_model, normalize_pair, transfer, trunk_and_head
+from .networks import build_model, frozen_model, transfer_weights, trunk_and_head
+from .models import load_model, normalize_pair
 from .metrics import average_precision, chip_counts, count_errors, f1_iou
-from .calibration import calibrate, expected_calibration_error, fit_chips, likely_area
+from .calibration import calibrate, expected_calibration_error
+from .uncertainty import fit_chips, likely_area
 from .data import input_spec, with_embedding
 from .training import AUPRC, BCEDice, CountError, F1Score, FreezeNorm, KeepBest, KeepBlend, PublishedDiceLoss, pair_learner
 
@@ -133,7 +135,7 @@ def continued_learner(
     options = dict(splitter=trunk_and_head, patience=patience)
     if before.config['stage'] == 2: return stage2_learner(dls, copy.deepcopy(before), 'on', KeepBlend('auprc'), lr, seed, cbs=cbs, **options)
     fresh = build_model(**{**before.config, 'stage': 2})
-    return stage2_learner(dls, transfer(before, fresh), 'full', KeepBest('auprc'), lr, seed, cbs=[FreezeNorm(), *cbs], **options)
+    return stage2_learner(dls, transfer_weights(before, fresh), 'full', KeepBest('auprc'), lr, seed, cbs=[FreezeNorm(), *cbs], **options)
 
 # %% ../../nbs/28_learn.finetune.ipynb #54255f27
 @torch.no_grad()

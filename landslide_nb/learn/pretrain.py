@@ -11,7 +11,8 @@ from fastai.learner import Learner
 from torch import nn
 
 from ..core import ModelError, set_seed
-from .models import build_model, load_model, transfer
+from .networks import build_model, transfer_weights
+from .models import load_model
 from .training import BCELoss, ChipAUROC, FreezeNorm, KeepBest, PublishedPretrainLoss, pair_learner
 
 # %% ../../nbs/27_learn.pretrain.ipynb #3f98593d
@@ -42,7 +43,7 @@ def stage1_from(
     want = {k: meta['input'][k] for k in ('channels', 'change', 'stats')}
     have = dict(channels=list(dls.channels), change=dls.change, stats=dls.stats)
     if odd := [k for k in want if want[k] != have[k]]: raise ModelError(f"{path} was trained with other {', '.join(odd)} than these chips are given; use pretrain_dls(..., stats=read_header(path)['input']['stats']) and its channels.")
-    return transfer(before, build_model(**{**before.config, 'stage': 1}))
+    return transfer_weights(before, build_model(**{**before.config, 'stage': 1}))
 
 # %% ../../nbs/27_learn.pretrain.ipynb #5c6bc0c4
 @torch.no_grad()

@@ -25,7 +25,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .models import fast_dtype, save_model
-from .metrics import IGNORE, StreamingAP, _at_threshold, _same_pixels, chip_counts, valid_pixels
+from .metrics import IGNORE, StreamingAP, scores_at_counts, check_same_pixels, chip_counts, valid_pixels
 from .data import domain_record, input_spec
 
 # %% ../../nbs/26_learn.training.ipynb #86463799
@@ -35,7 +35,7 @@ class _PixelLoss(nn.Module): # what fastai asks a loss for: how logits become pr
 
     def _mapped(self, logits, truth): # (mapped logits, landslide 0/1), 1-D
         logits, truth = _plain(logits).float(), _plain(truth)
-        _same_pixels(logits, truth)
+        check_same_pixels(logits, truth)
         keep = truth != IGNORE
         if not keep.all(): logits, truth = logits[keep], truth[keep] # picking costs as much as a layer: only where something is unknown
         return logits.flatten(), (truth == 1).flatten().float()
@@ -102,7 +102,7 @@ class F1Score(Metric):
         hit = x >= self.logit
         self.n += [(hit & t).sum(), (hit & ~t).sum(), (~hit & t).sum()]
     @property
-    def value(self): return _at_threshold(*map(int, self.n))['f1']
+    def value(self): return scores_at_counts(*map(int, self.n))['f1']
 
 class ChipAUROC(Metric):
     "Area under the ROC curve of chip decisions: how often a landslide chip outranks a landslide-free one"

@@ -17,7 +17,7 @@ from ..data.grid import name_of, pixel_area, pixel_sides, read_zones, scene_wind
 from ..data.pair import static_layer, log_ratio
 from ..learn.models import BASE_WEIGHTS, read_header
 from ..learn.metrics import StreamingAP
-from ..learn.calibration import area_interval, place_record
+from ..learn.uncertainty import area_interval, errors_at_place
 
 # %% ../../nbs/33_mapping.areas.ipynb #0aceb344
 def terrain_of(
@@ -104,7 +104,7 @@ def landslide_polygons(
 # %% ../../nbs/33_mapping.areas.ipynb #6c20e86f
 def ranked(
     cells,             # GeoDataFrame with expected_m2, expected_px, pixels
-    record:dict|None,  # of `area_record`
+    record:dict|None,  # of `area_errors`
 ):                     # sorted, with low_m2, high_m2, rank, lon, lat
     "Rank cells or zones by expected area, and say how sure it is"
     cells = cells.sort_values('expected_m2', ascending=False, ignore_index=True)
@@ -135,7 +135,7 @@ def errors_here(
     "How far areas can be off in this place, also at another event than the one the model was calibrated at"
     record, seen, here = calibration.get('area') or {}, calibration.get('events'), [str(attrs.get(f'event_{k}', '')) for k in ('name', 'start', 'end')]
     if not record: return {}, []
-    record = place_record(record, *expected_parts(prob, round(record['pixels']**.5)))
+    record = errors_at_place(record, *expected_parts(prob, round(record['pixels']**.5)))
     if not seen or here in seen or 'scenes' in record: return record, []
     return {**record, 'scenes': read_header(BASE_WEIGHTS)['calibration']['area']['scenes']}, [f"The model was calibrated at {', '.join(f'{n} ({s} to {e})' for n, s, e in seen)}, not at this event: its areas can be off by more, "
         "and their intervals are as wide as those of the shipped weights from one region to another; label and validate some chips here to narrow them."]
@@ -144,7 +144,7 @@ def errors_here(
 def ranked_cells(
     prob:xr.DataArray,  # dims (y, x), calibrated probability, in memory or lazy
     cell:float=1000.,   # side of a cell, m
-    record:dict|None=None, # of `area_record`, gives the intervals
+    record:dict|None=None, # of `area_errors`, gives the intervals
 ):                      # GeoDataFrame in the scene's CRS, worst first: expected_m2, low_m2, high_m2, max_probability, valid_fraction, rank, lon, lat
     "Square cells ranked by expected landslide area; cells without any data are left out"
     import geopandas as gpd
@@ -166,7 +166,7 @@ def ranked_cells(
 def ranked_zones(
     prob:xr.DataArray,  # dims (y, x), calibrated probability, in memory or lazy
     zones,              # path of a vector file or GeoDataFrame of polygons, any CRS; its columns are kept
-    record:dict|None=None, # of `area_record`, gives the intervals
+    record:dict|None=None, # of `area_errors`, gives the intervals
 ):                      # GeoDataFrame in the scene's CRS as of `ranked_cells`; zones without any data are left out
     "The user's zones ranked by expected landslide area; raises `OutputError` if none lies on the scene"
     from exactextract import exact_extract

@@ -107,7 +107,7 @@ def report_page(
     metrics:dict,     # of `write_products`
     worst,            # GeoDataFrame: the ten worst-hit cells or zones
     picture:bytes,    # PNG
-    record:dict|None, # of `area_record`
+    record:dict|None, # of `area_errors`
 ) -> str:             # HTML
     "A self-contained page: picture, totals, worst-hit cells, how to read the numbers"
     m, get, esc = metrics, lambda k: metrics.get(k, float('nan')), lambda o: html.escape(str(o))

@@ -20,7 +20,7 @@ from ..core import CubeError, OutputError, atomic, new_folder
 from ..data.grid import pixel_area, scene_windows
 from ..data.pair import pair_statistics, static_layer
 from ..learn.models import domain_shift
-from ..learn.calibration import area_interval, doubts
+from ..learn.uncertainty import area_interval, doubts
 from .scene import check_scene
 from .areas import errors_here, landslide_polygons, mapped_polygons, ranked_cells, ranked_zones, scene_metrics
 from .report import plot_scene, report_page, suspect

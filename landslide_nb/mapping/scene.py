@@ -19,8 +19,9 @@ import pandas as pd
 import xarray as xr
 
 from ..core import CubeError, ModelError, OutputError, atomic
-from ..learn.models import check_input, dihedral, fast_dtype, folded, geometry, load_model, normalize_pair
-from ..learn.calibration import calibrate, calibrate_around
+from ..learn.networks import folded, geometry
+from ..learn.models import check_input, dihedral, fast_dtype, load_model, normalize_pair
+from ..learn.calibration import calibrate, calibrate_by_neighbourhood
 
 # %% ../../nbs/31_mapping.scene.ipynb #7b4f7e75
 def stack_pair(
@@ -226,7 +227,7 @@ def look_around(
     if not around: return prob
     lazy, reach = prob if isinstance(prob, da.Array) else da.from_array(prob, chunks=1024), around['window']//2
     lazy = lazy.rechunk({k: -1 for k, n in enumerate(lazy.shape) if n <= reach})
-    out = lazy.map_overlap(calibrate_around, depth=tuple(reach*(n > reach) for n in lazy.shape), boundary='none', dtype='float32', meta=np.empty((0, 0), 'float32'), around=around)
+    out = lazy.map_overlap(calibrate_by_neighbourhood, depth=tuple(reach*(n > reach) for n in lazy.shape), boundary='none', dtype='float32', meta=np.empty((0, 0), 'float32'), neighbourhood=around)
     return out if lazy is prob else out.compute(scheduler='threads')
 
 # %% ../../nbs/31_mapping.scene.ipynb #a7f4603c

@@ -23,7 +23,8 @@ from ..data.pair import make_pair
 from ..data.events import event_cube
 from ..data.chips import ChipSet, make_chips
 from ..data.split import draw_budget, published_test, split_chips
-from ..learn.models import model_path, model_stride, read_header
+from ..learn.networks import model_stride
+from ..learn.models import model_path, read_header
 from ..learn.calibration import IDENTITY
 from ..learn.data import finetune_dls
 from ..learn.training import AverageWeights, BCEDice, BCELoss, DiceLoss, FreezeNorm

@@ -27,7 +27,8 @@ from fastai.callback.core import Callback
 from ..core import OutputError, atomic, new_folder, set_seed
 from ..data.chips import ChipSet
 from ..data.split import draw_budget, published_test
-from ..learn.models import build_model, frozen_model, load_model, normalize_pair, read_header
+from ..learn.networks import build_model, frozen_model
+from ..learn.models import load_model, normalize_pair, read_header
 from ..learn.calibration import IDENTITY
 from ..learn.data import finetune_dls, pretrain_dls, with_embedding
 from ..learn.training import AUPRC, BCEDice, KeepBest, export_learner, pair_learner

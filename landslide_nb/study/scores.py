@@ -13,7 +13,8 @@ import pandas as pd
 from ..data.pair import box_mean
 from ..data.chips import ChipSet
 from ..learn.metrics import StreamingAP, average_precision, chip_counts, f1_iou
-from ..learn.calibration import area_interval, brier, calibrate, expected_calibration_error, fit_chips, likely_area, place_record
+from ..learn.calibration import brier, calibrate, expected_calibration_error
+from ..learn.uncertainty import area_interval, errors_at_place, fit_chips, likely_area
 
 # %% ../../nbs/50_study.scores.ipynb #ce253514
 TEST_SETS = ('natural', 'published')
@@ -51,12 +52,12 @@ def chip_numbers(
     raw,    # (n, H, W) uncalibrated ones, or None
     truth,  # (n, H, W) 1, 0, 255
     threshold:float,
-    record:dict=None, # of `area_record`, gives likely counts and intervals
+    record:dict=None, # of `area_errors`, gives likely counts and intervals
     order=None, # (n, H, W) probabilities that rank the pixels; None: `prob`
 ) -> pd.DataFrame: # a row a chip: predicted, likely, low, high, raw, true, pixels, kind, auprc, detected, false_px
     "Counts, average precision and detections of each chip"
     c = chip_counts(prob, truth)
-    c['likely'], (c['low'], c['high']) = likely_area(c.predicted, record), area_interval(c.predicted, c.pixels, place_record(record, c.predicted, c.pixels))
+    c['likely'], (c['low'], c['high']) = likely_area(c.predicted, record), area_interval(c.predicted, c.pixels, errors_at_place(record, c.predicted, c.pixels))
     hit = (prob >= threshold) & (truth != 255)
     return c.assign(raw=np.nan if raw is None else chip_counts(raw, truth).predicted, auprc=[average_precision(p, t) for p, t in zip(prob if order is None else order, truth)],
                     detected=hit.sum((1, 2)), false_px=(hit & (truth == 0)).sum((1, 2)))

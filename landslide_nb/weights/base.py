@@ -194,7 +194,8 @@ def calibrate_scenes(
     unseen:ChipSet, # of scenes it never saw, all for validation
 ):                  # (calibration of `fit_chips` with a quiet threshold, dict with auprc)
     "Make probabilities, threshold and areas true across scenes"
-    from landslide_nb.learn.calibration import calibrate, fit_chips
+    from landslide_nb.learn.calibration import calibrate
+    from landslide_nb.learn.uncertainty import fit_chips
     from landslide_nb.learn.finetune import predict_chips, truth_of
     from landslide_nb.learn.metrics import average_precision
     rows = unseen.rows('valid')
