@@ -144,7 +144,7 @@ def chips(scale):
 def training_steps(x, nets, dtype=None, lr=1e-3):
     "{name: function that makes one step of forward, loss, backward and AdamW on a batch}; x (B, moments, channels, H, W); a network that takes images gets (B, moments*channels, H, W); dtype: of the forward pass, None: float32"
     import torch
-    from landslide_nb.learn.training import BCEDice
+    from landslide_nb.learn.losses import BCEDice
     y, loss = (torch.rand(x.shape[0], *x.shape[-2:]) < .02).to(torch.uint8), BCEDice()
     def one(net):
         opt = torch.optim.AdamW(net.train().parameters(), lr)
@@ -190,7 +190,7 @@ def learning(scale):
     from landslide_nb.learn.data import finetune_dls
     from landslide_nb.learn.models import normalize_pair
     from landslide_nb.learn.finetune import FINETUNE_RATE, truth_of
-    from landslide_nb.learn.training import BCEDice
+    from landslide_nb.learn.losses import BCEDice
     from landslide_nb.learn.metrics import average_precision
     from landslide_nb.learn.models import fast_dtype
     from landslide_nb.data.simulate import simulate_event

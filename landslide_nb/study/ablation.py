@@ -27,7 +27,8 @@ from ..learn.networks import model_stride
 from ..learn.models import model_path, read_header
 from ..learn.calibration import IDENTITY
 from ..learn.data import finetune_dls
-from ..learn.training import AverageWeights, BCEDice, BCELoss, DiceLoss, FreezeNorm
+from ..learn.training import AverageWeights, FreezeNorm
+from ..learn.losses import BCEDice, BCELoss, DiceLoss
 from ..learn.finetune import chip_blocks, continued_learner, finetune_learner, model_and_meta, predict_chips
 from ..mapping.scene import logits_d4
 from .scores import baseline_scores, score_trial

@@ -31,7 +31,8 @@ from ..learn.networks import build_model, frozen_model
 from ..learn.models import load_model, normalize_pair, read_header
 from ..learn.calibration import IDENTITY
 from ..learn.data import finetune_dls, pretrain_dls, with_embedding
-from ..learn.training import AUPRC, BCEDice, KeepBest, export_learner, pair_learner
+from ..learn.losses import AUPRC, BCEDice
+from ..learn.training import KeepBest, export_learner, pair_learner
 from ..learn.pretrain import pretrain_learner
 from ..learn.finetune import FINETUNE_RATE, continued_learner, finetune_learner, frozen_learner, predict_chips
 from .scores import BASELINES, baseline_scores, regression_scores, score_trial

@@ -117,10 +117,10 @@ def adapt_model(
     days:int=300,    # that the passes before the event must span; fewer only where nothing but landslides happens
 ) -> Path:
     "Make a model at home in a place by its passes before the event; raises `OutputError` if the file exists, `ModelError` for a model it cannot go on from, `CubeError` for too short a past"
-    from landslide_nb.learn.data import domain_record, finetune_dls, input_spec
+    from landslide_nb.learn.data import trait_ranges, finetune_dls, input_spec
     from landslide_nb.learn.finetune import continued_learner
     from landslide_nb.learn.models import load_model, save_model
-    from landslide_nb.learn.training import AverageWeights, fit_bar, training_record
+    from landslide_nb.learn.training import AverageWeights, fit_bar, training_summary
     out, start, (net, meta) = Path(out), perf_counter(), load_model(pretrained)
     if out.exists(): raise OutputError(f"{out} exists already; give another name or remove it first.")
     if meta['stage'] != 2 or list(meta['input']['channels']) != ['vv', 'vh']: raise ModelError(f"{pretrained} is a stage-{meta['stage']} model of {', '.join(meta['input']['channels'])}; landslides can be laid onto vv and vh only, so go on from a stage-2 model of these.")
@@ -131,7 +131,7 @@ def adapt_model(
         dls = finetune_dls([chips, latest], epoch_chips=epoch_chips, change=meta['input']['change'], seed=seed, stats=meta['input']['stats'])
         learn = continued_learner(dls, net, seed=seed, lr=RATE, cbs=[AverageWeights(DECAY)])
         fit_bar(learn, epochs, 'adapt')
-        spec = {**input_spec(dls), 'domain': known_traits(meta['input'].get('domain', {}), domain_record(chips), pair_statistics(pair)['pixel size (m)'])}
+        spec = {**input_spec(dls), 'domain': known_traits(meta['input'].get('domain', {}), trait_ranges(chips), pair_statistics(pair)['pixel size (m)'])}
         calibration, metrics = calibrate_scenes(learn.model, spec, latest)
-        record = dict(training_record(learn), chips=f"quiet times of {pair.attrs.get('source', 'a place')}", scenes=scenes, minutes=round((perf_counter() - start)/60, 1))
+        record = dict(training_summary(learn), chips=f"quiet times of {pair.attrs.get('source', 'a place')}", scenes=scenes, minutes=round((perf_counter() - start)/60, 1))
     return save_model(learn.model, out, dict(input=spec, training=record, metrics={**metrics, 'auprc_before': before['auprc']}, calibration=calibration), half=True)

@@ -174,17 +174,17 @@ def train_base(
     **size,           # width, levels of the network
 ) -> Path:
     "Train the shipped weights; raises `OutputError` if the file exists"
-    from landslide_nb.learn.data import domain_record, finetune_dls, input_spec
+    from landslide_nb.learn.data import trait_ranges, finetune_dls, input_spec
     from landslide_nb.learn.finetune import finetune_learner
     from landslide_nb.learn.models import save_model
-    from landslide_nb.learn.training import AverageWeights, fit_bar, training_record
+    from landslide_nb.learn.training import AverageWeights, fit_bar, training_summary
     if Path(out).exists(): raise OutputError(f"{out} exists already; give another name or remove it first.")
     start, chips = perf_counter(), random_chips(folder, scenes)
     unseen = random_chips(Path(folder)/'held', held, first=100_000, valid=1.)
     learn = finetune_learner(finetune_dls(chips, epoch_chips=epoch_chips, seed=seed), seed=seed, cbs=[AverageWeights(.995)], **(dict(width=24, levels=5) | size))
     fit_bar(learn, epochs, 'base')
-    spec = {**input_spec(learn.dls), 'domain': {**domain_record(chips), 'pixel size (m)': [10, 30]}} # the mosaic's own grid means nothing
-    record = dict(training_record(learn), scenes=scenes, calibration_scenes=held, minutes=round((perf_counter() - start)/60))
+    spec = {**input_spec(learn.dls), 'domain': {**trait_ranges(chips), 'pixel size (m)': [10, 30]}} # the mosaic's own grid means nothing
+    record = dict(training_summary(learn), scenes=scenes, calibration_scenes=held, minutes=round((perf_counter() - start)/60))
     calibration, metrics = calibrate_scenes(learn.model, spec, unseen)
     return save_model(learn.model, out, dict(input=spec, training=record, metrics=metrics, calibration=calibration), half=True)
 
