@@ -142,7 +142,7 @@ def frozen_learner(
 # %% ../../nbs/29_learn.finetune.ipynb #11f7cf6f
 def _on_from_stage1(dls, before, lr, cbs, **kwargs):
     "Start as the evidence map of stage 1, with its batch-norm statistics"
-    model = transfer(before, build_model(**{**before.config, 'stage': 2}))
+    model = transfer_weights(before, build_model(**{**before.config, 'stage': 2}))
     return _stage2_learner(dls, model, KeepBest('auprc'), lr, cbs=[FreezeNorm(), *cbs], **kwargs)
 
 # %% ../../nbs/29_learn.finetune.ipynb #5da2903c

@@ -38,7 +38,7 @@ def stage1_from(
     "A stage-1 network with the weights of a saved model; raises `ModelError` if the chips are prepared in another way"
     saved, header = load_model(path)
     _check_preparation(path, header['input'], dls)
-    return transfer(saved, build_model(**{**saved.config, 'stage': 1}))
+    return transfer_weights(saved, build_model(**{**saved.config, 'stage': 1}))
 
 # %% ../../nbs/28_learn.pretrain.ipynb #e938b53d
 PRETRAIN_RATE = 1e-2           # highest rate of a fresh network
