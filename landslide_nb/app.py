@@ -1063,7 +1063,8 @@ def experiments_tab(self:Browser):
 @patch
 def load_experiment(self:Browser):
     "Read the chosen experiment"
-    from landslide_nb.study.analysis import all_figures, read_results
+    from landslide_nb.study.figures import all_figures
+    from landslide_nb.study.analysis import read_results
     self.results = None
     with self.telling():
         self.results, self.quiet = read_results(inside(self.root, self.experiments[self.experiment.value])), True
@@ -1115,7 +1116,7 @@ def some_settings(
     from landslide_nb.study.analysis import Results
     class Some(Results): settings = property(lambda _: results.settings)
     given = {f.name: getattr(results, f.name) for f in fields(results) if f.init}
-    return Some(**(given | dict(runs=results.runs[results.runs.setting.isin(settings)])))
+    return Some(**(given | dict(runs=results.trials[results.trials.setting.isin(settings)])))
 
 def experiment_pane(
     results,        # of `read_results` or `some_settings`
@@ -1123,7 +1124,7 @@ def experiment_pane(
 ):
     "A figure of an experiment as something Panel can show: as wide as the page, the legend below, dark on white in any theme"
     import holoviews as hv
-    from landslide_nb.study.analysis import all_figures, drawn_by
+    from landslide_nb.study.figures import all_figures, drawn_by
     with drawn_by('bokeh'):
         fig = all_figures(results)[name]()
         if hasattr(fig, 'savefig'): return pn.pane.PNG(png_of(fig), sizing_mode='scale_width', max_width=900)

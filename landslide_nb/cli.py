@@ -80,7 +80,7 @@ def train_both_stages(
     work:str,                # folder for chips
 ) -> tuple:                  # (pair of demo_a, {name: Learner}, table of scores)
     "Stage 1 on demo_b, stage 2 on demo_a with and without it, and the scores of both"
-    from landslide_nb.learn.finetune import evaluate_chips
+    from landslide_nb.study.scores import evaluate_chips
     say('1/4 stage 1: which chips of demo_b hold a landslide?')
     chips_b = chips_of_pair(open_pair('demo_b', args), f'{work}/b', ['vv', 'vh'], STAGE1_CHIP, args.block, args.seed)
     train_stage1(chips_b, models['stage1'], args.epochs[0], args.seed)

@@ -92,7 +92,7 @@ def test_pooled_auprc_agrees_with_sklearn(straight):
         assert runs.auprc_natural[name] == pytest.approx(average_precision_score(truth[keep] == 1, score[keep]), abs=1e-4)
 
 def test_report_is_complete(straight, tmp_path):
-    from landslide_nb.study.analysis import write_report
+    from landslide_nb.study.report import write_report
     folder = Path(shutil.copytree(straight, tmp_path/'exp'))
     page = write_report(folder, draws=100).read_text()
     page = re.sub('base64,[^"]*', '', page)
@@ -151,7 +151,7 @@ def test_budget_beyond_the_chips(spec, tmp_path):
 
 def test_report_without_results(tmp_path):
     from landslide_nb.study.intervals import AnalysisError
-    from landslide_nb.study.analysis import write_report
+    from landslide_nb.study.report import write_report
     with pytest.raises(AnalysisError, match='no finished experiment'): write_report(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -192,7 +192,7 @@ def published_cube(tmp_path_factory):
 
 def test_a_published_cube_goes_the_same_way(published_cube, tmp_path, monkeypatch):
     "By the path of its Zarr and, once fetched, by its name: the same numbers"
-    from landslide_nb.study.analysis import write_report
+    from landslide_nb.study.report import write_report
     from landslide_nb.study.experiment import run_experiment
     from landslide_nb.study.protocol import ExperimentSpec
     size = {**SPEC, 'scene': 2688, 'budgets': (2, 4)}

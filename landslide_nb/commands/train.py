@@ -157,7 +157,7 @@ def finetune(
 ) -> None:
     "`landslide-nb finetune`: stage 2 on a few labelled chips of a cube, scored on its test chips"
     from tempfile import TemporaryDirectory
-    from landslide_nb.learn.finetune import evaluate_chips
+    from landslide_nb.study.scores import evaluate_chips
     refuse_overwrite(args.out)
     start, extra = start_model(args)
     with TemporaryDirectory() as tmp:

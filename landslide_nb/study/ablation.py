@@ -35,7 +35,8 @@ from .scores import baseline_scores, score_trial
 from .intervals import DRAWS, block_draws
 from .protocol import ExperimentError, region_name
 from .experiment import LOOKS, Tick, code_version, file_hash, fingerprint, key_of, open_experiment, run_jobs
-from .analysis import COLORS, Results, effects, markdown, save_figure, summarise
+from .figures import COLORS, save_figure
+from .analysis import Results, effects, markdown, summarise
 
 # %% ../../nbs/58_study.ablation.ipynb #701c8cc5
 LOSSES = {'BCE + Dice': BCEDice, 'BCE': BCELoss, 'Dice': DiceLoss}
@@ -306,7 +307,7 @@ def ablation_table(
     "Each number of each lever with its interval, and how it differs from the reference"
     levers = [(LEVERS[k].says, LEVERS[k].against, settings(AblationSpec(**results.spec))[LEVERS[k].recipe]) for k in results.spec['levers']]
     rows = []
-    for ref in [r for r in REFERENCES if r in set(results.runs.setting)]: rows += [(ref, '', ref), *(l for l in levers if l[1] == ref)]
+    for ref in [r for r in REFERENCES if r in set(results.trials.setting)]: rows += [(ref, '', ref), *(l for l in levers if l[1] == ref)]
     rows = pd.DataFrame([*rows, *((name, '', name) for name in (NO_LABELS, *UNTRAINED[::-1]))], columns=['lever', 'against', 'setting'])
     out = []
     for number in NUMBERS:
@@ -338,7 +339,7 @@ def ablation_markdown(
     table:pd.DataFrame, # of `ablation_table`
 ) -> str:
     "The whole answer as Markdown"
-    r, share = results.runs, results.runs.share_natural.iloc[0]
+    r, share = results.trials, results.trials.share_natural.iloc[0]
     head = (f"# Ablation on {r.event.iloc[0]}\n\n{results.chips.chip.nunique()} test chips in {results.chips.block.nunique()} blocks, {share:.2%} of their pixels landslide (guessing scores {share:.3f}); {r.seed.nunique()} seeds; "
         f"{len(r)} trials, {r.seconds.sum()/60:.0f} minutes; landslide_nb {results.code}.\n\n{WORDS}\n")
     return head + ''.join(f'\n## {b} labelled chips\n\n{markdown(budget_table(table, b))}\n' for b in results.budgets)
