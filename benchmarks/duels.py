@@ -317,13 +317,13 @@ def growth(scale):
     from landslide_nb.data.pair import make_pair
     from landslide_nb.data.cube import open_cube
     from landslide_nb.learn.data import finetune_dls
-    from landslide_nb.mapping.scene import predict_scene
+    from landslide_nb.mapping.scene import predict_tiles
     n, (net, meta) = max(512, int(2048*scale**.5)//256*256), model(width=4, levels=3)
     with tempfile.TemporaryDirectory() as d:
         for s in (n, 2*n, 4*n): (Path(d)/str(s)).mkdir(); cube_on_disk(f'{d}/{s}', s, passes=1)
         def scene(s):
             def f():
-                with tempfile.TemporaryDirectory(dir=d) as work: predict_scene(make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1), net, meta, progress=False, work=f'{work}/t')
+                with tempfile.TemporaryDirectory(dir=d) as work: predict_tiles(make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1), net, meta, f'{work}/t', progress=False)
             return f
         def epoch(s):
             pair = make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1)

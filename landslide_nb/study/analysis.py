@@ -22,7 +22,7 @@ from .scores import ALL_ZERO, in_test_set, score_trial
 from .intervals import (AnalysisError, DRAWS, ap_draws, block_draws, chip_draws, interval,
                                           ratio_interval)
 from .protocol import ExperimentSpec, plan_trials
-from .experiment import FORMAT
+from .protocol import EXPERIMENT_FORMAT
 
 # %% ../../nbs/55_study.analysis.ipynb #1d4b506a
 NONE = 'no pretraining' # the setting that others are compared with
@@ -105,8 +105,8 @@ def _read_about(folder): # -> what spec.json says: format, code, spec
     path = folder/'spec.json'
     try: about = json.loads(path.read_text())
     except ValueError as e: raise AnalysisError(f"{path} is damaged ({e}).") from e
-    if about.get('format') != FORMAT: raise AnalysisError(
-        f"{folder} has results of format {about.get('format')}, this landslide_nb reads format {FORMAT}; "
+    if about.get('format') != EXPERIMENT_FORMAT: raise AnalysisError(
+        f"{folder} has results of format {about.get('format')}, this landslide_nb reads format {EXPERIMENT_FORMAT}; "
         f"use the version that wrote it, {about.get('code', 'unknown')}.")
     return about
 
@@ -195,7 +195,7 @@ def mock_experiment(
         if trial.transfer != 'baseline': _mock_gallery(folder/'runs'/run, truth, prob, rng)
     for name, parts in tables.items():
         pd.concat(parts, ignore_index=True).to_parquet(folder/f'{name}.parquet', index=False)
-    about = dict(format=FORMAT, code='0.1.0+mock', spec=asdict(spec))
+    about = dict(format=EXPERIMENT_FORMAT, code='0.1.0+mock', spec=asdict(spec))
     (folder/'spec.json').write_text(json.dumps(about))
     return folder
 
