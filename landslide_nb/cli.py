@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'map_summary', 'write_map', 'map_scene', 'add_map', 'train_both_stages', 'demo', 'add_demo', 'fetch',
-           'add_fetch', 'app', 'add_app', 'parser', 'quiet_libraries', 'main']
+           'add_fetch', 'app', 'add_app', 'parser', 'settle_libraries', 'main']
 
 # %% ../nbs/73_cli.ipynb #d0e3c1ff
-import argparse, os, sys, warnings
+import argparse, gc, os, sys, warnings
 from pathlib import Path
 from time import perf_counter
 
@@ -51,9 +51,10 @@ def map_scene(
     "`landslide-nb map`: a run folder from a cube and a stage-2 model; the same command continues one that was cut off"
     new_folder(args.out)
     from landslide_nb.learn.models import load_model
+    from landslide_nb.mapping.mapping import hold_small
     from landslide_nb.mapping.nulls import null_text, place_threshold
     net, meta = load_model(args.model)
-    cube = cube_of(args.cube, args)
+    cube = hold_small(cube_of(args.cube, args))
     pair = pair_of(cube, args, [c for c in meta['input']['channels'] if c not in ('vv', 'vh')])
     meta = place_threshold(cube, pair, net, meta)
     if 'nulls' in meta: say(null_text(meta['nulls']))
@@ -187,9 +188,11 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 # %% ../nbs/73_cli.ipynb #2e9d288a
-def quiet_libraries() -> None:
-    "Settle what libraries do behind a command: threads that wait sleep, warnings nobody can mend are not shown"
+def settle_libraries() -> None:
+    "Settle what libraries do behind a command: they start quickly, threads that wait sleep, warnings nobody can mend are not shown"
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # read when torch is imported; else a busy machine trains several times slower
+    os.environ.setdefault('DASK_SCHEDULER', 'threads') # else dask imports its cluster
+    gc.set_threshold(100_000, 50, 50) # imports make many objects that stay: nothing to collect
     warnings.filterwarnings('ignore', category=FutureWarning)
     warnings.filterwarnings('ignore', 'Dataset has no geotransform') # of rasterio, about rasters in memory on the way to a file
 
@@ -199,7 +202,7 @@ def main(
 ) -> int:                # exit code: 0 done, 1 a mistake said in one sentence, 130 interrupted
     "Run a command; wrong arguments exit with code 2"
     args = parser().parse_args(argv)
-    quiet_libraries()
+    settle_libraries()
     try: args.run(args)
     except LandslideError as e:
         print(f'landslide-nb: {e}', file=sys.stderr)

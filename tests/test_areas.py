@@ -11,7 +11,8 @@ from landslide_nb.data.chips import make_chips
 from landslide_nb.data.split import split_chips
 from landslide_nb.data.cube import open_cube, save_cube
 from landslide_nb.data.pair import make_pair
-from landslide_nb.data.simulate import REGIONS, simulate_event
+from landslide_nb.data.landscape import REGIONS
+from landslide_nb.data.simulate import simulate_event
 from landslide_nb.learn.calibration import calibrate, expected_calibration_error
 from landslide_nb.learn.uncertainty import FREE_QUANTILE, area_errors, area_interval, doubts
 from landslide_nb.learn.uncertainty import errors_at_place, fit_chips, likely_area
