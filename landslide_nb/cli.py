@@ -190,11 +190,12 @@ def parser() -> argparse.ArgumentParser:
 # %% ../nbs/73_cli.ipynb #2e9d288a
 def settle_libraries() -> None:
     "Settle what libraries do behind a command: they start quickly, threads that wait sleep, warnings nobody can mend are not shown"
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # read when torch is imported; else a busy machine trains several times slower
+    # read when torch is imported: without it a busy machine trains several times slower
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     os.environ.setdefault('DASK_SCHEDULER', 'threads') # else dask imports its cluster
     gc.set_threshold(100_000, 50, 50) # imports make many objects that stay: nothing to collect
     warnings.filterwarnings('ignore', category=FutureWarning)
-    warnings.filterwarnings('ignore', 'Dataset has no geotransform') # of rasterio, about rasters in memory on the way to a file
+    warnings.filterwarnings('ignore', 'Dataset has no geotransform') # of rasters in memory, on the way to a file
 
 # %% ../nbs/73_cli.ipynb #195ec2a5
 def main(

@@ -27,7 +27,7 @@ class ModelError(LandslideError): "A model file or network that does not fit"
 class OutputError(LandslideError): "A folder or file that cannot be written"
 
 # %% ../nbs/00_core.ipynb #7732c171
-FLOOR_DB = -40.   # lowest gamma0 kept: below the noise floor of Sentinel-1 (about -25 to -30 dB), so nothing real is lost
+FLOOR_DB = -40.   # lowest gamma0 kept; the noise floor of Sentinel-1 is about -25 to -30 dB, so nothing real is lost
 DEGREE = 111_320. # metres of a degree of latitude, within half a percent
 
 # %% ../nbs/00_core.ipynb #3041de65

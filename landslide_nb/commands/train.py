@@ -132,7 +132,9 @@ def score_table(
     "The scores as a table; count errors are medians over chips of the signed error of the likely count"
     titles = [title for title, _ in SCORE_COLUMNS.values()]
     rows = [['test chips', *titles]]
-    for name, row in scores.iterrows(): rows.append([name, *(form.format(row[key]) for key, (_, form) in SCORE_COLUMNS.items())])
+    for name, row in scores.iterrows():
+        numbers = [form.format(row[key]) for key, (_, form) in SCORE_COLUMNS.items()]
+        rows.append([name, *numbers])
     widths = [max(map(len, column)) for column in zip(*rows)]
     rule = ['-'*widths[0], *('-'*(w - 1) + ':' for w in widths[1:])]
     def line(cells):
