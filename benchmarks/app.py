@@ -42,7 +42,8 @@ def view(folder):
     import panel as pn
     from bokeh.models import ColumnDataSource, Image, LinearColorMapper, Range1d
     from landslide_nb.browser.maps import image_data, map_figure, palette
-    from landslide_nb.browser.views import fit, open_run, read_view
+    from landslide_nb.browser.views import fit, read_view
+    from landslide_nb.browser.runs import open_run
     def make():
         run = open_run(folder, 'run')
         (l, b, r, t) = bounds = fit(run.bounds, run.kx)
@@ -57,7 +58,8 @@ def ours(folder):
     from dataclasses import replace
     import panel as pn
     from landslide_nb.app import Browser
-    from landslide_nb.browser.views import count_landslides, open_run, scan_later
+    from landslide_nb.browser.scan import count_landslides, scan_later
+    from landslide_nb.browser.runs import open_run
     from landslide_nb.browser.words import numbers_html
     pn.extension('tabulator', inline=False)
     out = timed(lambda: Browser(folder, {}).template())

@@ -34,8 +34,9 @@ from landslide_nb.browser.maps import (button, choice, image_data, kept_run, pag
 from .browser.panels import (GALLERY, MEANINGS, ORDERS, cells_file, chip_bounds, chip_figure, chip_labels,
     chip_words, experiment_figure, figure_titles, gallery_plot, gallery_view, png_of, polygon_file, rank_chips,
     some_settings, tile_at, view_file)
-from landslide_nb.browser.views import (CHIP, HIGHEST, LOWEST, AppError, RunFolder, find_experiments, find_runs, fit,
-    inside, scan_later)
+from .browser.scan import CHIP, scan_later
+from .browser.runs import HIGHEST, LOWEST, AppError, RunFolder, find_experiments, find_runs, inside
+from .browser.views import fit
 from .browser.visit import Controls, FourTab, MapTab, Session, Tab, Visit, address_bar, compare_tab
 from .browser.words import notes_html, numbers_html, read_state, write_state
 

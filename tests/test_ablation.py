@@ -155,5 +155,5 @@ def test_a_folder_of_something_else_is_left_alone(spec, tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ['notes.txt']
 
 def test_the_browser_does_not_take_it_for_an_experiment(done):
-    from landslide_nb.browser.views import find_experiments
+    from landslide_nb.browser.runs import find_experiments
     assert not find_experiments(done.parent)

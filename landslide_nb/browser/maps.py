@@ -29,8 +29,11 @@ from fastcore.basics import patch
 from matplotlib.colors import to_hex
 
 from .panels import CHOSEN, FOUND, MAPPED
-from .views import (ASPECT, VIEW, RunFolder, Scan, View, edges, find_runs, fit, hillshade,
-    lonlat_fit, mapped_lines, mask_view, open_run, read_layers, read_view, stretch, to_bytes, web_tiles)
+from .views import ASPECT, VIEW, View, fit, hillshade, lonlat_fit, read_layers, read_view
+from .views import stretch, to_bytes, web_tiles
+from .runs import RunFolder, find_runs, open_run
+from .scan import Scan
+from .outlines import edges, mapped_lines, mask_view
 from ..core import DEGREE
 
 # %% ../../nbs/66_browser.maps.ipynb #e70fee73

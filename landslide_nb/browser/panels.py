@@ -23,8 +23,10 @@ from bokeh.models import ColumnDataSource, Image, LinearColorMapper, Plot, Range
 from bokeh.plotting import figure as BokehFigure
 from matplotlib.figure import Figure
 
-from .views import (CHIP, VIEW, AppError, RunFolder, Scan, View, edges, mapped_lines, mask_view,
-    open_raster, read_layers, read_truth, read_view, stretch)
+from .scan import CHIP, Scan, read_truth
+from .views import VIEW, View, read_layers, read_view, stretch
+from .runs import AppError, RunFolder, open_raster
+from .outlines import edges, mapped_lines, mask_view
 from ..data.grid import area_text
 
 if TYPE_CHECKING: from landslide_nb.study.analysis import Results # the study is heavy, and few visitors look at one

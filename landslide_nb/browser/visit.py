@@ -24,7 +24,9 @@ from landslide_nb.browser.maps import (BACKGROUNDS, BACKSCATTER, KEY_TITLES, LAY
     add_worst_cells, backgrounds_of, button, choice, color_bar, key_marks, page_file, paragraph, plot_pane, select,
     stack, style)
 from .panels import difference_view
-from .views import RunFolder, fit, open_run, read_view, same_scene, scan_later, zoom
+from .runs import RunFolder, open_run, same_scene
+from .views import fit, read_view, zoom
+from .scan import scan_later
 from .words import (CELL_COLUMNS, TABS, cell_table, compare_table, near_name, nearest_cell,
     notes_html, run_html, worst_text, write_state)
 from ..core import LandslideError

@@ -19,7 +19,8 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 
-from .views import HIGHEST, LOWEST, RunFolder, Scan, at_threshold, pr_curve
+from .runs import HIGHEST, LOWEST, RunFolder
+from .scan import Scan, at_threshold, pr_curve
 from ..data.grid import area_text, span_text
 
 # %% ../../nbs/64_browser.words.ipynb #fbba2dd9
