@@ -35,8 +35,8 @@ def map_summary(
 
 # %% ../nbs/73_cli.ipynb #e7db3d06
 def write_map(
-    pair,              # dims (moment, y, x), dB, in memory or lazy
-    model,             # stage-2 model file, or what `load_model` returned
+    pair:'xr.Dataset', # dims (moment, y, x), dB, in memory or lazy
+    model:str|Path|tuple, # stage-2 model file, or what `load_model` returned
     folder:str|Path,   # new or empty run folder
     **options,         # of `map_pair`
 ) -> None:

@@ -62,7 +62,7 @@ def zenodo_file(
 
 # %% ../nbs/01_download.ipynb #963e063f
 def receive(
-    answer,        # `requests.Response`
+    answer:'requests.Response',
     part:Path,     # grows here
     have:int,      # bytes that lie in `part` already
     size:int|None, # bytes to expect in all, if known

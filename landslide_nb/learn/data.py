@@ -255,7 +255,7 @@ class DihedralPair(ItemTransform):
         super().__init__()
         self.rng = np.random.default_rng(seed)
 
-    def encodes(self, batch):
+    def encodes(self, batch:list) -> list:
         turns = self.rng.integers(8, size=len(batch[0]))
         return [_turned(x, turns) for x in batch]
 

@@ -39,8 +39,8 @@ def _mapped(logits, truth):
 # %% ../../nbs/26_learn.losses.ipynb #2d8f1668
 class PixelLoss(nn.Module):
     "What fastai asks of a loss beside its value"
-    def activation(self, logits): return torch.sigmoid(logits)
-    def decodes(self, prob): return prob
+    def activation(self, logits:torch.Tensor) -> torch.Tensor: return torch.sigmoid(logits)
+    def decodes(self, prob:torch.Tensor) -> torch.Tensor: return prob
 
 # %% ../../nbs/26_learn.losses.ipynb #9261cdde
 class BCELoss(PixelLoss):
@@ -49,7 +49,7 @@ class BCELoss(PixelLoss):
         super().__init__()
         self.pos_weight = pos_weight
 
-    def forward(self, logits, truth): # (B, H, W) or (B,), same shape -> scalar
+    def forward(self, logits:torch.Tensor, truth:torch.Tensor) -> torch.Tensor: # (B, H, W) or (B,), same shape -> scalar
         x, y = _mapped(logits, truth)
         weight = x.new_tensor(self.pos_weight)
         total = F.binary_cross_entropy_with_logits(x, y, pos_weight=weight, reduction='sum')
@@ -62,7 +62,7 @@ class DiceLoss(PixelLoss):
         super().__init__()
         self.smooth = smooth
 
-    def forward(self, logits, truth): # (B, H, W), same shape -> scalar
+    def forward(self, logits:torch.Tensor, truth:torch.Tensor) -> torch.Tensor: # (B, H, W), same shape -> scalar
         x, y = _mapped(logits, truth)
         p = x.sigmoid()
         overlap, areas = (p*y).sum(), p.sum() + y.sum()
@@ -79,20 +79,20 @@ class BCEDice(PixelLoss):
         super().__init__()
         self.bce, self.dice = BCELoss(pos_weight), DiceLoss(smooth)
         self.weight = weight
-    def forward(self, logits, truth): # (B, H, W), same shape -> scalar
+    def forward(self, logits:torch.Tensor, truth:torch.Tensor) -> torch.Tensor: # (B, H, W), same shape -> scalar
         return self.bce(logits, truth) + self.weight*self.dice(logits, truth)
 
 # %% ../../nbs/26_learn.losses.ipynb #3c0d76e3
 class PublishedPretrainLoss(PixelLoss):
     "Published stage 1: softmax cross-entropy across the batch instead of a loss per chip"
-    def forward(self, logits, label): # (B,), (B,) 0/1 -> scalar
+    def forward(self, logits:torch.Tensor, label:torch.Tensor) -> torch.Tensor: # (B,), (B,) 0/1 -> scalar
         share = _plain(logits).float().log_softmax(0)
         return -(_plain(label).float()*share).sum()
 
 # %% ../../nbs/26_learn.losses.ipynb #06f75794
 class PublishedDiceLoss(PixelLoss):
     "Published stage 2: Dice without smoothing, zero for a batch without landslides"
-    def forward(self, logits, truth): # (B, H, W), same shape -> scalar
+    def forward(self, logits:torch.Tensor, truth:torch.Tensor) -> torch.Tensor: # (B, H, W), same shape -> scalar
         x, y = _mapped(logits, truth)
         p = x.sigmoid()
         overlap, areas = (p*y).sum(), p.sum() + y.sum()
@@ -103,7 +103,7 @@ class AUPRC(Metric):
     "Average precision over the mapped pixels of the validation set"
     name = 'auprc'
     def reset(self): self.ap = StreamingAP()
-    def accumulate(self, learn): self.ap.update_scores(learn.pred, learn.y)
+    def accumulate(self, learn:'Learner') -> None: self.ap.update_scores(learn.pred, learn.y)
 
     @property
     def value(self): return self.ap.value
@@ -115,7 +115,7 @@ class F1Score(Metric):
     def __init__(self, threshold:float=.5): # landslide from this probability on
         self.logit = math.log(threshold/(1-threshold))
     def reset(self): self.n = np.zeros(3, int) # found, false alarms, missed
-    def accumulate(self, learn):
+    def accumulate(self, learn:'Learner') -> None:
         x, t = valid_pixels(learn.pred.float(), learn.y)
         hit = x >= self.logit
         self.n += [(hit & t).sum(), (hit & ~t).sum(), (~hit & t).sum()]
@@ -129,7 +129,7 @@ class ChipAUROC(Metric):
     "Area under the ROC curve of chip decisions; NaN if the chips are all of one kind"
     name = 'chip_auroc'
     def reset(self): self.logits, self.labels = [], []
-    def accumulate(self, learn):
+    def accumulate(self, learn:'Learner') -> None:
         x, t = valid_pixels(learn.pred.float(), learn.y)
         self.logits.extend(x)
         self.labels.extend(t)
@@ -147,7 +147,7 @@ class CountError(Metric):
     def __init__(self, kind:str='landslide'): # of the chips that count: landslide | landslide-free
         self.kind, self.name = kind, f'count_{kind}'
     def reset(self): self.errors = []
-    def accumulate(self, learn):
+    def accumulate(self, learn:'Learner') -> None:
         c = chip_counts(learn.pred.float().sigmoid(), learn.y)
         c = c[c.kind == self.kind]
         self.errors += list(c.predicted - c.true)
