@@ -31,7 +31,7 @@ def test_help_names_every_argument_and_needs_no_heavy_import(name, tmp_path):
 
 def test_help_lists_every_command(tmp_path):
     out = command('--help', cwd=tmp_path)
-    assert out.returncode == 0 and all(re.search(rf'^ +{name} ', out.stdout, re.M) for name in COMMANDS)
+    assert out.returncode == 0 and all(re.search(rf'^ +{name}\b', out.stdout, re.M) for name in COMMANDS)
 
 @pytest.mark.parametrize('name', COMMANDS)
 def test_wrong_words_exit_with_two(name, tmp_path):
