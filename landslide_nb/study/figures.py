@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'GREY', 'WIDTH', 'HEIGHT', 'APART', 'LINES', 'PUBLISHED', 'SHADES', 'RELIABILITY_AXES', 'drawn_by',
-           'setting_color', 'finished', 'BudgetPlot', 'efficiency_figure', 'beside_published_figure', 'count_figure',
-           'top_trials', 'trial_pixels', 'pr_table', 'pr_figure', 'reliability_table', 'reliability_figure',
-           'chip_count_figure', 'curve_table', 'curve_figure', 'gallery_trial', 'gallery_figure', 'all_figures',
-           'save_figure']
+           'setting_color', 'finish_figure', 'BudgetPlot', 'efficiency_figure', 'beside_published_figure',
+           'count_figure', 'top_trials', 'trial_pixels', 'pr_table', 'pr_figure', 'reliability_table',
+           'reliability_figure', 'chip_count_figure', 'curve_table', 'curve_figure', 'gallery_trial', 'gallery_figure',
+           'all_figures', 'save_figure']
 
 # %% ../../nbs/56_study.figures.ipynb #02907fc6
 from collections.abc import Callable, Sequence
@@ -88,7 +88,7 @@ def _matplotlib_look(hooks):
     return dict(fig_inches=(WIDTH/90, HEIGHT/90), fig_size=100, aspect='auto', fontsize=dict(legend=8), hooks=hooks)
 
 # %% ../../nbs/56_study.figures.ipynb #45c374a5
-def finished(
+def finish_figure(
     parts:Sequence,    # hvplot figures, drawn over each other
     title:str,
     budgets:bool=False, # the horizontal axis is labelled chips
@@ -196,7 +196,7 @@ def efficiency_figure(
     test:str='natural', # natural | published
 ) -> 'Overlay':
     "AUPRC against labelled chips, by pretraining source"
-    return finished(_auprc_plot(results, test).parts(), _auprc_title(results, test), budgets=True)
+    return finish_figure(_auprc_plot(results, test).parts(), _auprc_title(results, test), budgets=True)
 
 # %% ../../nbs/56_study.figures.ipynb #dcab6e17
 PUBLISHED = pd.DataFrame({
@@ -216,7 +216,7 @@ def beside_published_figure(
     behind = [_line(published.rename(columns={source: 'AUPRC'}), 'budget', 'AUPRC', color=shade,
                     label=f'published on Hokkaido, {source}', logx=True) for source, shade in SHADES.items()]
     parts = _auprc_plot(results, test).parts()
-    return finished(behind + parts, _auprc_title(results, test), budgets=True)
+    return finish_figure(behind + parts, _auprc_title(results, test), budgets=True)
 
 # %% ../../nbs/56_study.figures.ipynb #fac4158c
 def count_figure(
@@ -228,7 +228,7 @@ def count_figure(
     table = summarise(results, f'count_signed_median_{kind}', test)
     plot = BudgetPlot(results, table, 'signed count error (px)')
     title = f"Median count error, {CHIP_NAMES[kind]}, {results.test_name(test)}"
-    return finished(plot.parts(), title, budgets=True)
+    return finish_figure(plot.parts(), title, budgets=True)
 
 # %% ../../nbs/56_study.figures.ipynb #db644431
 def top_trials(
@@ -276,7 +276,7 @@ def pr_figure(
 ) -> 'Overlay':
     "Precision against recall at the largest budget"
     lines = [_pr_line(results, setting, trials, test) for setting, trials in top_trials(results).items()]
-    return finished(lines, f"Precision and recall at {max(results.budgets)} chips, {results.test_name(test)}")
+    return finish_figure(lines, f"Precision and recall at {max(results.budgets)} chips, {results.test_name(test)}")
 
 # %% ../../nbs/56_study.figures.ipynb #945e259b
 def reliability_table(
@@ -313,7 +313,7 @@ def reliability_figure(
     ends = pd.DataFrame(dict(predicted=[1e-4, 1], observed=[1e-4, 1]))
     parts = [_line(ends, 'predicted', 'observed', color=GREY, label='perfect', **RELIABILITY_AXES)]
     for setting, trials in top_trials(results).items(): parts += _reliability_parts(results, setting, trials, test)
-    return finished(parts, f"Reliability at {max(results.budgets)} chips, {results.test_name(test)}")
+    return finish_figure(parts, f"Reliability at {max(results.budgets)} chips, {results.test_name(test)}")
 
 # %% ../../nbs/56_study.figures.ipynb #8fd0dc10
 def _plus_one(true, predicted):
@@ -334,7 +334,7 @@ def chip_count_figure(
         color = setting_color(results, setting)
         counts = _plus_one(chips.true, chips.predicted)
         parts.append(_dots(counts, x, y, 5, label=setting, color=color, alpha=.6, **axes))
-    return finished(parts, f"Landslide pixels of each test chip, {max(results.budgets)} labelled chips")
+    return finish_figure(parts, f"Landslide pixels of each test chip, {max(results.budgets)} labelled chips")
 
 # %% ../../nbs/56_study.figures.ipynb #825a8b57
 def curve_table(
@@ -359,7 +359,7 @@ def curve_figure(
     lines = [_line(table[table.setting == name], 'epoch', 'auprc', label=name,
                    color=setting_color(results, name), ylabel='AUPRC, validation chips')
              for name in results.networks if (table.setting == name).any()]
-    return finished(lines, f"Validation at {budget} chips")
+    return finish_figure(lines, f"Validation at {budget} chips")
 
 # %% ../../nbs/56_study.figures.ipynb #8434bc07
 def gallery_trial(
