@@ -72,7 +72,8 @@ def find_folders(
 def is_run(
     folder:Path,
 ) -> bool:
-    "Whether a folder is a run folder, complete or not"
+    "Whether a folder is a run folder, complete or not; one that is still being filled is none"
+    if (folder/'.unfinished').exists(): return False
     def holds(*names): return all((folder/name).exists() for name in names)
     return holds('probability.tif') or holds('landslides.gpkg', 'item.json') or holds('pair.tif', 'metrics.json')
 
