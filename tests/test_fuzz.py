@@ -17,15 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fuzzing import EXTREMES, NUMBERS, WORDS, anything, campaign, in_its_own_process, odd_json, plain, spoiled
+from fuzzing import NUMBERS, WORDS, at_most, campaign, in_its_own_process, no_more_than, odd_json, spoiled
 
 from landslide_nb.core import CubeError, FetchError, LandslideError, ModelError
 from landslide_nb.data.cube import open_cube, save_cube, validate_cube
-from landslide_nb.download import check_zip, unpack_zarr
-from landslide_nb.learn.models import MODEL_FORMAT, load_model, read_header, save_model
+from landslide_nb.download import MAX_BYTES, check_zip, unpack_zarr, zenodo_file
+from landslide_nb.learn.calibration import calibrate
+from landslide_nb.learn.models import MODEL_FORMAT, domain_shift, load_model, normalize_pair, read_header, save_model
 from landslide_nb.learn.networks import build_model
 from landslide_nb.study.analysis import read_results
 from landslide_nb.study.intervals import AnalysisError
@@ -37,6 +39,11 @@ pytestmark = pytest.mark.timeout(int(os.environ.get('FUZZ_TIMEOUT', 7200 if 'FUZ
 DEEP = 10_000
 DEEP_LIST = '['*DEEP + ']'*DEEP
 DEEP_DICT = '{"spec":'*DEEP + '1' + '}'*DEEP
+
+
+def broken_elsewhere(reason):
+    "Known to fail and not yet mended; the case stays"
+    return pytest.mark.xfail(strict=False, reason=reason)
 
 
 def exported(name):
@@ -105,18 +112,23 @@ netcdf_values = st.one_of(
 @pytest.fixture(scope='module')
 def netcdf(small_cube, tmp_path_factory):
     path = tmp_path_factory.mktemp('netcdf')/'cube.nc'
-    small_cube.to_netcdf(path, engine='h5netcdf')
+    small_cube.to_netcdf(path, engine='netcdf4')
     return path
 
+def write_attribute(where, key, value):
+    "Write an attribute, also one that netCDF4 writes only into new files"
+    try: where.setncattr(key, value)
+    except (AttributeError, RuntimeError, TypeError): where.setncattr('missing_value', value) # _FillValue cannot change
+
 def test_netcdf_attributes(netcdf, small_cube):
-    import h5py
+    import netCDF4
     names = st.sampled_from([*map(str, small_cube.variables), '/'])
     cases = st.lists(st.tuples(names, st.sampled_from(ATTRIBUTES), netcdf_values), min_size=1, max_size=3)
     odd = netcdf.with_name('odd.nc')
     def door(changes):
         shutil.copy(netcdf, odd)
-        with h5py.File(odd, 'a') as f:
-            for name, key, value in changes: f[name].attrs[key] = value
+        with netCDF4.Dataset(odd, 'a') as f:
+            for name, key, value in changes: write_attribute(f if name == '/' else f[name], key, value)
         whole_cube(odd)
     campaign('netCDF attributes', cases, door)
 
@@ -191,8 +203,13 @@ def whole_model(path):
     header = read_header(path)
     assert isinstance(header['config'], dict)
     network, header = load_model(path)
-    n = len(header['input']['channels'])
-    assert network.config['channels'] == n
+    spec = header['input']
+    pair = torch.full((1, 2, len(spec['channels']), 8, 8), -12.)
+    x = normalize_pair(pair, spec['stats'], spec.get('change', True))
+    assert torch.isfinite(x).all()
+    with torch.no_grad(): assert network(x).shape == (1, 8, 8)
+    assert np.isfinite(calibrate(np.zeros((2, 2), 'float32'), header['calibration'])).all()
+    assert isinstance(domain_shift(header, dict(vv=1.)), list)
 
 def test_model_header(model):
     outer, rest = split_model(model)
@@ -354,10 +371,10 @@ def test_url_state():
 
 # zips
 
-def zip_of(names, **kwargs):
+def zip_of(names, method=zipfile.ZIP_DEFLATED):
     "A zip of small files, as bytes"
     memory = io.BytesIO()
-    with zipfile.ZipFile(memory, 'w', zipfile.ZIP_DEFLATED, **kwargs) as z:
+    with zipfile.ZipFile(memory, 'w', method) as z:
         for name, content in names.items(): z.writestr(name, content)
     return memory.getvalue()
 
@@ -379,21 +396,23 @@ def unpacking_door(folder):
     return door
 
 def test_zip_bytes(tmp_path):
-    campaign('zip, bytes', spoiled(zip_of(CUBE_FILES)), unpacking_door(tmp_path))
+    stored, deflated = (zip_of(CUBE_FILES, method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    campaign('zip, bytes', st.one_of(spoiled(stored), spoiled(deflated)), unpacking_door(tmp_path))
 
 pieces = st.one_of(st.sampled_from(['..', '.', '', 'C:', 'a', 'quake.zarr', '.zgroup', 'CON', 'é', 'a'*300, '\\', '~', 'x\0y', '\ud800']), st.text(max_size=4))
 member_names = st.lists(pieces, min_size=1, max_size=4).map('/'.join)
+
+def can_be_written(name):
+    "Does zipfile write this name at all?"
+    try: return bool(name.split('\0')[0].encode())
+    except UnicodeEncodeError: return False
 
 def test_zip_names(tmp_path):
     unpack = unpacking_door(tmp_path)
     def door(names):
         data = zip_of({'quake.zarr/.zgroup': '{}', **{name: 'x' for name in names}})
         unpack(data)
-    campaign('zip, names', st.lists(member_names.filter(encodable), min_size=1, max_size=4), door)
-
-def encodable(text):
-    try: return bool(text.encode())
-    except UnicodeEncodeError: return False
+    campaign('zip, names', st.lists(member_names.filter(can_be_written), min_size=1, max_size=4), door)
 
 def test_zip_entries():
     "The table of a zip as `check_zip` sees it, with any size and any kind of file"
@@ -404,3 +423,254 @@ def test_zip_entries():
         return entry
     entries = st.builds(info, member_names, st.sampled_from([0, 1, 2**32, 2**40, 2**63]), st.integers(0, 2**16-1))
     campaign('zip, entries', st.lists(entries, max_size=6), lambda infos: check_zip(infos, Path('in.zip')))
+
+# what a server says
+
+RECORD_JSON = dict(id=7248056, files=[dict(key='hokkaido_japan.zip', size=2**30, checksum='md5:0cc175b9c0f1b6a831c399e269772661'),
+                                      dict(filename='puerto_rico.zip', filesize=2**20, checksum='')])
+
+def test_zenodo_record(monkeypatch):
+    class Answer:
+        def json(self): return json.loads(self.text)
+    answer = Answer()
+    monkeypatch.setattr('landslide_nb.download.http_get', lambda *_, **__: answer)
+    def door(record):
+        answer.text = record if isinstance(record, str) else json.dumps(record)
+        found = zenodo_file('hokkaido_japan.zip', 'https://example.org')
+        assert found['size'] is None or 0 <= found['size'] <= MAX_BYTES
+        found['checksum'].rpartition(':')
+    campaign('Zenodo record', odd_json(RECORD_JSON), door)
+    for text in (DEEP_LIST, DEEP_DICT, '', '\ud800'):
+        with pytest.raises(FetchError, match='does not describe a record'): door(text)
+
+# chips
+
+@pytest.fixture(scope='module')
+def chips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('chips')/'chips'
+    exported('make_chips')(mock_pair(size=(128, 128)), folder, size=32, step=32)
+    return folder
+
+def test_chips_about(chips):
+    ChipSet = exported('ChipSet')
+    path = chips/'meta.json'
+    good = path.read_bytes()
+    def door(meta):
+        path.write_text(json.dumps(meta))
+        try: assert len(ChipSet(chips)) >= 0
+        finally: path.write_bytes(good)
+    campaign('meta.json of chips', odd_json(json.loads(good)), door)
+
+# bombs: small files that claim, or become, something huge
+
+@pytest.fixture
+def bounded():
+    "A gigabyte and twenty seconds for what this test does"
+    with no_more_than(2**30), at_most(20): yield
+
+deep = pytest.mark.parametrize('text', [DEEP_LIST, DEEP_DICT], ids=['list', 'dict'])
+
+@deep
+def test_deep_json_is_no_specification(bounded, tmp_path, text):
+    (tmp_path/'spec.json').write_text(text)
+    with pytest.raises(ExperimentError, match='not JSON'): ExperimentSpec.from_json(text)
+    with pytest.raises(ExperimentError, match='not JSON'): read_spec(tmp_path/'spec.json')
+
+def test_a_list_that_is_just_not_too_deep(bounded):
+    "Near the limit of the parser, a message that showed the value would fail"
+    for depth in range(100, 1100, 20):
+        nested = '['*depth + ']'*depth
+        for text in (nested, '{"seeds": ' + nested + '}', '{"pretrain": ' + nested + '}', '{"event": ' + nested + '}', '{"budgets": [2, ' + nested + ']}'):
+            with pytest.raises(ExperimentError): ExperimentSpec.from_json(text)
+
+@deep
+def test_deep_json_is_no_experiment(bounded, experiment, text):
+    path = experiment/'spec.json'
+    good = path.read_bytes()
+    path.write_text(text)
+    try:
+        with pytest.raises(AnalysisError, match='damaged'): read_results(experiment)
+    finally: path.write_bytes(good)
+
+@deep
+def test_deep_json_is_no_model(bounded, model, text):
+    outer, rest = split_model(model)
+    odd = model.with_name('deep.safetensors')
+    with pytest.raises(ModelError, match='not JSON'):
+        read_header(join_model(odd, {**outer, '__metadata__': {MODEL_FORMAT: text}}, rest))
+    odd.write_bytes(struct.pack('<Q', len(text)) + text.encode())
+    with pytest.raises(ModelError, match='not a safetensors file'): read_header(odd)
+
+@deep
+@broken_elsewhere('open_run catches ValueError, not the RecursionError of JSON that is nested too deep')
+def test_deep_json_is_no_metrics(bounded, runs, text): file_door(runs, 'metrics.json')(text.encode())
+
+@deep
+@broken_elsewhere('ChipSet reads meta.json unchecked')
+def test_deep_json_describes_no_chips(bounded, chips, text):
+    path = chips/'meta.json'
+    good = path.read_bytes()
+    path.write_text(text)
+    try:
+        with pytest.raises(LandslideError): exported('ChipSet')(chips)
+    finally: path.write_bytes(good)
+
+@deep
+def test_deep_json_is_no_zarr(bounded, zarr2, zarr3, text):
+    for folder, name in ((zarr2, '.zmetadata'), (zarr3, 'zarr.json')):
+        with pytest.raises(CubeError): store_door(folder, name)(text.encode())
+
+def test_model_headers_that_claim_terabytes(bounded, model):
+    outer, rest = split_model(model)
+    odd = model.with_name('huge.safetensors')
+    for length in (2**20, 2**40, 2**63, 2**64-1):
+        odd.write_bytes(struct.pack('<Q', length) + b'{}')
+        with pytest.raises(ModelError, match='cut short'): read_header(odd)
+    name = next(k for k in outer if k != '__metadata__')
+    for shape, end in (([2**40], 2**42), ([2**62, 4], 2**66), ([2**20]*4, 2**62)):
+        tensor = dict(dtype='F32', shape=shape, data_offsets=[0, end])
+        with pytest.raises(ModelError): load_model(join_model(odd, {**outer, name: tensor}, rest))
+
+def test_a_model_file_of_a_terabyte_with_holes(bounded, model):
+    outer, rest = split_model(model)
+    odd = model.with_name('holes.safetensors')
+    tensor = dict(dtype='F16', shape=[2**39], data_offsets=[0, 2**40])
+    join_model(odd, {'__metadata__': outer['__metadata__'], 'head.weight': tensor}, b'')
+    os.truncate(odd, odd.stat().st_size + 2**40)
+    with pytest.raises(ModelError, match='do not fit'): load_model(odd)
+    odd.unlink()
+
+@pytest.mark.parametrize('config', [dict(width=10**6), dict(width=10**6, levels=10), dict(channels=10**6, width=10**6), dict(levels=10**9)], ids=str)
+def test_a_network_that_no_machine_holds(bounded, model, config):
+    outer, rest = split_model(model)
+    header = json.loads(outer['__metadata__'][MODEL_FORMAT])
+    header['config'].update(config)
+    outer['__metadata__'][MODEL_FORMAT] = json.dumps(header)
+    with pytest.raises(ModelError): load_model(join_model(model.with_name('wide.safetensors'), outer, rest))
+
+@pytest.mark.parametrize('counts', [dict(seeds=10**30), dict(budgets=[2, 10**12]), dict(scene=10**9), dict(epochs=10**7)], ids=str)
+def test_a_study_that_never_ends(bounded, counts):
+    with pytest.raises(ExperimentError, match='at most 1,000,000'): ExperimentSpec.from_json(json.dumps(counts))
+
+def zip_claiming(path, sizes, content=b'\0'*1000):
+    "A zip whose table names files of any size; all of them share the bytes of the first"
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, 'w', zipfile.ZIP_DEFLATED) as z:
+        z.writestr('quake.zarr/.zgroup', content)
+        first, = z.filelist
+        for k, size in enumerate(sizes):
+            info = zipfile.ZipInfo(f'quake.zarr/{k}')
+            for key in ('CRC', 'compress_size', 'compress_type', 'header_offset', 'flag_bits'): setattr(info, key, getattr(first, key))
+            info.file_size = size
+            z.filelist.append(info)
+    path.write_bytes(memory.getvalue())
+    return path
+
+@pytest.mark.parametrize('sizes', [[50*2**30], [2**62], [2**30]*5000, [20*2**20]*60_000], ids=['50 GB', '4 EB', '5000 x 1 GB', '60,000 x 20 MB'])
+def test_zip_bombs(bounded, tmp_path, sizes):
+    path = zip_claiming(tmp_path/'bomb.zip', sizes)
+    assert path.stat().st_size < 10_000_000
+    with pytest.raises(FetchError, match='is unsafe'): unpack_zarr(path, tmp_path/'to.zarr')
+    assert [p.name for p in tmp_path.iterdir()] == ['bomb.zip']
+
+def test_a_zip_that_holds_more_than_it_declares(bounded, tmp_path):
+    "Half a gigabyte of zeros declared as ten bytes: no more than ten are unpacked, and then it is refused"
+    path = tmp_path/'bomb.zip'
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('quake.zarr/.zgroup', b'\0'*2**25)
+    data = path.read_bytes().replace(struct.pack('<L', 2**25), struct.pack('<L', 10))
+    path.write_bytes(data)
+    with pytest.raises(FetchError, match='not a whole zip'): unpack_zarr(path, tmp_path/'to.zarr')
+    assert [p.name for p in tmp_path.iterdir()] == ['bomb.zip']
+
+def test_a_long_address(bounded):
+    read_state = exported('read_state')
+    for word in ('1,'*10**6, '9'*10**6, '['*10**6): read_state(dict(run=word, t=word, at=word, tab=word), ['one'])
+
+def zlib_zeros(blocks):
+    "`blocks` times 16 MB of zeros as zlib packs them, 16 kB each"
+    n = 2**24
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = packer.compress(b'\0'*n) + packer.flush(zlib.Z_FULL_FLUSH)
+    checksum = ((n*blocks % 65521) << 16) | 1
+    return b'\x78\xda' + block*blocks + b'\x03\x00' + struct.pack('>L', checksum)
+
+def test_the_zeros_are_zlib(): assert zlib.decompress(zlib_zeros(2)) == b'\0'*2**25
+
+OPEN_CUBE = 'from landslide_nb.data.cube import open_cube, validate_cube; validate_cube(open_cube({path!r}))'
+
+def opens_within_bounds(path):
+    "Open a cube in a process with 4 GB of address space and 60 s"
+    return in_its_own_process(OPEN_CUBE.format(path=str(path)), seconds=60, memory=4*2**30)
+
+def change_zarr(folder, name, **changes):
+    "A copy of a Zarr 2 in which an array is described in another way"
+    copy = folder.with_name(f'{name.replace("/", "-")}-{len(changes)}.zarr')
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy)
+    about = json.loads((copy/'.zmetadata').read_text())
+    about['metadata'][f'{name}/.zarray'].update(changes)
+    (copy/'.zmetadata').write_text(json.dumps(about))
+    return copy
+
+def test_zarr_that_claims_terabytes(zarr2):
+    said = opens_within_bounds(change_zarr(zarr2, 'vv', shape=[4, 10**6, 10**6]))
+    assert 'Cannot open' in said and 'conflicting sizes' in said
+
+@broken_elsewhere('a chunk larger than the memory ends in a MemoryError, not in a CubeError')
+def test_zarr_with_a_chunk_of_a_terabyte(zarr2):
+    assert opens_within_bounds(change_zarr(zarr2, 'vv', chunks=[1, 10**6, 10**6])) != 'opened'
+
+@broken_elsewhere('a chunk that unpacks to more than the memory ends in a MemoryError, not in a CubeError')
+def test_zarr_with_a_chunk_that_is_a_bomb(zarr2):
+    folder = change_zarr(zarr2, 'vv', compressor=dict(id='zlib', level=1))
+    for chunk in (folder/'vv').glob('[0-9]*'): chunk.write_bytes(zlib_zeros(400))
+    assert opens_within_bounds(folder) != 'opened'
+
+def test_netcdf_of_terabytes_with_holes(tmp_path):
+    import netCDF4
+    path = tmp_path/'huge.nc'
+    with netCDF4.Dataset(path, 'w') as f:
+        for name, n in dict(time=4, y=10**6, x=10**6).items():
+            f.createDimension(name, n)
+            f.createVariable(name, 'f8', (name,))
+        f['time'].units = 'days since 2018-09-01'
+        f['time'][:] = np.arange(4)
+        f['y'][:], f['x'][:] = 4.7e6 - 10*np.arange(10**6), 5e5 + 10*np.arange(10**6)
+        f.crs = 'EPSG:32654'
+        for name in ('vv', 'vh'): f.createVariable(name, 'f4', ('time', 'y', 'x'), chunksizes=(1, 256, 256), fill_value=np.nan)
+    assert path.stat().st_size < 2**25
+    assert 'no valid pixel' in opens_within_bounds(path)
+
+def huge_tif(path, side=60_000):
+    "A raster of 60,000 x 60,000 pixels without any data in it"
+    import rasterio
+    grid = dict(crs='EPSG:32654', transform=rasterio.Affine(10, 0, 580000, 0, -10, 4730000))
+    with rasterio.open(path, 'w', driver='GTiff', count=1, height=side, width=side, dtype='float32', nodata=np.nan, tiled=True,
+                       blockxsize=512, blockysize=512, sparse_ok=True, **grid): pass
+    assert path.stat().st_size < 2**20
+    return path
+
+def huge_png(path, side=60_000):
+    "The header of a picture of 60,000 x 60,000 pixels and a few of its bytes"
+    def part(kind, data): return struct.pack('>L', len(data)) + kind + data + struct.pack('>L', zlib.crc32(kind + data))
+    header = struct.pack('>LLBBBBB', side, side, 16, 0, 0, 0, 0)
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + part(b'IHDR', header) + part(b'IDAT', zlib.compress(b'\0'*10**6)) + part(b'IEND', b''))
+    return path
+
+@pytest.mark.parametrize('write', [huge_tif, huge_png])
+def test_cube_of_huge_rasters(tmp_path, write):
+    for day in ('20180824T084200', '20180905T084200'):
+        for pol in ('VV', 'VH'): write(tmp_path/OPERA.format(day, pol))
+    assert opens_within_bounds(tmp_path) != 'opened'
+
+SHOW = '''
+from pathlib import Path
+from landslide_nb.browser.views import open_raster, read_view
+with open_raster(Path({path!r})) as f: bounds = tuple(f.bounds)
+read_view(Path({path!r}), bounds)
+'''
+
+@pytest.mark.parametrize('write', [huge_tif, huge_png])
+def test_run_folder_with_a_huge_raster(tmp_path, write):
+    path = write(tmp_path/'probability.tif')
+    in_its_own_process(SHOW.format(path=str(path)), seconds=60, memory=4*2**30)
