@@ -2198,6 +2198,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'landslide_nb/study/analysis.py'),
                                              'landslide_nb.study.analysis._read_json': ( 'study.analysis.html#_read_json',
                                                                                          'landslide_nb/study/analysis.py'),
+                                             'landslide_nb.study.analysis._read_table': ( 'study.analysis.html#_read_table',
+                                                                                          'landslide_nb/study/analysis.py'),
                                              'landslide_nb.study.analysis._read_tables': ( 'study.analysis.html#_read_tables',
                                                                                            'landslide_nb/study/analysis.py'),
                                              'landslide_nb.study.analysis.effect_text': ( 'study.analysis.html#effect_text',

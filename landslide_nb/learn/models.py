@@ -105,7 +105,9 @@ def _check_calibration(path, calibration): # {} leaves probabilities as they are
 
 # %% ../../nbs/21_learn.models.ipynb #dc898e4b
 def _check_header(path, config, header): # what it says must suffice to map, with a network of this config
-    spec = header['input']
+    spec, named = header['input'], (header['arch'], header['stage'])
+    if named != (config['arch'], config['stage']):
+        raise ModelError(f"{path}: its header names {short(named)}, but its config {config['arch']}, stage {config['stage']}.")
     _check_fits(path, config, spec)
     for check in (_check_stats, _check_domain, _check_size): check(path, spec)
     _check_calibration(path, header['calibration'])
@@ -177,6 +179,8 @@ def _read_metadata(path): # the header as text
         with safe_open(path, 'pt') as f: metadata = f.metadata() or {}
     except SafetensorError as e:
         raise ModelError(f"{path} is cut short or not a safetensors file ({e}).") from e
+    except (OSError, MemoryError) as e:
+        raise ModelError(f"{path} cannot be read ({e}); it may be larger than the memory allowed.") from e
     if MODEL_FORMAT not in metadata:
         raise ModelError(f"{path} is a safetensors file, but not one written by landslide_nb's save_model.")
     return metadata[MODEL_FORMAT]

@@ -118,8 +118,13 @@ def _read_about(folder): # -> what spec.json says: format, code, spec
     raise AnalysisError(f"{path} is damaged; its spec must hold names and values, and its code a version.")
 
 # %% ../../nbs/55_study.analysis.ipynb #eaf92b10
+def _read_table(path): # -> the table; text that is no UTF-8 fails here, not when it is looked at
+    table = pd.read_parquet(path)
+    for name in table.select_dtypes(exclude=['number', 'bool']): table[name].unique().tolist()
+    return table
+
 def _read_tables(folder): # -> those of TABLES
-    try: tables = [pd.read_parquet(folder/f'{name}.parquet') for name in TABLES]
+    try: tables = [_read_table(folder/f'{name}.parquet') for name in TABLES]
     except (OSError, ValueError) as e: raise AnalysisError(
         f"A table of {folder} cannot be read ({e}); run the experiment again, finished trials are kept.") from e
     absent = sorted(set(NEEDED) - set(tables[0]))
