@@ -7,13 +7,11 @@ import io
 import itertools
 import json
 import os
-import re
 import shutil
 import struct
 import sys
 import zipfile
 import zlib
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fuzzing import NUMBERS, WORDS, at_most, campaign, in_its_own_process, no_more_than, odd_json, spoiled
 
 from landslide_nb.core import CubeError, FetchError, LandslideError, ModelError
-from landslide_nb.data.cube import open_cube, save_cube, validate_cube
+from landslide_nb.data.cube import open_cube, validate_cube
 from landslide_nb.download import MAX_BYTES, check_zip, unpack_zarr, zenodo_file
 from landslide_nb.learn.calibration import calibrate
 from landslide_nb.learn.models import MODEL_FORMAT, domain_shift, load_model, normalize_pair, read_header, save_model
