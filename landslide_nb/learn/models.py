@@ -87,7 +87,8 @@ def _check_around(path, around): # a curve of the calibration: log density -> fa
     x = curve.get('log_density')
     n = len(x) if isinstance(x, list) else 0
     window = curve.get('window')
-    if n and _are_numbers(x, n) and _are_numbers(curve.get('factor'), n) and type(window) is int and 1 <= window <= 10**4: return
+    is_window = type(window) is int and 1 <= window <= 10**4
+    if n and is_window and _are_numbers(x, n) and _are_numbers(curve.get('factor'), n): return
     raise ModelError(f"{path}: the neighbourhood of its calibration is not described; found {short(around)}.")
 
 # %% ../../nbs/21_learn.models.ipynb #530b8d42
