@@ -372,11 +372,16 @@ def hidden(name): return any(part.startswith('.') for part in Path(name).parts)
 
 def passing(step, name): return any(Path(name).match(pattern) for pattern in step.passing)
 
-def half_made(step, found, wanted):
+def roots(names):
+    "Names that lie in none of the others"
+    names = set(names)
+    return sorted(n for n in names if not any(str(parent) in names for parent in Path(n).parents))
+
+def half_made(step, found, wanted, before):
     "Sentences about what is visible under its final name and is not whole"
     for name, digest in found.items():
-        if f'.{name}'.endswith('.part') or passing(step, name): continue
-        if name in wanted and digest != wanted[name] and not hidden(name): yield f'{name} differs or is {digest[:40]}'
+        if name.endswith('.part') or passing(step, name): continue
+        if name in wanted and digest not in (wanted[name], before.get(name)) and not hidden(name): yield f'{name} differs or is {digest[:40]}'
         if name not in wanted and not hidden(name): yield f'{name} is not part of the result'
     for name in found:
         if hidden(name) or not any(Path(name).match(pattern) for pattern in step.wholes): continue
@@ -392,6 +397,7 @@ class Bench:
     step:Step
     work:Path
     inputs:Path=None
+    before:dict=None      # listing before any call
     wanted:dict=None      # listing after the undisturbed call
     seconds:float=0.      # that it took
     operations:int=0      # on files
@@ -417,17 +423,18 @@ class Bench:
         return Child(self.step.call, self.inputs, home, terms=Terms(**terms), tmp=self.work/'tmp', cluster=self.step.cluster)
 
     def listing(self, home): return in_child(listing, home.parent)
-    def half(self, home): return [f'half made: {s}' for s in half_made(self.step, self.listing(home), self.wanted)]
+    def half(self, home): return [f'half made: {s}' for s in half_made(self.step, self.listing(home), self.wanted, self.before)]
 
     def undisturbed(self):
         in_child(self.step.prepare, self.inputs, tmp=self.work/'tmp')
         for _ in range(2): # the second one is faster: what is loaded late is loaded
             home = self.home()
+            self.before = self.listing(home)
             end = self.call(home).end()
             if end.how != 'done': raise RuntimeError(f'{self.step.name} undisturbed {end.how}: {end.result}\n{end.printed}')
-            self.wanted, before = self.listing(home), self.wanted
-        if before != self.wanted:
-            odd = [n for n in {*before, *self.wanted} if before.get(n) != self.wanted.get(n)]
+            self.wanted, once = self.listing(home), self.wanted
+        if once != self.wanted:
+            odd = [n for n in {*once, *self.wanted} if once.get(n) != self.wanted.get(n)]
             raise RuntimeError(f'{self.step.name} does not repeat itself: {odd[:5]}')
         self.seconds, self.operations, self.bytes = end.seconds, end.operations, listing_bytes(home)
 
@@ -442,7 +449,7 @@ class Bench:
         if end.how == 'crashed' or end.how == 'killed' or (end.how == 'said' and not whole):
             problems.append(f'next call {end.how}: {end.result}')
         problems += [f'different: {n}' for n in self.wanted if found.get(n) != self.wanted[n]]
-        problems += [f'stray: {n}' for n in found if n not in self.wanted]
+        problems += [f'stray: {n}' for n in roots(set(found) - set(self.wanted))]
         return problems
 
 @dataclass

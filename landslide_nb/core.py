@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['FLOOR_DB', 'DEGREE', 'EVENTS', 'LandslideError', 'EventError', 'FetchError', 'CubeError', 'ChipError', 'ModelError',
            'OutputError', 'to_db', 'to_power', 'days_of', 'read_day', 'Event', 'get_event', 'find_event', 'set_seed',
-           'cache_dir', 'atomic', 'new_folder', 'check_room']
+           'cache_dir', 'remove_abandoned', 'hidden_beside', 'atomic', 'new_folder', 'check_room']
 
 # %% ../nbs/00_core.ipynb #39716da3
-import math, os, random, shutil, uuid
+import math, os, random, re, shutil, uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, TextIO
 
 import numpy as np
 
@@ -158,22 +158,83 @@ def cache_dir(
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
+# %% ../nbs/00_core.ipynb #b0a11c01
+def _remove(path:Path) -> None: # a file or a folder, if it can be
+    try: shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    except OSError: pass
+
+# %% ../nbs/00_core.ipynb #b0a11c03
+def _take(file:int) -> bool: # lock an open file; False: it cannot be locked now
+    import fcntl
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError: return False
+    return True
+
+# %% ../nbs/00_core.ipynb #b0a11c04
+def _open_lock(lock:Path) -> TextIO: # locked, where locks can be had
+    for _ in range(3): # another process may be just removing it
+        f = open(lock, 'w')
+        if _take(f.fileno()) and os.fstat(f.fileno()).st_nlink: return f
+        f.close()
+    return open(lock, 'w')
+
+@contextmanager
+def _locked(tmp:Path) -> Iterator[None]: # a hidden name, not there yet
+    lock = tmp.with_name(f'{tmp.name}.lock')
+    with _open_lock(lock):
+        try: yield
+        finally: _remove(lock)
+
+# %% ../nbs/00_core.ipynb #b0a11c05
+def _remove_if_abandoned(lock:Path) -> None: # of a hidden name
+    try:
+        with open(lock, 'r+') as f:
+            if not _take(f.fileno()): return
+            _remove(lock.with_name(lock.stem))
+            _remove(lock)
+    except OSError: return # gone meanwhile, or not ours to open
+
+# %% ../nbs/00_core.ipynb #b0a11c06
+def remove_abandoned(
+    path:str|Path, # file or folder that was to be written
+) -> None:
+    "Remove what killed processes left half written for a destination"
+    path = Path(path)
+    if not path.parent.is_dir(): return
+    pattern = re.compile(rf'\.{re.escape(path.stem)}\.[0-9a-f]{{8}}{re.escape(path.suffix)}\.lock')
+    for name in os.listdir(path.parent):
+        if pattern.fullmatch(name): _remove_if_abandoned(path.with_name(name))
+
+# %% ../nbs/00_core.ipynb #b0a11c07
+@contextmanager
+def hidden_beside(
+    path:str|Path,   # file or folder to write
+) -> Iterator[Path]: # a hidden name on the same disk; nothing is there yet
+    "A hidden name beside a destination: what lies there is removed at the end, and after a kill by the next call"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path)
+    tmp = path.with_name(f'.{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}')
+    with _locked(tmp):
+        try: yield tmp
+        finally: _remove(tmp)
+
 # %% ../nbs/00_core.ipynb #d0383b9b
+def _put_in_place(tmp:Path, path:Path) -> None: # a folder takes the place of another in two renames
+    if not (tmp.is_dir() and path.is_dir()): return os.replace(tmp, path)
+    with hidden_beside(path) as old:
+        os.replace(path, old)
+        os.replace(tmp, path)
+
 @contextmanager
 def atomic(
     path:str|Path,   # file or folder to write
-) -> Iterator[Path]: # a temporary path on the same disk; write there
-    "Write to a temporary name, rename on success, remove on failure"
+) -> Iterator[Path]: # a hidden name on the same disk; write there
+    "Write to a hidden name, rename on success, remove on failure"
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}')
-    try:
+    with hidden_beside(path) as tmp:
         yield tmp
-        if tmp.is_dir() and path.is_dir(): shutil.rmtree(path)
-        os.replace(tmp, path)
-    finally:
-        if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
-        else: tmp.unlink(missing_ok=True)
+        _put_in_place(tmp, path)
 
 # %% ../nbs/00_core.ipynb #72209f56
 def new_folder(
