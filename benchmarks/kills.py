@@ -577,12 +577,15 @@ def two_after_a_kill(bench):
     problems = [f'{end.how}: {end.result}' for end in [one.end() for one in both] if end.how not in ('done', 'said')]
     return problems + bench.finish(home)
 
+def own_words(end): return re.match('MemoryError|RuntimeError.*allocate memory|.*Unable to allocate', str(end.result))
+
 def out_of_memory(bench):
     problems = []
     for memory in (2**20, 2**24, 2**26): # bytes more than it has
         home = bench.home()
         end = bench.call(home, memory=memory).end()
         if end.how == 'done': continue
+        if own_words(end) and 'command' not in bench.step.call.__name__: end.how = 'said' # Python's or torch's own
         problems += [f'{memory >> 20} MB: {p}' for p in ends_in_a_sentence(bench, home, end)]
         problems += bench.finish(home)
     return problems
@@ -690,6 +693,7 @@ def do_step(step, args, say):
 def import_all():
     "Everything a step needs, so that a forked process begins at once"
     import psutil, torch
+    import pyarrow.parquet, safetensors.torch # noqa: F401
     import landslide_nb.all # noqa: F401
     import landslide_nb.cli, landslide_nb.download, landslide_nb.study.experiment, landslide_nb.weights.adapt # noqa: F401
     torch.set_num_threads(1)

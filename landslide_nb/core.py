@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['FLOOR_DB', 'DEGREE', 'EVENTS', 'LandslideError', 'EventError', 'FetchError', 'CubeError', 'ChipError', 'ModelError',
-           'OutputError', 'to_db', 'to_power', 'days_of', 'read_day', 'Event', 'get_event', 'find_event', 'set_seed',
-           'cache_dir', 'remove_abandoned', 'hidden_beside', 'atomic', 'new_folder', 'check_room']
+           'OutputError', 'UnwritableError', 'to_db', 'to_power', 'days_of', 'read_day', 'Event', 'get_event',
+           'find_event', 'set_seed', 'cache_dir', 'remove_abandoned', 'hidden_beside', 'unwritable_said', 'atomic',
+           'sole_writer', 'new_folder', 'check_room']
 
 # %% ../nbs/00_core.ipynb #39716da3
-import math, os, random, re, shutil, uuid
+import errno, math, os, random, re, shutil, uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -25,6 +26,7 @@ class CubeError(LandslideError): "A cube, pair or label that cannot be used as i
 class ChipError(LandslideError): "Chips that cannot be cut, split or drawn as asked"
 class ModelError(LandslideError): "A model file or network that does not fit"
 class OutputError(LandslideError): "A folder or file that cannot be written"
+class UnwritableError(OutputError, OSError): "The same, as the system refused it: whoever catches `OSError` can say more"
 
 # %% ../nbs/00_core.ipynb #7732c171
 FLOOR_DB = -40.   # lowest gamma0 kept: below the noise floor of Sentinel-1 (about -25 to -30 dB), so nothing real is lost
@@ -165,9 +167,10 @@ def _remove(path:Path) -> None: # a file or a folder, if it can be
 
 # %% ../nbs/00_core.ipynb #b0a11c03
 def _take(file:int) -> bool: # lock an open file; False: it cannot be locked now
-    import fcntl
-    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError: return False
+    try:
+        import fcntl # not everywhere
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError): return False
     return True
 
 # %% ../nbs/00_core.ipynb #b0a11c04
@@ -183,7 +186,8 @@ def _locked(tmp:Path) -> Iterator[None]: # a hidden name, not there yet
     lock = tmp.with_name(f'{tmp.name}.lock')
     with _open_lock(lock):
         try: yield
-        finally: _remove(lock)
+        finally:
+            if not tmp.exists(): _remove(lock) # what could not be removed now, the next call will remove
 
 # %% ../nbs/00_core.ipynb #b0a11c05
 def _remove_if_abandoned(lock:Path) -> None: # of a hidden name
@@ -219,6 +223,26 @@ def hidden_beside(
         try: yield tmp
         finally: _remove(tmp)
 
+# %% ../nbs/00_core.ipynb #b0a11c0b
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+def _is_about(error:OSError, path:Path) -> bool: # writing this path, as far as the error tells
+    if error.errno not in _REFUSALS: return False
+    return error.filename is None or path.parent in (Path(str(error.filename)), *Path(str(error.filename)).parents)
+
+# %% ../nbs/00_core.ipynb #b0a11c0c
+@contextmanager
+def unwritable_said(
+    path:str|Path, # file or folder that is being written
+) -> Iterator[None]:
+    "Raise `UnwritableError` where the system refuses to write: a full disk, a folder without permission"
+    try: yield
+    except OSError as e:
+        if not _is_about(e, Path(path)): raise
+        said = UnwritableError(f"Cannot write {path}: {e.strerror}; make room, or choose a folder you may write to.")
+        said.strerror = e.strerror
+        raise said from e
+
 # %% ../nbs/00_core.ipynb #d0383b9b
 def _put_in_place(tmp:Path, path:Path) -> None: # a folder takes the place of another in two renames
     if not (tmp.is_dir() and path.is_dir()): return os.replace(tmp, path)
@@ -232,9 +256,22 @@ def atomic(
 ) -> Iterator[Path]: # a hidden name on the same disk; write there
     "Write to a hidden name, rename on success, remove on failure"
     path = Path(path)
-    with hidden_beside(path) as tmp:
+    with unwritable_said(path), hidden_beside(path) as tmp:
         yield tmp
         _put_in_place(tmp, path)
+
+# %% ../nbs/00_core.ipynb #b0a11c0f
+@contextmanager
+def sole_writer(
+    path:str|Path, # file that is written
+) -> Iterator[None]:
+    "Keep other processes from writing a file; raises `OutputError` if one does"
+    lock = Path(path).with_name(f'.{Path(path).name}.lock')
+    with unwritable_said(path), open(lock, 'w') as f:
+        if not _take(f.fileno()):
+            raise OutputError(f"{path} is being written by another process; wait until it has ended, and call again.")
+        try: yield
+        finally: _remove(lock)
 
 # %% ../nbs/00_core.ipynb #72209f56
 def new_folder(
@@ -243,6 +280,7 @@ def new_folder(
     "Create an output folder; raises `OutputError` for one that holds something or cannot be written"
     path = Path(path)
     try:
+        remove_abandoned(path)
         path.mkdir(parents=True, exist_ok=True)
         inside = next(path.iterdir(), None)
     except OSError as e: raise OutputError(f"Cannot write into {path}: {e.strerror or e}; choose a folder you may write to.") from e
