@@ -151,7 +151,7 @@ def study(workers):
         from landslide_nb.study.experiment import run_experiment
         from landslide_nb.study.protocol import ExperimentSpec
         spec = dict(scene=512, size=32, pretrain_size=16, block=1, width=4, epochs=1, epoch_chips=16,
-            pretrain_epochs=1, pretrain_epoch_chips=16, budgets=(2,), seeds=1, pretrain=('none', 'demo_a'))
+            pretrain_epochs=1, pretrain_epoch_chips=16, budgets=(2,), seeds=2, pretrain=('none', 'demo_a'))
         run_experiment(ExperimentSpec(**spec), home/'study', bar=False, workers=workers)
     return experiment
 

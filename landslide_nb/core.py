@@ -224,7 +224,7 @@ def hidden_beside(
         finally: _remove(tmp)
 
 # %% ../nbs/00_core.ipynb #b0a11c0b
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 def _is_about(error:OSError, path:Path) -> bool: # writing this path, as far as the error tells
     if error.errno not in _REFUSALS: return False
