@@ -227,6 +227,7 @@ def hidden_beside(
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 def _is_about(error:OSError, path:Path) -> bool: # writing this path, as far as the error tells
+    if error.errno is None: return ' requested and ' in str(error) # numpy, when a disk is full
     if error.errno not in _REFUSALS: return False
     return error.filename is None or path.parent in (Path(str(error.filename)), *Path(str(error.filename)).parents)
 
@@ -239,8 +240,9 @@ def unwritable_said(
     try: yield
     except OSError as e:
         if not _is_about(e, Path(path)): raise
-        said = UnwritableError(f"Cannot write {path}: {e.strerror}; make room, or choose a folder you may write to.")
-        said.strerror = e.strerror
+        why = e.strerror or f'{e} bytes'
+        said = UnwritableError(f"Cannot write {path}: {why}; make room, or choose a folder you may write to.")
+        said.strerror = why
         raise said from e
 
 # %% ../nbs/00_core.ipynb #d0383b9b
