@@ -9,6 +9,7 @@ __all__ = ['ZENODO', 'RECORD', 'MAX_BYTES', 'MAX_FILES', 'LATER', 'patient_sessi
 
 # %% ../nbs/01_download.ipynb #04cd002f
 import hashlib, shutil, stat, warnings, zipfile, zlib
+from contextlib import suppress
 from pathlib import Path
 
 from .core import EVENTS, Event, FetchError, OutputError, atomic, cache_dir, check_room, remove_abandoned, sole_writer
@@ -231,8 +232,7 @@ def remove_part(
     part:Path, # of a zip
 ) -> None:
     "Remove what a call left that was killed after it had unpacked"
-    if not part.exists(): return
-    with sole_writer(part): part.unlink()
+    with suppress(OutputError), sole_writer(part): part.unlink(missing_ok=True) # a folder that is only read needs none of it
 
 def part_of(
     path:Path, # where a zip would lie
