@@ -577,7 +577,7 @@ def two_after_a_kill(bench):
     problems = [f'{end.how}: {end.result}' for end in [one.end() for one in both] if end.how not in ('done', 'said')]
     return problems + bench.finish(home)
 
-def own_words(end): return re.match('MemoryError|RuntimeError.*allocate memory|.*Unable to allocate', str(end.result))
+def own_words(end): return re.match(r'\w*MemoryError|RuntimeError.*allocate memory|.*Unable to allocate', str(end.result))
 
 def out_of_memory(bench):
     problems = []
