@@ -692,7 +692,7 @@ def do_step(step, args, say):
 
 def import_all():
     "Everything a step needs, so that a forked process begins at once"
-    import psutil, torch
+    import psutil, torch # noqa: F401
     import pyarrow.parquet, safetensors.torch # noqa: F401
     import landslide_nb.all # noqa: F401
     import landslide_nb.cli, landslide_nb.download, landslide_nb.study.experiment, landslide_nb.weights.adapt # noqa: F401
