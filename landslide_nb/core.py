@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['FLOOR_DB', 'DEGREE', 'EVENTS', 'LandslideError', 'EventError', 'FetchError', 'CubeError', 'ChipError', 'ModelError',
-           'OutputError', 'to_db', 'to_power', 'days_of', 'read_day', 'Event', 'get_event', 'find_event', 'set_seed',
-           'cache_dir', 'atomic', 'new_folder', 'check_room']
+           'OutputError', 'UnwritableError', 'to_db', 'to_power', 'days_of', 'read_day', 'Event', 'get_event',
+           'find_event', 'set_seed', 'cache_dir', 'remove_abandoned', 'hidden_beside', 'unwritable_said', 'atomic',
+           'sole_writer', 'new_folder', 'check_room']
 
 # %% ../nbs/00_core.ipynb #39716da3
-import math, os, random, shutil, uuid
+import errno, math, os, random, re, shutil, uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, TextIO
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class CubeError(LandslideError): "A cube, pair or label that cannot be used as i
 class ChipError(LandslideError): "Chips that cannot be cut, split or drawn as asked"
 class ModelError(LandslideError): "A model file or network that does not fit"
 class OutputError(LandslideError): "A folder or file that cannot be written"
+class UnwritableError(OutputError, OSError): "The same, as the system refused it: whoever catches `OSError` can say more"
 
 # %% ../nbs/00_core.ipynb #7732c171
 FLOOR_DB = -40.   # lowest gamma0 kept; the noise floor of Sentinel-1 is about -25 to -30 dB, so nothing real is lost
@@ -158,22 +160,120 @@ def cache_dir(
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
+# %% ../nbs/00_core.ipynb #b0a11c01
+def _remove(path:Path) -> None: # a file or a folder, if it can be
+    try: shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    except OSError: pass
+
+# %% ../nbs/00_core.ipynb #b0a11c03
+def _take(file:int) -> bool: # lock an open file; False: it cannot be locked now
+    try:
+        import fcntl # not everywhere
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError): return False
+    return True
+
+# %% ../nbs/00_core.ipynb #b0a11c04
+def _open_lock(lock:Path) -> TextIO: # locked, where locks can be had
+    for _ in range(3): # another process may be just removing it
+        f = open(lock, 'w')
+        if _take(f.fileno()) and os.fstat(f.fileno()).st_nlink: return f
+        f.close()
+    return open(lock, 'w')
+
+@contextmanager
+def _locked(tmp:Path) -> Iterator[None]: # a hidden name, not there yet
+    lock = tmp.with_name(f'{tmp.name}.lock')
+    with _open_lock(lock):
+        try: yield
+        finally:
+            if not tmp.exists(): _remove(lock) # what could not be removed now, the next call will remove
+
+# %% ../nbs/00_core.ipynb #b0a11c05
+def _remove_if_abandoned(lock:Path) -> None: # of a hidden name
+    try:
+        with open(lock, 'r+') as f:
+            if not _take(f.fileno()): return
+            _remove(lock.with_name(lock.stem))
+            _remove(lock)
+    except OSError: return # gone meanwhile, or not ours to open
+
+# %% ../nbs/00_core.ipynb #b0a11c06
+def remove_abandoned(
+    path:str|Path, # file or folder that was to be written
+) -> None:
+    "Remove what killed processes left half written for a destination"
+    path = Path(path)
+    if not path.parent.is_dir(): return
+    pattern = re.compile(rf'\.{re.escape(path.stem)}\.[0-9a-f]{{8}}{re.escape(path.suffix)}\.lock')
+    for name in os.listdir(path.parent):
+        if pattern.fullmatch(name): _remove_if_abandoned(path.with_name(name))
+
+# %% ../nbs/00_core.ipynb #b0a11c07
+@contextmanager
+def hidden_beside(
+    path:str|Path,   # file or folder to write
+) -> Iterator[Path]: # a hidden name on the same disk; nothing is there yet
+    "A hidden name beside a destination: what lies there is removed at the end, and after a kill by the next call"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path)
+    tmp = path.with_name(f'.{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}')
+    with _locked(tmp):
+        try: yield tmp
+        finally: _remove(tmp)
+
+# %% ../nbs/00_core.ipynb #b0a11c0b
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+
+def _is_about(error:OSError, path:Path) -> bool: # writing this path, as far as the error tells
+    if error.errno is None: return ' requested and ' in str(error) # numpy, when a disk is full
+    if error.errno not in _REFUSALS: return False
+    return error.filename is None or path.parent in (Path(str(error.filename)), *Path(str(error.filename)).parents)
+
+# %% ../nbs/00_core.ipynb #b0a11c0c
+@contextmanager
+def unwritable_said(
+    path:str|Path, # file or folder that is being written
+) -> Iterator[None]:
+    "Raise `UnwritableError` where the system refuses to write: a full disk, a folder without permission"
+    try: yield
+    except OSError as e:
+        if not _is_about(e, Path(path)): raise
+        why = e.strerror or f'{e} bytes'
+        said = UnwritableError(f"Cannot write {path}: {why}; make room, or choose a folder you may write to.")
+        said.strerror = why
+        raise said from e
+
 # %% ../nbs/00_core.ipynb #d0383b9b
+def _put_in_place(tmp:Path, path:Path) -> None: # a folder takes the place of another in two renames
+    if not (tmp.is_dir() and path.is_dir()): return os.replace(tmp, path)
+    with hidden_beside(path) as old:
+        os.replace(path, old)
+        os.replace(tmp, path)
+
 @contextmanager
 def atomic(
     path:str|Path,   # file or folder to write
-) -> Iterator[Path]: # a temporary path on the same disk; write there
-    "Write to a temporary name, rename on success, remove on failure"
+) -> Iterator[Path]: # a hidden name on the same disk; write there
+    "Write to a hidden name, rename on success, remove on failure"
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}')
-    try:
+    with unwritable_said(path), hidden_beside(path) as tmp:
         yield tmp
-        if tmp.is_dir() and path.is_dir(): shutil.rmtree(path)
-        os.replace(tmp, path)
-    finally:
-        if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
-        else: tmp.unlink(missing_ok=True)
+        _put_in_place(tmp, path)
+
+# %% ../nbs/00_core.ipynb #b0a11c0f
+@contextmanager
+def sole_writer(
+    path:str|Path, # file that is written
+) -> Iterator[None]:
+    "Keep other processes from writing a file; raises `OutputError` if one does"
+    lock = Path(path).with_name(f'.{Path(path).name}.lock')
+    with unwritable_said(path), open(lock, 'w') as f:
+        if not _take(f.fileno()):
+            raise OutputError(f"{path} is being written by another process; wait until it has ended, and call again.")
+        try: yield
+        finally: _remove(lock)
 
 # %% ../nbs/00_core.ipynb #72209f56
 def new_folder(
@@ -182,6 +282,7 @@ def new_folder(
     "Create an output folder; raises `OutputError` for one that holds something or cannot be written"
     path = Path(path)
     try:
+        remove_abandoned(path)
         path.mkdir(parents=True, exist_ok=True)
         inside = next(path.iterdir(), None)
     except OSError as e: raise OutputError(f"Cannot write into {path}: {e.strerror or e}; choose a folder you may write to.") from e

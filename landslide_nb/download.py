@@ -6,14 +6,15 @@
 __all__ = ['ZENODO', 'RECORD', 'MAX_BYTES', 'MAX_FILES', 'MAX_RATIO', 'LATER', 'SMALL_BYTES', 'patient_session', 'http_get',
            'described_files', 'size_and_checksum', 'zenodo_file', 'receive', 'bytes_of', 'download', 'verify',
            'check_member', 'check_zip', 'check_ratio', 'zarr_root', 'extract', 'unpack_zarr', 'downloadable',
-           'unpack_by_hand', 'fetch_zip', 'fetch_event']
+           'unpack_by_hand', 'remove_part', 'part_of', 'fetch_zip', 'fetch_event']
 
 # %% ../nbs/01_download.ipynb #04cd002f
 import hashlib, shutil, stat, warnings, zipfile, zlib
+from contextlib import suppress
 from pathlib import Path
 from reprlib import repr as short
 
-from .core import EVENTS, Event, FetchError, OutputError, atomic, cache_dir, check_room
+from .core import EVENTS, Event, FetchError, OutputError, atomic, cache_dir, check_room, remove_abandoned, sole_writer
 
 # %% ../nbs/01_download.ipynb #b3b8a46b
 ZENODO = 'https://zenodo.org'
@@ -269,6 +270,18 @@ def unpack_by_hand(
     unpack_zarr(path, target)
 
 # %% ../nbs/01_download.ipynb #4ecaadc8
+def remove_part(
+    part:Path, # of a zip
+) -> None:
+    "Remove what a call left that was killed after it had unpacked"
+    with suppress(OutputError), sole_writer(part): part.unlink(missing_ok=True) # a folder that is only read needs none of it
+
+def part_of(
+    path:Path, # where a zip would lie
+) -> Path:
+    "Where it grows while it is downloaded"
+    return path.with_name(f'{path.name}.part')
+
 def fetch_zip(
     path:Path,    # where the zip would lie
     target:Path,  # becomes the cube
@@ -276,9 +289,12 @@ def fetch_zip(
     base_url:str, # server
 ) -> None:
     "Download, verify and unpack a zip; only the cube is left"
-    part = path.with_name(f'{path.name}.part')
+    part = part_of(path)
     advice = f"download {url} by hand, put it at {path} and run this again"
     file = zenodo_file(path.name, base_url, advice)
+    with sole_writer(part): _fetch_part(part, target, url, file, advice)
+
+def _fetch_part(part:Path, target:Path, url:str, file:dict, advice:str) -> None: # nobody else writes it now
     download(url, part, file['size'], advice)
     try:
         verify(part, **file, advice="it was deleted, run this again")
@@ -286,7 +302,7 @@ def fetch_zip(
     except FetchError:
         part.unlink()
         raise
-    part.unlink()
+    part.unlink(missing_ok=True)
 
 # %% ../nbs/01_download.ipynb #c4f6bcbb
 def fetch_event(
@@ -301,7 +317,10 @@ def fetch_event(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OutputError(f"Cannot write into {folder}: {e.strerror or e}; choose a folder you may write to.") from e
     target, path = folder/f'{event.download}.zarr', folder/f'{event.download}.zip'
-    if target.exists(): return target
+    if target.exists():
+        remove_abandoned(target)
+        remove_part(part_of(path))
+        return target
     url = f'{base_url}/record/{RECORD}/files/{path.name}'
     if path.exists(): unpack_by_hand(path, target, url, base_url)
     else: fetch_zip(path, target, url, base_url)

@@ -16,7 +16,7 @@ import pandas as pd
 import rioxarray
 import xarray as xr
 
-from ..core import CubeError, EVENTS, Event, EventError, OutputError, atomic, find_event
+from ..core import CubeError, EVENTS, Event, EventError, OutputError, atomic, find_event, remove_abandoned
 from .dialects import canonical, centre_lon_lat
 from .files import is_opera, is_zarr, one_line, read_netcdf, read_opera, read_patches, read_zarr
 
@@ -75,6 +75,7 @@ def save_cube(
 ) -> Path:           # the same
     "Write a cube as Zarr, whole or not at all; raises `OutputError` if the path exists or cannot be written"
     path = Path(path)
+    remove_abandoned(path)
     if path.exists(): raise OutputError(f"{path} exists already; choose a new name or remove it first.")
     cube = cube.drop_encoding().chunk({d: n for d, n in _CHUNKS.items() if d in cube.dims})
     if cube.rio.crs is not None: cube = cube.rio.write_crs(cube.rio.crs)

@@ -149,6 +149,7 @@ def save_model(
     half:bool=False, # convolutions in half precision: half the size, each weight within .05 %
 ) -> Path:           # of the file
     "Write weights and everything needed to use them into one file; `ModelError` where it could not be read again"
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     path = Path(path)
     if path.suffix != '.safetensors': raise ModelError(f"{path}: model files end in .safetensors.")
@@ -160,6 +161,7 @@ def save_model(
     try:
         with atomic(path) as tmp: save_file(weights, tmp, metadata={MODEL_FORMAT: header})
     except OSError as e: raise OutputError(f"Cannot write {path}: {e.strerror or e}.") from e
+    except SafetensorError as e: raise OutputError(f"Cannot write {path}: {e}; make room or choose another folder.") from e
     return path
 
 # %% ../../nbs/21_learn.models.ipynb #2a8e943e

@@ -24,7 +24,7 @@ from fastai.learner import Learner
 from torch import nn
 
 from ..core import atomic, set_seed
-from ..data.chips import ChipSet
+from ..data.chips import ChipSet, NpyWriter
 from ..data.split import draw_budget
 from ..learn.networks import build_model, frozen_model
 from ..learn.models import load_model, normalize_pair, read_header
@@ -185,13 +185,10 @@ def write_features(
     device = next(stage1.parameters()).device
     stage1 = stage1.eval()
     with atomic(path) as tmp:
-        shape = (len(chips), stage1.n_features, chips.size, chips.size)
-        out = np.lib.format.open_memmap(tmp, 'w+', 'float16', shape)
-        for row in range(len(chips)):
-            pair = torch.from_numpy(np.array(chips.chips[row]))[None].to(device)
-            out[row] = stage1.features(normalize_pair(pair, stats))[0].half().cpu().numpy()
-        out.flush()
-        del out # closes the file before it is renamed
+        with NpyWriter(tmp, (stage1.n_features, chips.size, chips.size), 'float16') as out:
+            for row in range(len(chips)):
+                pair = torch.from_numpy(np.array(chips.chips[row]))[None].to(device)
+                out.append(stage1.features(normalize_pair(pair, stats))[0].half().cpu().numpy())
     return Features(path)
 
 # %% ../../nbs/54_study.experiment.ipynb #1045b4e4

@@ -10,13 +10,12 @@ __all__ = ['WINDOW_TRIES', 'FEWEST_HELD', 'ADAPT_RATE', 'ADAPT_DECAY', 'slide_ch
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
 import xarray as xr
 
-from ..core import CubeError, ModelError, OutputError
+from ..core import CubeError, ModelError, OutputError, hidden_beside, remove_abandoned, unwritable_said
 from ..data.landscape import DIRECTIONS, POLARISATIONS, Region, make_ground, terrain
 from ..data.pair import pair_statistics
 from ..data.simulate import reflectivity
@@ -226,11 +225,11 @@ def adapt_model(
     "Adapt a model to a place by its passes before the event; raises `OutputError` if the file exists, `ModelError` for a model it cannot go on from, `CubeError` for too short a past"
     out, start = Path(out), perf_counter()
     net, meta = adaptable_model(pretrained)
+    remove_abandoned(out)
     if out.exists(): raise OutputError(f"{out} exists already; give another name or remove it first.")
     place = place_of(cube, pair, days)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f'.{out.stem}.', dir=out.parent) as tmp:
-        train, latest = injected_chips(place, Path(tmp), scenes, seed)
+    with unwritable_said(out), hidden_beside(out) as tmp:
+        train, latest = injected_chips(place, tmp, scenes, seed)
         _, before = calibrate_scenes(net, meta['input'], latest)
         learn = _trained_on(net, meta['input'], [train, latest], epochs, epoch_chips, seed)
         domain = _known_here(meta['input'], train, place)

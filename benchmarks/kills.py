@@ -1,0 +1,723 @@
+"""Kill every step at random moments, and see that nothing is lost: `python -m benchmarks.kills [--times 20] [STEP ...]`
+
+A step is done once undisturbed, in a process of its own. Then it is done again and again in new folders, and each time
+its process is killed (SIGKILL): by the clock, or just before one of its file operations, both drawn from a seed. Some are
+killed twice. After each kill whatever is visible under its final name must be whole. Then the same call is made once more
+and left alone: it must end with the undisturbed result, and the folder and its parent must hold the same files as after
+the undisturbed call, hidden ones included. A call that finds its result already whole may refuse to write it again.
+
+The cases after the kills disturb the steps in other ways: a full disk, a folder that may not be written, a clock that was
+set back, two processes at once, a killed worker, too little memory.
+
+Everything is small and made up; nothing is fetched but from a server on this machine that plays Zenodo.
+"""
+import argparse, hashlib, io, json, multiprocessing, os, platform, random, re, resource, shutil, signal, subprocess
+import sys, tempfile, time, traceback, warnings, zipfile
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '1') # before torch: threads do not survive a fork
+os.environ.setdefault('MPLBACKEND', 'agg')
+
+HERE = Path(__file__).parent
+CAP_DAC = 0b110 # the capabilities by which root writes where it may not
+FORK = multiprocessing.get_context('fork')
+PATIENCE = 300 # seconds that an undisturbed call may take
+
+# ---- the steps
+
+def small_chips(folder):
+    from landslide_nb.data.chips import make_chips
+    from landslide_nb.data.split import split_chips
+    from landslide_nb.testing import mock_landscape
+    chips = make_chips(mock_landscape((256, 256)), folder, size=32, step=32)
+    return split_chips(chips, block=2, seed=0)
+
+def small_model(path, width=4, levels=2):
+    "An untrained network with all that a model file needs"
+    from landslide_nb.core import set_seed
+    from landslide_nb.learn.models import save_model
+    from landslide_nb.learn.networks import build_model
+    set_seed(1)
+    stats = dict(mean=[-9., -15.], std=[3., 3.], change_mean=[0., 0.], change_std=[2., 2.])
+    spec = dict(channels=['vv', 'vh'], change=True, stats=stats, size=128)
+    meta = dict(input=spec, calibration=dict(scale=1.5, bias=2., threshold=.5))
+    return save_model(build_model(arch='unet', stage=2, width=width, levels=levels).eval(), path, meta)
+
+NAME = 'hokkaido_japan' # of the published cube that is played
+
+def zenodo_files():
+    "A record with a zip of a Zarr store, as JSON and bytes"
+    from landslide_nb.download import RECORD
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, 'w') as z:
+        z.writestr(zipfile.ZipInfo(f'{NAME}.zarr/.zgroup'), '{"zarr_format": 2}')
+        for k in range(12): z.writestr(zipfile.ZipInfo(f'{NAME}.zarr/vv/{k}.0.0'), random.Random(k).randbytes(200_000))
+    body = out.getvalue()
+    entry = dict(key=f'{NAME}.zip', size=len(body), checksum=f'md5:{hashlib.md5(body).hexdigest()}')
+    record = json.dumps(dict(files=[entry])).encode()
+    return {f'/api/records/{RECORD}': record, f'/record/{RECORD}/files/{NAME}.zip': body}
+
+class Zenodo(BaseHTTPRequestHandler):
+    "Answers slowly enough to be cut off, and from any byte on"
+    files = {}
+    def log_message(self, *_): pass
+    def do_GET(self):
+        body, asked = self.files.get(self.path), self.headers.get('Range')
+        start = int(asked[6:-1]) if asked else 0
+        if body is None: return self.send_error(404)
+        if start >= len(body): return self.send_error(416)
+        self.send_response(206 if start else 200)
+        if start: self.send_header('Content-Range', f'bytes {start}-{len(body)-1}/{len(body)}')
+        self.send_header('Content-Length', str(len(body) - start))
+        self.end_headers()
+        try:
+            for k in range(start, len(body), 2**16):
+                self.wfile.write(body[k:k+2**16])
+                time.sleep(.003)
+        except OSError: pass # the one who asked was killed
+
+def serve_zenodo(pipe):
+    Zenodo.files = zenodo_files()
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Zenodo)
+    server.daemon_threads = True
+    pipe.send(server.server_port)
+    server.serve_forever()
+
+@contextmanager
+def zenodo(inputs):
+    here, there = FORK.Pipe()
+    server = FORK.Process(target=serve_zenodo, args=(there,), daemon=True)
+    server.start()
+    (inputs/'url').write_text(f'http://127.0.0.1:{here.recv()}')
+    try: yield
+    finally:
+        server.kill()
+        server.join()
+
+def fetch(inputs, home):
+    from landslide_nb.download import fetch_event
+    os.environ['NO_PROXY'] = '127.0.0.1'
+    fetch_event('hokkaido', home, (inputs/'url').read_text())
+
+def save_cube(inputs, home):
+    from landslide_nb.data.cube import open_cube, save_cube
+    from landslide_nb.testing import mock_cube
+    save_cube(open_cube(mock_cube((64, 96))), home/'cube.zarr')
+
+def make_chips(inputs, home):
+    from landslide_nb.data.chips import make_chips
+    from landslide_nb.testing import mock_landscape
+    make_chips(mock_landscape((256, 256)), home/'chips', size=32, step=32)
+
+def split_chips(inputs, home):
+    from landslide_nb.data.chips import ChipSet
+    from landslide_nb.data.split import split_chips
+    split_chips(ChipSet(home/'chips'), block=2, seed=0)
+
+def finetune(inputs, home):
+    from landslide_nb.data.chips import ChipSet
+    from landslide_nb.learn.data import finetune_dls
+    from landslide_nb.learn.finetune import calibrate_learner, finetune_learner
+    from landslide_nb.learn.training import export_learner
+    dls = finetune_dls(ChipSet(inputs/'chips'), 8, seed=0, bs=4, epoch_chips=32)
+    learn = finetune_learner(dls, seed=0, width=4, levels=2)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2)
+    export_learner(calibrate_learner(learn), home/'model.safetensors')
+
+def prepare_place(inputs):
+    import pandas as pd
+    from landslide_nb.data.landscape import REGIONS
+    from landslide_nb.data.simulate import simulate_archive
+    region = next(iter(REGIONS.values()))
+    cube = simulate_archive(region, 91, 128, years=1, passes=2, orbits=('ascending',))
+    pd.to_pickle(cube.load(), inputs/'cube.pickle')
+    small_model(inputs/'model.safetensors')
+
+def adapt(inputs, home):
+    import pandas as pd
+    from landslide_nb.data.pair import make_pair
+    from landslide_nb.weights.adapt import adapt_model
+    cube = pd.read_pickle(inputs/'cube.pickle')
+    short = dict(scenes=2, epochs=1, epoch_chips=16)
+    adapt_model(cube, make_pair(cube, passes=1), home/'here.safetensors', inputs/'model.safetensors', **short)
+
+def study(workers):
+    def experiment(inputs, home):
+        from landslide_nb.study.experiment import run_experiment
+        from landslide_nb.study.protocol import ExperimentSpec
+        spec = dict(scene=512, size=32, pretrain_size=16, block=1, width=4, epochs=1, epoch_chips=16,
+            pretrain_epochs=1, pretrain_epoch_chips=16, budgets=(2,), seeds=2, pretrain=('none', 'demo_a'))
+        run_experiment(ExperimentSpec(**spec), home/'study', bar=False, workers=workers)
+    return experiment
+
+def prepare_map(inputs):
+    from landslide_nb.data.cube import open_cube, save_cube
+    from landslide_nb.testing import mock_cube
+    save_cube(open_cube(mock_cube((200, 240), passes=3)), inputs/'cube.zarr')
+    small_model(inputs/'model.safetensors')
+
+def map_command(inputs, home):
+    from landslide_nb.cli import main
+    where = ['--model', inputs/'model.safetensors', '--out', home/'run', '--tile', 64]
+    code = main([str(word) for word in ('map', inputs/'cube.zarr', *where)])
+    if code: raise Refused # the sentence was printed
+
+def map_cluster(inputs, home):
+    from distributed import Client, LocalCluster
+    from landslide_nb.mapping.mapping import map_cube
+    from landslide_nb.data.cube import open_cube
+    few = dict(n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=tempfile.gettempdir())
+    with LocalCluster(**few) as cluster, Client(cluster):
+        ready()
+        map_cube(open_cube(inputs/'cube.zarr').chunk(y=100, x=100), inputs/'model.safetensors', home/'run',
+                 tile=64, progress=False)
+
+def save_model(inputs, home):
+    small_model(home/'model.safetensors', width=16, levels=4)
+
+class Refused(Exception): "A command ended with exit code 1, and so with one sentence"
+
+@dataclass(frozen=True)
+class Step:
+    name:str
+    call:Callable               # of inputs and home: what a person calls
+    prepare:Callable=lambda inputs: None # of inputs
+    begin:Callable=lambda inputs, home: None # of inputs and home: what is there before the call
+    around:Callable|None=None   # context in which all calls of the step are made
+    wholes:tuple=()             # patterns of folders that must appear whole
+    passing:tuple=()            # patterns of files that are there only for a while, while the work goes on
+    cluster:bool=False          # takes long to begin
+
+def chips_before(inputs, home): make_chips(inputs, home)
+RUN = dict(prepare=prepare_map, wholes=('run',))
+STUDY = dict(wholes=('study/chips/*', 'study/runs/*'), passing=('study/stage1/*.npy',))
+STEPS = {step.name: step for step in (
+    Step('fetch', fetch, around=zenodo, wholes=(f'{NAME}.zarr',)),
+    Step('save_cube', save_cube, wholes=('cube.zarr',)),
+    Step('make_chips', make_chips, wholes=('chips',)),
+    Step('split_chips', split_chips, begin=chips_before),
+    Step('save_model', save_model),
+    Step('finetune', finetune, prepare=lambda inputs: small_chips(inputs/'chips')),
+    Step('adapt', adapt, prepare=prepare_place),
+    Step('experiment', study(1), **STUDY),
+    Step('experiment_workers', study(2), **STUDY),
+    Step('map', map_command, **RUN),
+    Step('map_cluster', map_cluster, cluster=True, **RUN),
+)}
+
+# ---- a process of its own, with a killer inside or outside
+
+_pipe = None
+
+def ready():
+    "Say to the parent that the work itself begins now"
+    _pipe.send('ready')
+
+def watch(home, at, act):
+    "Do something just before the file operation number `at` below a folder; returns how many there were, as a list"
+    counted, below = [0], str(home)
+    kinds = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.truncate', 'os.chmod', 'shutil.rmtree')
+    def hook(event, args):
+        if event not in kinds or not str(args[0]).startswith(below): return
+        counted[0] += 1
+        if counted[0] == at: act()
+    sys.addaudithook(hook)
+    return counted
+
+def kill_self(): os.kill(os.getpid(), signal.SIGKILL)
+
+def obey_permissions():
+    "Give up the right of root to write where it may not"
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32*2)(0x20080522, 0)
+    sets = (ctypes.c_uint32*6)() # effective, permitted, inheritable; twice
+    if libc.capget(header, sets): raise OSError(ctypes.get_errno(), 'capget')
+    for k in range(3): sets[k] &= ~CAP_DAC
+    if libc.capset(header, sets): raise OSError(ctypes.get_errno(), 'capset')
+
+def quiet_call(function, args):
+    "What a function printed and how it ended: done, said (a sentence) or crashed"
+    out = io.StringIO()
+    with redirect_stdout(out), redirect_stderr(out), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        from landslide_nb.core import LandslideError
+        try: result, ended = function(*args), 'done'
+        except LandslideError as e: result, ended = str(e), 'said'
+        except Refused: result, ended = out.getvalue().strip().splitlines()[-1], 'said'
+        except BaseException as e: result, ended = f'{type(e).__name__}: {e}'.splitlines()[0], 'crashed'
+        if ended == 'crashed': out.write(traceback.format_exc())
+    return ended, result, out.getvalue()
+
+@dataclass(frozen=True)
+class Terms:
+    "Under which a child process works"
+    at:int=0                 # number of the file operation at which `act` is done; 0: never
+    act:Callable=kill_self
+    memory:int=0             # bytes that it may take in addition; 0: any
+    rights:bool=True         # False: permissions hold, also for root
+
+def child(pipe, function, args, terms, tmp):
+    global _pipe
+    _pipe = pipe
+    tempfile.tempdir = os.environ['TMPDIR'] = str(tmp)
+    import torch
+    torch.set_num_threads(1)
+    if not terms.rights: obey_permissions()
+    if terms.memory:
+        have = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (have + terms.memory,)*2)
+    counted = watch(args[-1], terms.at, terms.act)
+    ended, result, printed = quiet_call(function, args)
+    pipe.send((ended, result, printed[-3000:], counted[0]))
+    pipe.close()
+    os._exit(0)
+
+@dataclass
+class Ending:
+    how:str           # done | said | crashed | killed
+    result:object=None
+    printed:str=''
+    operations:int=0  # on files
+    seconds:float=0.  # since the work itself began
+
+class Child:
+    "A function in a forked process"
+    def __init__(self, function, *args, terms=Terms(), tmp=None, cluster=False):
+        self.pipe, there = FORK.Pipe()
+        tmp = tmp or Path(tempfile.gettempdir())
+        self.process = FORK.Process(target=child, args=(there, function, args, terms, tmp))
+        self.process.start()
+        there.close()
+        self.began = time.perf_counter()
+        if cluster: self.wait_ready()
+
+    def wait_ready(self):
+        if self.pipe.poll(PATIENCE): self.first = self._receive()
+        self.began = time.perf_counter()
+
+    def _receive(self):
+        try: return self.pipe.recv()
+        except EOFError: return None
+
+    def end(self, after=None): # seconds until it is killed; None: let it end
+        import psutil
+        first = getattr(self, 'first', None)
+        message = first if isinstance(first, tuple) else None
+        if message is None and self.pipe.poll(PATIENCE if after is None else after): message = self._receive()
+        if message == 'ready': return self.end(after)
+        seconds = time.perf_counter() - self.began
+        try: workers = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess: workers = []
+        if message is None: self.process.kill()
+        self.process.join(60)
+        if self.process.is_alive(): self.process.kill()
+        for left in psutil.wait_procs(workers, timeout=60)[1]: left.kill()
+        self.pipe.close()
+        if message is None: return Ending('killed', seconds=seconds)
+        return Ending(*message, seconds=seconds)
+
+def in_child(function, *args, **options):
+    "What a function returns in a process of its own"
+    end = Child(function, *args, **options).end()
+    if end.how != 'done': raise RuntimeError(f'{getattr(function, "__name__", function)} {end.how}: {end.result}\n{end.printed}')
+    return end.result
+
+# ---- what lies in a folder, free of clocks
+
+CLOCKS = ('minutes', 'seconds', 'created', 'updated', 'datetime_made', 'written')
+
+def timeless(value):
+    "JSON values without those that a clock gave"
+    if isinstance(value, dict): return {k: timeless(v) for k, v in value.items() if k not in CLOCKS}
+    if isinstance(value, list): return [timeless(v) for v in value]
+    return value
+
+def content(path):
+    "A file as text or bytes that two equal results share"
+    if path.suffix == '.safetensors':
+        from safetensors import safe_open
+        with safe_open(path, 'np') as f:
+            header = {k: timeless(json.loads(v)) for k, v in (f.metadata() or {}).items()}
+            return repr(header) + repr([(k, f.get_tensor(k).tobytes()) for k in sorted(f.keys())])
+    if path.suffix == '.parquet':
+        import pyarrow.parquet
+        table = pyarrow.parquet.read_table(path)
+        keep = [name for name in table.column_names if name not in CLOCKS]
+        return repr(table.select(keep).to_pydict())
+    if path.suffix == '.gpkg':
+        import geopandas
+        layers = sorted(geopandas.list_layers(path).name)
+        return repr([(layer, geopandas.read_file(path, layer=layer).to_wkt().to_csv()) for layer in layers])
+    if path.suffix == '.json': return repr(timeless(json.loads(path.read_text())))
+    return path.read_bytes()
+
+def digest(path):
+    if path.is_dir(): return 'folder'
+    try: found = content(path)
+    except Exception as e: return f'unreadable: {type(e).__name__} {e}'[:100]
+    if isinstance(found, str): found = found.encode()
+    return hashlib.blake2b(found, digest_size=12).hexdigest()
+
+def listing(home):
+    "name -> digest of everything below a folder, hidden or not, but for the temporary folder of the system"
+    return {str(p.relative_to(home)): digest(p) for p in sorted(home.rglob('*'))}
+
+def hidden(name): return any(part.startswith('.') for part in Path(name).parts)
+
+def passing(step, name): return any(Path(name).match(pattern) for pattern in step.passing)
+
+def roots(names):
+    "Names that lie in none of the others"
+    names = set(names)
+    return sorted(n for n in names if not any(str(parent) in names for parent in Path(n).parents))
+
+def half_made(step, found, wanted, before):
+    "Sentences about what is visible under its final name and is not whole"
+    for name, digest in found.items():
+        if name.endswith('.part') or passing(step, name): continue
+        if name in wanted and digest not in (wanted[name], before.get(name)) and not hidden(name): yield f'{name} differs or is {digest[:40]}'
+        if name not in wanted and not hidden(name): yield f'{name} is not part of the result'
+    for name in found:
+        if hidden(name) or not any(Path(name).match(pattern) for pattern in step.wholes): continue
+        inside = {other for other in found if other.startswith(f'{name}/')}
+        should = {other for other in wanted if other.startswith(f'{name}/')}
+        if inside and inside != should: yield f'{name} holds {len(inside)} of {len(should)} files'
+
+# ---- the campaign
+
+@dataclass
+class Bench:
+    "A step with its inputs and its undisturbed result"
+    step:Step
+    work:Path
+    inputs:Path=None
+    before:dict=None      # listing before any call
+    wanted:dict=None      # listing after the undisturbed call
+    seconds:float=0.      # that it took
+    operations:int=0      # on files
+    bytes:int=0           # of the result
+    begun:int=0           # homes
+
+    def __post_init__(self):
+        self.inputs = self.work/'inputs'
+        self.inputs.mkdir()
+        (self.work/'tmp').mkdir()
+        for folder in (self.work, self.work/'tmp'): folder.chmod(0o777)
+
+    def home(self):
+        self.begun += 1
+        parent = self.work/f'{self.begun}'
+        home = parent/'home'
+        home.mkdir(parents=True)
+        for folder in (parent, home): folder.chmod(0o777)
+        in_child(self.step.begin, self.inputs, home, tmp=self.work/'tmp')
+        return home
+
+    def call(self, home, **terms):
+        return Child(self.step.call, self.inputs, home, terms=Terms(**terms), tmp=self.work/'tmp', cluster=self.step.cluster)
+
+    def listing(self, home): return in_child(listing, home.parent)
+    def half(self, home): return [f'half made: {s}' for s in half_made(self.step, self.listing(home), self.wanted, self.before)]
+
+    def undisturbed(self):
+        in_child(self.step.prepare, self.inputs, tmp=self.work/'tmp')
+        for _ in range(2): # the second one is faster: what is loaded late is loaded
+            home = self.home()
+            self.before = self.listing(home)
+            end = self.call(home).end()
+            if end.how != 'done': raise RuntimeError(f'{self.step.name} undisturbed {end.how}: {end.result}\n{end.printed}')
+            self.wanted, once = self.listing(home), self.wanted
+        if once != self.wanted:
+            odd = [n for n in {*once, *self.wanted} if once.get(n) != self.wanted.get(n)]
+            raise RuntimeError(f'{self.step.name} does not repeat itself: {odd[:5]}')
+        self.seconds, self.operations, self.bytes = end.seconds, end.operations, listing_bytes(home)
+
+    def left_in_tmp(self): return sorted(p.name for p in (self.work/'tmp').iterdir())
+
+    def finish(self, home, **terms):
+        "Call once more, undisturbed; returns sentences about what is not as it should be"
+        end = self.call(home, **terms).end()
+        found = self.listing(home)
+        problems = []
+        whole = all(found.get(name) == digest for name, digest in self.wanted.items())
+        if end.how == 'crashed' or end.how == 'killed' or (end.how == 'said' and not whole):
+            problems.append(f'next call {end.how}: {end.result}')
+        problems += [f'different: {n}' for n in self.wanted if found.get(n) != self.wanted[n]]
+        problems += [f'stray: {n}' for n in roots(set(found) - set(self.wanted))]
+        return problems
+
+@dataclass
+class Tally:
+    kills:int=0
+    clock:int=0
+    operation:int=0
+    again:int=0    # killed a second time before the last call
+    late:int=0     # had ended before it was killed
+    moments:list=field(default_factory=list)
+    problems:list=field(default_factory=list) # (moment, sentence)
+
+def killed_once(bench, home, rng, by_clock):
+    "Kill one call; returns the moment, or None if it had ended before"
+    if by_clock:
+        after = rng.uniform(0, bench.seconds)
+        end = bench.call(home).end(after)
+        moment = f'after {after:.3f} s'
+    else:
+        at = rng.randint(1, max(1, bench.operations))
+        end = bench.call(home, at=at).end()
+        if end.how == 'crashed' and end.result is None: end.how = 'killed'
+        moment = f'before file operation {at} of {bench.operations}'
+    return moment if end.how == 'killed' else None
+
+def kill_round(bench, rng, by_clock, tally):
+    home = bench.home()
+    moments = []
+    for _ in range(2 if rng.random() < .3 else 1):
+        moment = killed_once(bench, home, rng, by_clock)
+        if moment is None: tally.late += 1
+        else: moments.append(moment)
+        tally.problems += [(moment, sentence) for sentence in bench.half(home)]
+    tally.problems += [(' and '.join(moments), problem) for problem in bench.finish(home)]
+    tally.kills += len(moments)
+    tally.again += len(moments) == 2
+    if by_clock: tally.clock += len(moments)
+    else: tally.operation += len(moments)
+    shutil.rmtree(home.parent)
+    return bool(moments)
+
+def kill_step(bench, times, seed):
+    "Kill a step again and again, by the clock and by its file operations in turn"
+    tally, rng = Tally(), random.Random(f'{seed} {bench.step.name}')
+    for k in range(times):
+        for _ in range(3): # a call that had ended is called again
+            if kill_round(bench, rng, k % 2 == 0, tally): break
+    return tally
+
+# ---- other disturbances
+
+def ends_in_a_sentence(bench, home, end):
+    "What is wrong after a call that could not succeed, but for its leftovers"
+    if end.how != 'said': yield f'{end.how} instead of a sentence: {end.result}'
+    yield from bench.half(home)
+
+def mounted(place, size):
+    "Mount a disk of so many bytes; says why it cannot"
+    if os.geteuid(): return 'only root can mount a small disk'
+    words = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(place)]
+    found = subprocess.run(words, capture_output=True, text=True)
+    return found.stderr.strip() if found.returncode else ''
+
+def full_disk(bench):
+    home = bench.home()
+    began = listing_bytes(home)
+    size = began + max(2**14, int(.5*(bench.bytes - began))) // 2**12*2**12
+    shutil.move(home, home.parent/'before')
+    home.mkdir()
+    why = mounted(home, size)
+    if why: return f'skipped: {why}'
+    try:
+        shutil.copytree(home.parent/'before', home, dirs_exist_ok=True)
+        shutil.rmtree(home.parent/'before')
+        problems = list(ends_in_a_sentence(bench, home, bench.call(home).end()))
+        subprocess.run(['mount', '-o', 'remount,size=1g', str(home)], check=True)
+        return problems + bench.finish(home)
+    finally: subprocess.run(['umount', '-l', str(home)], check=True)
+
+def listing_bytes(home): return sum(p.stat().st_size for p in home.rglob('*') if p.is_file())
+
+def set_mode(home, mode):
+    for folder in (home, *(p for p in home.rglob('*') if p.is_dir())): folder.chmod(mode)
+
+def read_only_folder(bench):
+    home = bench.home()
+    before = bench.listing(home)
+    set_mode(home, 0o555)
+    end = bench.call(home, rights=False).end()
+    problems = list(ends_in_a_sentence(bench, home, end))
+    if bench.listing(home) != before: problems.append('the folder was changed')
+    set_mode(home, 0o777)
+    return problems + bench.finish(home)
+
+def permission_lost(bench):
+    home = bench.home()
+    def lose(): set_mode(home, 0o555)
+    end = bench.call(home, at=max(1, bench.operations//2), act=lose, rights=False).end()
+    problems = []
+    if end.how != 'done': problems = list(ends_in_a_sentence(bench, home, end)) # what was opened before may be written
+    set_mode(home, 0o777)
+    return problems + bench.finish(home)
+
+def clock_set_back(bench):
+    problems = []
+    for year in (1971, 2099): # what lies there is far too old, or from the future
+        home = bench.home()
+        bench.call(home, at=max(1, bench.operations//2)).end()
+        when = datetime(year, 1, 1).timestamp()
+        for path in home.rglob('*'): os.utime(path, (when, when))
+        problems += bench.finish(home)
+    return problems
+
+def two_at_once(bench):
+    home = bench.home()
+    both = [bench.call(home), bench.call(home)]
+    ends = [one.end() for one in both]
+    problems = [f'{end.how}: {end.result}' for end in ends if end.how not in ('done', 'said')]
+    return problems + bench.finish(home)
+
+def two_after_a_kill(bench):
+    home = bench.home()
+    bench.call(home, at=max(1, 2*bench.operations//3)).end()
+    both = [bench.call(home), bench.call(home)]
+    problems = [f'{end.how}: {end.result}' for end in [one.end() for one in both] if end.how not in ('done', 'said')]
+    return problems + bench.finish(home)
+
+def own_words(end): return re.match(r'\w*MemoryError|RuntimeError.*allocate memory|.*Unable to allocate', str(end.result))
+
+def out_of_memory(bench):
+    problems = []
+    for memory in (2**20, 2**24, 2**26): # bytes more than it has
+        home = bench.home()
+        end = bench.call(home, memory=memory).end()
+        if end.how == 'done': continue
+        if own_words(end) and 'command' not in bench.step.call.__name__: end.how = 'said' # Python's or torch's own
+        problems += [f'{memory >> 20} MB: {p}' for p in ends_in_a_sentence(bench, home, end)]
+        problems += bench.finish(home)
+    return problems
+
+def worker_killed(bench):
+    "Kill a worker once the work has begun"
+    import psutil
+    home = bench.home()
+    running = bench.call(home)
+    parent, workers, end_at = psutil.Process(running.process.pid), [], time.time() + 60
+    while not workers and time.time() < end_at and running.process.is_alive():
+        time.sleep(.05)
+        workers = [p for p in parent.children(recursive=True) if 'spawn_main' in ' '.join(p.cmdline())]
+    if not workers: return ['there was no worker']
+    time.sleep(1)
+    workers[0].kill()
+    end = running.end()
+    problems = [] if end.how == 'done' else list(ends_in_a_sentence(bench, home, end))
+    return problems + bench.finish(home)
+
+ANY = ('fetch', 'save_cube', 'make_chips', 'split_chips', 'save_model', 'finetune', 'adapt', 'experiment', 'map')
+CASES = {
+    'full disk': (full_disk, ANY),
+    'read-only folder': (read_only_folder, ANY),
+    'permission lost in the middle': (permission_lost, ANY),
+    'clock set back': (clock_set_back, ANY),
+    'two processes on one folder': (two_at_once, ANY),
+    'two processes after a kill': (two_after_a_kill, ANY),
+    'worker killed': (worker_killed, ('experiment_workers', 'map_cluster')),
+    'out of memory': (out_of_memory, ('make_chips', 'save_model', 'finetune', 'map')),
+}
+
+# ---- what is said about it
+
+def group(problems):
+    "Sentences and how often they were said, without what differs from time to time"
+    counts = {}
+    for problem in problems:
+        text = re.sub(r'/tmp/\S*?/home', 'HOME', re.sub(r'\.[0-9a-f]{8,}', '.HEX', problem))
+        text = re.sub(r'[0-9a-f]{16,}', 'KEY', text)
+        counts[text] = counts.get(text, 0) + 1
+    return [f'{text} ({n} times)' if n > 1 else text for text, n in counts.items()]
+
+def cell(value): return str(value).replace('|', '/').replace('\n', ' ')
+
+def table(rows):
+    names = list(rows[0])
+    lines = [names, ['---']*len(names), *[[cell(row[n]) for n in names] for row in rows]]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+def kill_row(bench, tally, seconds):
+    counted = [s for _, s in tally.problems]
+    def of(start): return sum(s.startswith(start) for s in counted)
+    return {'step': bench.step.name, 'kills': tally.kills, 'by the clock': tally.clock,
+        'before a file operation': tally.operation, 'killed twice': tally.again,
+        'ended before the kill': tally.late, 'half made': of('half made'), 'next call failed': of('next call'),
+        'other result': of('different'), 'stray files': of('stray'), 'left in TMPDIR': len(bench.left_in_tmp()),
+        'undisturbed, s': f'{bench.seconds:.2f}', 'in all, s': f'{seconds:.0f}'}
+
+def page(words, kills, cases, details):
+    "benchmarks/kills.md"
+    out = ['# Killed at random moments', '', (__doc__.split('\n', 2)[2]).strip(), '',
+        f'{datetime.now():%Y-%m-%d %H:%M}, `python -m benchmarks.kills {words}`, {platform.platform()}, '
+        f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}.', '']
+    if kills:
+        total = sum(row['kills'] for row in kills)
+        lost = sum(row[k] for row in kills for k in ('half made', 'next call failed', 'other result', 'stray files'))
+        out += [f'{total} kills, {lost} complaints.', '', table(kills), '']
+    if cases: out += [table(cases), '']
+    if details: out += ['## What failed', '', *[f'- {line}' for line in details], '']
+    return '\n'.join(out)
+
+def begun(step, work):
+    bench = Bench(step, work)
+    bench.undisturbed()
+    return bench
+
+def do_step(step, args, say):
+    "Kill a step, then disturb it otherwise; returns its rows and what failed"
+    kills, cases, details, start = [], [], [], time.perf_counter()
+    from contextlib import nullcontext
+    with tempfile.TemporaryDirectory(prefix='kills-') as folder:
+        work = Path(folder)
+        bench = Bench(step, work)
+        with step.around(bench.inputs) if step.around else nullcontext():
+            bench.undisturbed()
+            if args.times and step.name != 'experiment_workers':
+                tally = kill_step(bench, args.times, args.seed)
+                kills.append(kill_row(bench, tally, time.perf_counter() - start))
+                lines = group(f'{s}' for _, s in tally.problems)
+                first = {s: moment for moment, s in reversed(tally.problems)}
+                details += [f'{step.name}: {line}' for line in lines]
+                details += [f'{step.name}: for example {m}: {s}' for s, m in list(first.items())[:2]]
+            say(*kills, *details)
+            for name, (case, steps) in CASES.items():
+                if step.name not in steps or not args.cases: continue
+                try: found = case(bench)
+                except Exception as e: found = [f'the case itself failed: {type(e).__name__} {e}']
+                verdict = found if isinstance(found, str) else 'held' if not found else f'{len(found)} complaints'
+                cases.append({'case': name, 'step': step.name, 'outcome': verdict})
+                if not isinstance(found, str): details += [f'{name}, {step.name}: {line}' for line in group(found)]
+                say(cases[-1], found)
+    return kills, cases, details
+
+def import_all():
+    "Everything a step needs, so that a forked process begins at once"
+    import psutil, torch # noqa: F401
+    import pyarrow.parquet, safetensors.torch # noqa: F401
+    import landslide_nb.all # noqa: F401
+    import landslide_nb.cli, landslide_nb.download, landslide_nb.study.experiment, landslide_nb.weights.adapt # noqa: F401
+    torch.set_num_threads(1)
+
+def main(argv=None):
+    p = argparse.ArgumentParser('python -m benchmarks.kills', description=__doc__.split('\n')[0])
+    p.add_argument('steps', nargs='*', metavar='STEP', help=', '.join(STEPS))
+    p.add_argument('--times', type=int, default=20, help='kills of each step (default 20)')
+    p.add_argument('--seed', type=int, default=0, help='of the moments')
+    p.add_argument('--no-cases', dest='cases', action='store_false', help='only kill')
+    p.add_argument('--out', type=Path, default=HERE/'kills.md', help='page to write (default benchmarks/kills.md)')
+    args = p.parse_args(argv)
+    unknown = set(args.steps) - set(STEPS)
+    if unknown: p.error(f'unknown steps {", ".join(unknown)}; known are {", ".join(STEPS)}')
+    import_all()
+    kills, cases, details = [], [], []
+    words = ' '.join(sys.argv[1:] if argv is None else map(str, argv))
+    def say(*things): print(*things, sep='\n', flush=True)
+    for name in args.steps or STEPS:
+        try: more = do_step(STEPS[name], args, say)
+        except Exception as e: more = [], [], [f'{name}: not run: {type(e).__name__} {e}']
+        kills, cases, details = kills + more[0], cases + more[1], details + more[2]
+        args.out.write_text(page(words, kills, cases, details))
+    print('\n' + args.out.read_text())
+    return len(details)
+
+if __name__ == '__main__': sys.exit(min(1, main()))

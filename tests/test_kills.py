@@ -1,0 +1,75 @@
+"""Every step is killed twice at random moments, and what was disturbed otherwise is looked at too.
+
+`python -m benchmarks.kills` is the whole campaign; its page is `benchmarks/kills.md`. It runs in a process of its own, for
+a process with threads cannot be forked.
+"""
+import os, subprocess, sys
+
+import pytest
+
+from conftest import root
+
+QUICK = ('fetch', 'save_cube', 'make_chips', 'split_chips', 'save_model')
+TRAINED = ('finetune', 'adapt', 'experiment')
+
+def campaign(folder, steps, *options):
+    "The page of a short campaign"
+    page = folder/'kills.md'
+    words = [sys.executable, '-m', 'benchmarks.kills', '--times', '2', '--out', str(page), *options, *steps]
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
+    out = subprocess.run(words, cwd=root, env=env, capture_output=True, text=True, timeout=600)
+    assert page.exists(), out.stderr[-3000:]
+    return page.read_text()
+
+def rows(text, first):
+    "The rows of the table whose first column has this title"
+    lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line.startswith('|')]
+    starts = [k for k, line in enumerate(lines) if line[0] == first]
+    if not starts: return []
+    names, found = lines[starts[0]], []
+    for line in lines[starts[0] + 2:]:
+        if len(line) != len(names): break
+        found.append(dict(zip(names, line)))
+    return found
+
+def failures(text): return text.partition('## What failed')[2].strip()
+
+@pytest.fixture(scope='module')
+def quick(tmp_path_factory): return campaign(tmp_path_factory.mktemp('quick'), QUICK)
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory): return campaign(tmp_path_factory.mktemp('trained'), TRAINED, '--no-cases')
+
+def test_killed_at_random_moments_nothing_is_lost(quick):
+    assert {row['step'] for row in rows(quick, 'step')} == set(QUICK)
+    assert all(int(row['kills']) >= 2 for row in rows(quick, 'step'))
+    assert failures(quick) == ''
+
+def test_other_disturbances_end_in_a_sentence_and_leave_nothing(quick):
+    cases = rows(quick, 'case')
+    assert len({row['case'] for row in cases}) >= 6
+    assert [row for row in cases if not row['outcome'].startswith(('held', 'skipped'))] == []
+
+def test_killed_trainings_and_studies_end_with_the_undisturbed_result(trained):
+    assert {row['step'] for row in rows(trained, 'step')} == set(TRAINED)
+    assert failures(trained) == ''
+
+def test_a_campaign_finds_what_a_careless_step_leaves(tmp_path):
+    "A step that writes under the final name, and leaves a scratch file, is found out by the same means"
+    program = '''
+import time
+from argparse import Namespace
+from benchmarks import kills
+def careless(inputs, home):
+    (home/'.scratch').write_text('x')
+    with open(home/'result.txt', 'w', buffering=1) as f:
+        for k in range(20):
+            f.write(f'{k}\\n')
+            time.sleep(.02)
+    (home/'.scratch').unlink()
+kills.import_all()
+rows, cases, details = kills.do_step(kills.Step('careless', careless), Namespace(times=6, seed=0, cases=False), print)
+assert rows[0]['half made'] > 0, rows
+'''
+    out = subprocess.run([sys.executable, '-c', program], cwd=root, capture_output=True, text=True, timeout=300)
+    assert out.returncode == 0, out.stderr[-3000:]
