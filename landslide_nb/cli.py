@@ -241,6 +241,9 @@ def main(
     except LandslideError as e:
         print(f'landslide-nb: {e}', file=sys.stderr)
         return 1
+    except MemoryError:
+        print('landslide-nb: out of memory; close other programs, or take a smaller scene, smaller tiles (--tile) or fewer workers.', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print('landslide-nb: interrupted', file=sys.stderr)
         return 130

@@ -181,6 +181,7 @@ def _open_lock(lock:Path) -> TextIO: # locked, where locks can be had
         f.close()
     return open(lock, 'w')
 
+# %% ../nbs/00_core.ipynb #9752f2bd
 @contextmanager
 def _locked(tmp:Path) -> Iterator[None]: # a hidden name, not there yet
     lock = tmp.with_name(f'{tmp.name}.lock')
@@ -252,6 +253,7 @@ def _put_in_place(tmp:Path, path:Path) -> None: # a folder takes the place of an
         os.replace(path, old)
         os.replace(tmp, path)
 
+# %% ../nbs/00_core.ipynb #6f33e488
 @contextmanager
 def atomic(
     path:str|Path,   # file or folder to write

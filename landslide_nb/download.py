@@ -184,6 +184,7 @@ def check_zip(
 # %% ../nbs/01_download.ipynb #340605f6
 SMALL_BYTES = 2**30 # a zip that unpacks to less does no harm
 
+# %% ../nbs/01_download.ipynb #fa031075
 def check_ratio(
     infos:list, # of zipfile.ZipInfo
     path:Path,  # of the zip
@@ -276,12 +277,14 @@ def remove_part(
     "Remove what a call left that was killed after it had unpacked"
     with suppress(OutputError), sole_writer(part): part.unlink(missing_ok=True) # a folder that is only read needs none of it
 
+# %% ../nbs/01_download.ipynb #876e2e26
 def part_of(
     path:Path, # where a zip would lie
 ) -> Path:
     "Where it grows while it is downloaded"
     return path.with_name(f'{path.name}.part')
 
+# %% ../nbs/01_download.ipynb #82647187
 def fetch_zip(
     path:Path,    # where the zip would lie
     target:Path,  # becomes the cube
@@ -294,6 +297,7 @@ def fetch_zip(
     file = zenodo_file(path.name, base_url, advice)
     with sole_writer(part): _fetch_part(part, target, url, file, advice)
 
+# %% ../nbs/01_download.ipynb #ccded111
 def _fetch_part(part:Path, target:Path, url:str, file:dict, advice:str) -> None: # nobody else writes it now
     download(url, part, file['size'], advice)
     try:

@@ -264,6 +264,7 @@ class CellColumn:
     title:str   # above the column
     format:str  # of its numbers, as Bokeh's NumberFormatter reads it
 
+# %% ../../nbs/64_browser.words.ipynb #4b92a249
 CELL_COLUMNS = (CellColumn('rank', 'rank', '#', '0'),
                 CellColumn('expected (ha)', 'expected_m2', 'area (ha)', '0,0.00'),
                 CellColumn('at least (ha)', 'low_m2', 'at least (ha)', '0,0.00'),

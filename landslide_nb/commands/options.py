@@ -10,7 +10,7 @@ __all__ = ['CUBE', 'MODEL', 'CHANNELS', 'path_word', 'say', 'crs_word', 'number_
 import argparse, os
 from pathlib import Path
 
-from ..core import EVENTS, CubeError, Event, EventError, OutputError, get_event
+from ..core import EVENTS, CubeError, Event, EventError, OutputError, get_event, remove_abandoned
 
 # %% ../../nbs/70_commands.options.ipynb #f0b427aa
 def say(
@@ -138,6 +138,7 @@ def refuse_overwrite(
 ) -> None:
     "Raise `OutputError` if a model file exists already or cannot be written"
     path = Path(path)
+    remove_abandoned(path)
     if path.exists(): raise OutputError(f"{path} exists already; give another name or remove it first.")
     if path.suffix != '.safetensors': raise OutputError(f"{path}: model files end in .safetensors.")
     above = next(p for p in path.resolve().parents if p.exists())

@@ -40,6 +40,7 @@ def chip_corners(
 # %% ../../nbs/18_data.chips.ipynb #d834f975
 FILES = ('chips.npy', 'masks.npy', 'table.parquet', 'meta.json') # of a chip set
 
+# %% ../../nbs/18_data.chips.ipynb #e78dcbc6
 class ChipSet:
     "Chips on disk, read through memory maps; make one with `make_chips`"
     def __init__(self,
@@ -324,6 +325,7 @@ def pair(self:ChipStack,
     chips, i = self._at(row)
     return torch.from_numpy(np.array(chips.chips[i]))
 
+# %% ../../nbs/18_data.chips.ipynb #f787fecd
 @patch
 def truth(self:ChipStack,
     row:int,

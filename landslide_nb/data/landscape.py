@@ -395,6 +395,7 @@ def draw_slides(
 # %% ../../nbs/15_data.landscape.ipynb #825cd948
 TYPICAL_KM2 = 1e-3 # about a third of the mean area, so enough landslides are drawn to fill the share
 
+# %% ../../nbs/15_data.landscape.ipynb #a9e1907c
 def landslides(
     region:Region,
     seed:int,

@@ -307,6 +307,7 @@ def _as_cube(region, planned, images, ground, grid):
     cube = cube.assign_coords(time=times, y=grid.y, x=grid.x, orbit=('time', [overpass.orbit for overpass in planned]))
     return cube.rio.write_crs(grid.crs)
 
+# %% ../../nbs/16_data.simulate.ipynb #006859d7
 def _event_attrs(region):
     event = get_event(region.event)
     return dict(event_name=event.name, event_start=event.start, event_end=event.end)

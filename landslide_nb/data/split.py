@@ -85,6 +85,7 @@ def _shared_pixels(used, size): # -> sentences about chips of different parts th
     def name(k): return f"{rows[k]} ({split[k]})"
     return [f"{name(i[k])} and {name(j[k])}" for k in bad]
 
+# %% ../../nbs/19_data.split.ipynb #f087afec
 def _broken_blocks(used): # -> sentences about chips in another part than the rest of their block
     first = used.groupby('block').split.transform('first')
     bad = used[(used.block >= 0) & (used.split != first)]

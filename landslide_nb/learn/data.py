@@ -72,6 +72,7 @@ def _first(values, n):
     if isinstance(values, Tensor): values = values.as_subclass(Tensor)
     return np.asarray(values[:n])
 
+# %% ../../nbs/25_learn.data.ipynb #fed3b003
 def _draw(axes, panels):
     for ax, (_, image, options) in zip(axes, panels):
         ax.imshow(image, **options)
@@ -397,6 +398,7 @@ def _pixel_metres(chips):
 # %% ../../nbs/25_learn.data.ipynb #92689529
 TRAIT_CHIPS = 300 # chips looked at, at most
 
+# %% ../../nbs/25_learn.data.ipynb #5b8cf59d
 def trait_ranges(
     chips:ChipSet|ChipStack|list, # split
 ) -> dict:                        # trait -> [low, high]; empty for chips without VV or VH

@@ -23,6 +23,7 @@ from ..core import ModelError
 # %% ../../nbs/22_learn.metrics.ipynb #1b794922
 IGNORE = 255 # truth of a pixel nobody mapped
 
+# %% ../../nbs/22_learn.metrics.ipynb #3c5ded8a
 def check_same_pixels(
     values:np.ndarray|Tensor, # predictions of any kind
     truth:np.ndarray|Tensor,  # should have the same shape

@@ -119,6 +119,7 @@ def _weights_to_save(model, half): # name -> tensor on the CPU
     if not half: return weights
     return {k: v.half() if v.ndim == 4 else v for k, v in weights.items()}
 
+# %% ../../nbs/21_learn.models.ipynb #68f30d3d
 def _check_finite(path, weights):
     for name, v in weights.items():
         if torch.isfinite(v).all(): continue
@@ -191,6 +192,7 @@ def _read_metadata(path): # the header as text
 # %% ../../nbs/21_learn.models.ipynb #ce6933db
 _KINDS = dict(version=int, arch=str, stage=int, config=dict, **dict.fromkeys(HEADER_PARTS, dict))
 
+# %% ../../nbs/21_learn.models.ipynb #d27b13de
 def _parse_header(path, text):
     try: header = json.loads(text)
     except (ValueError, RecursionError) as e: raise ModelError(f"{path}: its header is not JSON ({e}).") from e
@@ -229,6 +231,7 @@ def _read_weights(path): # name -> tensor; half precision becomes single
 # %% ../../nbs/21_learn.models.ipynb #02b9127d
 def _describe(tensor): return 'nothing' if tensor is None else f'{tuple(tensor.shape)} {tensor.dtype}'
 
+# %% ../../nbs/21_learn.models.ipynb #82aba298
 def _check_weights(path, weights, wanted): # both name -> tensor
     for name in sorted({*weights, *wanted}):
         found, expected = _describe(weights.get(name)), _describe(wanted.get(name))
@@ -309,6 +312,7 @@ def _cpu_has_bfloat16():
     capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
     return any(capabilities.get(k) for k in ('avx512_bf16', 'amx_bf16'))
 
+# %% ../../nbs/21_learn.models.ipynb #fcc36de5
 def fast_dtype(
     device:str|torch.device, # where to compute
 ) -> torch.dtype|None:       # bfloat16, or None: stay with float32

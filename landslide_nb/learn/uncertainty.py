@@ -53,11 +53,13 @@ def _log_ratio(areas, rows): # rows (..., n) -> (...), logarithm of all true ove
 # %% ../../nbs/24_learn.uncertainty.ipynb #d984e09a
 _DRAWS = 2000 # of the bootstrap
 
+# %% ../../nbs/24_learn.uncertainty.ipynb #64a28cf1
 def _draw_ratios(areas, seed): # (_DRAWS,)
     n = len(areas)
     rows = np.random.default_rng(seed).integers(n, size=(_DRAWS, n))
     return _log_ratio(areas, rows)
 
+# %% ../../nbs/24_learn.uncertainty.ipynb #5dd552aa
 def _for_being_few(n, tail): # factor on the spread of a bootstrap of n blocks
     from scipy.stats import norm, t as student
     by_student = student.ppf(1-tail, n-1)
@@ -167,6 +169,7 @@ def _widest(intervals): # [(low, high), ...] -> (low, high)
     low, high = zip(*intervals)
     return np.minimum.reduce(low), np.maximum.reduce(high)
 
+# %% ../../nbs/24_learn.uncertainty.ipynb #e6fb9d84
 def _interval(expected, pixels, errors):
     large = _large_intervals(expected, pixels, errors)
     if not large: return _add_own_errors(expected, pixels, errors)
@@ -272,6 +275,7 @@ def errors_at_place(
 # %% ../../nbs/24_learn.uncertainty.ipynb #075b0b09
 CLAIMS = .5, .6, .7, .8, .9, .95
 
+# %% ../../nbs/24_learn.uncertainty.ipynb #2f705f34
 def _claim_and_truth(counts, errors, claim): # a row of the curve
     low, high = area_interval(counts.predicted, counts.pixels, errors)
     width = (high-low).mean()
@@ -335,12 +339,14 @@ def fit_chips(
 # %% ../../nbs/24_learn.uncertainty.ipynb #0674ba2b
 BEYOND = 1.5 # times the highest share, or less than the lowest over it, is unlike
 
+# %% ../../nbs/24_learn.uncertainty.ipynb #d33dd145
 def _doubts_of_fit(calibration):
     reason = calibration.get('reason')
     if not reason: return []
     return [f"The model could not be calibrated well ({reason}): take its probabilities as a ranking, "
             "or validate it on chips with more landslides."]
 
+# %% ../../nbs/24_learn.uncertainty.ipynb #5058098b
 def _doubts_of_share(share, low, high): # low, high: of the validation chips
     if low/BEYOND <= share <= high*BEYOND: return []
     return [f"The map expects landslides on {share:.2g} of the scene, its validation chips held {low:.2g} to {high:.2g}: "

@@ -41,6 +41,7 @@ if TYPE_CHECKING: # geopandas and its kind are loaded when they are needed
 # %% ../../nbs/33_mapping.areas.ipynb #2cd9991b
 NEIGHBOURS = np.ones((3, 3)) # pixels that touch at a side or a corner are connected
 
+# %% ../../nbs/33_mapping.areas.ipynb #572d6816
 def without_specks(
     over:np.ndarray, # (y, x) bool
     area:np.ndarray, # (y, 1) m2 of a pixel in each row
@@ -247,6 +248,7 @@ def may_be_large(
 POLYGON_COLUMNS = ['area_m2', 'mean_probability', 'max_probability', 'elongation',
                    'mean_slope', 'downslope', 'geometry'] # slope in degrees, downslope in degrees east of north
 
+# %% ../../nbs/33_mapping.areas.ipynb #b9b22563
 def landslide_polygons(
     prob:xr.DataArray,   # dims (y, x), calibrated probability, in memory or lazy
     threshold:float=.5,  # lowest probability inside a polygon
@@ -337,6 +339,7 @@ def middle_of(
     if areas.crs.is_geographic: return areas.geometry.representative_point()
     return areas.geometry.centroid.to_crs(4326)
 
+# %% ../../nbs/33_mapping.areas.ipynb #043f1a57
 def m2_of_pixels(
     areas:'GeoDataFrame', # with expected_m2, expected_px
 ) -> pd.Series:           # m2
@@ -397,6 +400,7 @@ def cell_windows(
 # %% ../../nbs/33_mapping.areas.ipynb #ae69c85d
 CELL_FIELDS = ['expected_m2', 'expected_px', 'pixels', 'max_probability', 'valid_fraction', 'geometry']
 
+# %% ../../nbs/33_mapping.areas.ipynb #1f72dd6e
 def ranked_cells(
     prob:xr.DataArray,  # dims (y, x), calibrated probability, in memory or lazy
     cell:float=1000.,   # side of a cell, m
@@ -417,6 +421,7 @@ def ranked_cells(
 ZONE_FIELDS = [*CELL_FIELDS, 'low_m2', 'high_m2', 'rank', 'lon', 'lat'] # what a map adds
 TAKEN_NAMES = {'', 'fid', 'geom', *ZONE_FIELDS}
 
+# %% ../../nbs/33_mapping.areas.ipynb #bbf016ed
 def free_name(
     name:str,       # of a column
     taken:set[str], # names of others, lower case
@@ -512,6 +517,7 @@ def can_be_stored(
     except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError): return False
     return True
 
+# %% ../../nbs/33_mapping.areas.ipynb #c58f5243
 def refuse_unstorable(
     table:'GeoDataFrame', # of `with_free_names`
     source:str,           # what an error calls it

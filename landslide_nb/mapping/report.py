@@ -91,6 +91,7 @@ def overlap_scores(
 # %% ../../nbs/34_mapping.report.ipynb #8e29a268
 LOG_RATIOS = dict(auprc_log_ratio=1, auprc_log_ratio_smoothed=5) # key -> side of the averaging box, pixels
 
+# %% ../../nbs/34_mapping.report.ipynb #3c5ae06f
 def add_baselines(
     baselines:dict[str, StreamingAP], # by the names of `LOG_RATIOS`
     pair:xr.Dataset,   # dims (moment, y, x), dB
@@ -265,6 +266,7 @@ def scene_extent(
 # %% ../../nbs/34_mapping.report.ipynb #c0d2b88e
 MARGINS = dict(left=.06, right=.99, top=.93, bottom=.1, wspace=.06) # by hand: to measure them takes as long as to draw
 
+# %% ../../nbs/34_mapping.report.ipynb #6052b8f2
 def plot_scene(
     pair:xr.Dataset,    # dims (moment, y, x), dB
     prob:xr.DataArray,  # dims (y, x), calibrated probability
@@ -358,6 +360,7 @@ def scene_table(
 # %% ../../nbs/34_mapping.report.ipynb #c1425974
 CELLS_HEAD = ['rank', 'latitude', 'longitude', 'expected', 'from', 'to', 'highest probability']
 
+# %% ../../nbs/34_mapping.report.ipynb #b0f1dc41
 def cells_table(
     worst:'GeoDataFrame', # of `ranked_cells` or `ranked_zones`
 ) -> str:                 # HTML

@@ -7,10 +7,10 @@ __all__ = ['CACHE_BYTES', 'NUMBER_LAYER', 'CLASS_LAYER', 'PAIR_BANDS', 'UNITS', 
            'LEFT_BEHIND', 'OF_SYSTEMS', 'LAST', 'STAY', 'bounded', 'LayerKind', 'overview_factors', 'write_plain',
            'add_overviews', 'compress_cog', 'write_cog', 'open_cog', 'with_grid', 'pair_bands', 'layers_beside',
            'write_rasters', 'from_cogs', 'item_dates', 'grid_properties', 'made_properties', 'add_files', 'stac_item',
-           'hidden_folder', 'clear_unfinished', 'cannot_write', 'can_continue', 'new_run_folder', 'moving_order',
-           'move_file', 'fill_folder', 'put_in_place', 'whole_folder', 'LayerOptions', 'find_layers', 'map_attrs',
-           'threshold_of', 'model_facts', 'scene_pixels', 'expected_interval', 'map_warnings', 'layer_facts',
-           'write_json', 'write_page', 'write_products']
+           'hidden_folder', 'clear_unfinished', 'cannot_write', 'can_continue', 'clear_tiles', 'new_run_folder',
+           'moving_order', 'move_file', 'fill_folder', 'put_in_place', 'whole_folder', 'LayerOptions', 'find_layers',
+           'map_attrs', 'threshold_of', 'model_facts', 'scene_pixels', 'expected_interval', 'map_warnings',
+           'layer_facts', 'write_json', 'write_page', 'write_products']
 
 # %% ../../nbs/35_mapping.runfolder.ipynb #b77a5d1a
 import errno, json, os, shutil
@@ -178,6 +178,7 @@ def layers_beside(
 # %% ../../nbs/35_mapping.runfolder.ipynb #18f635ea
 UNITS = dict(dem='m', truth='1')
 
+# %% ../../nbs/35_mapping.runfolder.ipynb #bb4c7eed
 def write_rasters(
     folder:Path,       # run folder
     pair:xr.Dataset,   # dims (moment, y, x), dB, in memory or lazy
@@ -284,6 +285,7 @@ def hidden_folder(
 # %% ../../nbs/35_mapping.runfolder.ipynb #4d184d13
 UNFINISHED = '.unfinished'
 
+# %% ../../nbs/35_mapping.runfolder.ipynb #61a90688
 def clear_unfinished(
     folder:Path,
 ) -> None:
@@ -310,6 +312,7 @@ def cannot_write(
 LEFT_BEHIND = {'.half', '.tiles', '.moved'} # of a killed mapping, inside its folder
 OF_SYSTEMS = {'lost+found', '.DS_Store', '.Trashes', '.Spotlight-V100', '.fseventsd', 'System Volume Information', 'desktop.ini'}
 
+# %% ../../nbs/35_mapping.runfolder.ipynb #34f48e62
 def can_continue(
     folder:Path,
 ) -> bool:
@@ -320,13 +323,22 @@ def can_continue(
     except OSError: return False
     return bool(found) and found <= LEFT_BEHIND | OF_SYSTEMS and os.access(folder, os.W_OK)
 
+# %% ../../nbs/35_mapping.runfolder.ipynb #4c20d0cc
+def clear_tiles(
+    folder:Path,
+) -> None:
+    "Remove the tiles of a mapping that ended: its run folder is whole"
+    if (folder/'probability.tif').exists(): shutil.rmtree(hidden_folder(folder.resolve(), 'tiles'), ignore_errors=True)
+
 # %% ../../nbs/35_mapping.runfolder.ipynb #19ec00cf
 def new_run_folder(
     path:str|Path, # new or empty, or that of a mapping that was cut off; ~ is the home folder
 ) -> Path:         # absolute
     "Create or continue a run folder; raises `OutputError` for one that holds something else or cannot be written"
     folder = Path(os.path.expanduser(path))
-    if not can_continue(folder): new_folder(folder)
+    if not can_continue(folder):
+        clear_tiles(folder)
+        new_folder(folder)
     try: return folder.resolve()
     except OSError as e: raise cannot_write(folder, e) from e
 
@@ -374,6 +386,7 @@ def fill_folder(
 # %% ../../nbs/35_mapping.runfolder.ipynb #d395769d
 STAY = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTEMPTY) # a folder that may not be replaced
 
+# %% ../../nbs/35_mapping.runfolder.ipynb #3d13bc37
 def put_in_place(
     half:Path,  # whole products
     final:Path, # run folder; holds nothing yet

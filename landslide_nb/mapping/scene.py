@@ -169,6 +169,7 @@ def config_key(
 SHIPPED_CONFIG = dict(arch='unet', stage=2, channels=2, moments=3, width=24, levels=5, embedding=0)
 MEASURED = {config_key(SHIPPED_CONFIG): (89, 16)} # configuration of a network -> (radius, stride), pixels
 
+# %% ../../nbs/31_mapping.scene.ipynb #c09d73a3
 def measured(
     model:torch.nn.Module, # network of `build_model` or `frozen_model`
 ) -> tuple[int, int]:      # (radius of the receptive field, stride), pixels
@@ -209,6 +210,7 @@ def pixels_beyond(
 # %% ../../nbs/31_mapping.scene.ipynb #16d75c53
 PASS_WINDOW = 512 # what goes through the network at once, pixels a side; more leaves the processor's cache
 
+# %% ../../nbs/31_mapping.scene.ipynb #c1b86475
 def map_window(
     x:np.ndarray,   # (moment, channel, y, x), dB: a tile with its halo
     window:Tile,    # a part of it

@@ -81,11 +81,13 @@ class Tile:
         "Where the own pixels lie within those that are read"
         return _within(self.ys, self.outer_ys), _within(self.xs, self.outer_xs)
 
+# %% ../../nbs/30_mapping.tiles.ipynb #ca607b7c
 def _within(own, outer): return slice(own.start - outer.start, own.stop - outer.start)
 
 # %% ../../nbs/30_mapping.tiles.ipynb #13ea9712
 WHOLE = (slice(None), slice(None))
 
+# %% ../../nbs/30_mapping.tiles.ipynb #716e5d61
 def cut_tiles(
     shape:tuple[int, int], # (rows, columns) of the scene
     tile:int,              # wished tile, pixels
@@ -102,6 +104,7 @@ def cut_tiles(
 # %% ../../nbs/30_mapping.tiles.ipynb #d535f071
 NOTHING = np.empty((0, 0), 'float32')
 
+# %% ../../nbs/30_mapping.tiles.ipynb #67b46650
 def one_block(
     function:Callable, # of (moment, channel, y, x) pixels and `inner`, where the tile lies in them
     x:np.ndarray|da.Array, # (moment, channel, y, x), dB: the whole scene

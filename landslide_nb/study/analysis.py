@@ -108,6 +108,7 @@ def _read_json(path): # -> names and values
     if isinstance(about, dict): return about
     raise AnalysisError(f"{path} is damaged; it holds {short(about)} instead of names and values.")
 
+# %% ../../nbs/55_study.analysis.ipynb #b4a6d968
 def _read_about(folder): # -> what spec.json says: format, code, spec
     path = folder/'spec.json'
     about = {'code': '', **_read_json(path)}
@@ -123,6 +124,7 @@ def _read_table(path): # -> the table; text that is no UTF-8 fails here, not whe
     for name in table.select_dtypes(exclude=['number', 'bool']): table[name].unique().tolist()
     return table
 
+# %% ../../nbs/55_study.analysis.ipynb #f8671e5e
 def _read_tables(folder): # -> those of TABLES
     try: tables = [_read_table(folder/f'{name}.parquet') for name in TABLES]
     except (OSError, ValueError) as e: raise AnalysisError(

@@ -48,6 +48,7 @@ def is_path(
     try: return Path(name).exists()
     except OSError: return False
 
+# %% ../../nbs/52_study.protocol.ipynb #ce30179b
 def parts_of(
     source:str, # none, or start weights and regions joined by +
 ) -> list[str]: # in the order given
@@ -120,6 +121,7 @@ def check_lists(
 # %% ../../nbs/52_study.protocol.ipynb #a1b7318c
 MOST_COUNT = 10**6 # no count of a study is larger: more chips, pixels or repetitions would never end
 
+# %% ../../nbs/52_study.protocol.ipynb #031c6ca0
 def check_whole(
     counts:dict, # name -> value
 ) -> None:

@@ -28,6 +28,7 @@ MINUS = ("Same seed, same budget, same chips, minus no pretraining, with 95 % in
 TIMES = ("Same seed, same budget, same chips, divided by no pretraining: geometric mean over seeds with 95 % interval. "
          "**\\*** marks intervals that exclude one; nothing else is a difference.")
 
+# %% ../../nbs/57_study.report.ipynb #b35550d8
 def has_pairs(
     results:Results,
 ) -> bool:

@@ -136,6 +136,7 @@ def _save_scenes(folder, place, seeds, side, bar):
         bar.update()
     return paths
 
+# %% ../../nbs/41_weights.adapt.ipynb #0ae297a0
 def _chips_of(paths, side, size, fractions):
     from landslide_nb.data.chips import make_chips
     from landslide_nb.data.split import split_chips
@@ -202,6 +203,7 @@ def _trained_on(net, spec, chips, epochs, epoch_chips, seed):
     fit_bar(learn, epochs, 'adapt')
     return learn
 
+# %% ../../nbs/41_weights.adapt.ipynb #28fd1faa
 def _known_here(spec, chips, place):
     from landslide_nb.learn.data import trait_ranges
     return known_traits(spec.get('domain', {}), trait_ranges(chips), place.pixel)
