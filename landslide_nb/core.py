@@ -50,7 +50,7 @@ def to_power(
 
 # %% ../nbs/00_core.ipynb #32a9406f
 _DATE = re.compile(
-    r'(?P<year>\d{4})(?:-(?P<month>\d{1,2})-(?P<day>\d{1,2})|(?P<compact>\d{4}))'
+    r'(?P<year>[12]\d{3})(?:-(?P<month>\d{1,2})-(?P<day>\d{1,2})|(?P<compact>\d{4}))'
     r'(?:[T ](?P<time>\d{2}(?::?\d{2}(?::?\d{2}(?:[.,]\d+)?)?)?)\s*(?P<zone>Z|[+-]\d{2}(?::?\d{2})?)?)?'
 )
 DATE_WORDS = 'write dates as YYYY-MM-DD or YYYYMMDD, with a time of day if there is one' # what an error suggests
