@@ -222,8 +222,10 @@ def _most_covered(
     height, width = rows.stop - rows.start, columns.stop - columns.start
     cover = fine.reshape(height, FINER, width, FINER).mean((1, 3))
     pixels = max(1, round(polygon.area/abs(like.rio.transform().determinant)))
-    least = np.sort(cover, axis=None)[-min(pixels, cover.size)]
-    return cover >= max(least, 1e-9)
+    most = np.argsort(-cover, axis=None, kind='stable')[:pixels]
+    kept = np.zeros(cover.shape, bool)
+    kept.flat[most] = cover.flat[most] > 0
+    return kept
 
 # %% ../../nbs/10_data.grid.ipynb #6fe55461
 def _keep_small(
