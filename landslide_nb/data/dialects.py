@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ORBIT_WORDS', 'TRANSFORM_NAMES', 'NO_DATA_NAMES', 'LIMITS', 'GAP_CODES', 'CLEAN', 'LARGEST_CODE', 'DIM_NAMES',
-           'ORBIT_NAMES', 'LABEL_NAMES', 'SPACE_DIMS', 'COHERENCE_NAMES', 'SLOPE_NAMES', 'read_dates',
-           'read_date_pairs', 'read_orbits', 'guess_orbits', 'find_crs', 'centre_lon_lat', 'declared_no_data', 'NoData',
-           'Gaps', 'clean_label', 'canonical']
+           'ORBIT_NAMES', 'LABEL_NAMES', 'SPACE_DIMS', 'BAND_DIMS', 'BAND_NAME', 'COHERENCE_NAMES', 'SLOPE_NAMES',
+           'FRAMES_WITHIN', 'TRACK_NAMES', 'read_dates', 'read_date_pairs', 'read_orbits', 'guess_orbits', 'find_crs',
+           'centre_lon_lat', 'declared_no_data', 'NoData', 'Gaps', 'clean_label', 'polarisation_of', 'one_pass_a_day',
+           'canonical']
 
 # %% ../../nbs/11_data.dialects.ipynb #5f8072cf
 import math
@@ -265,10 +266,14 @@ def _in_order(
     return ds
 
 # %% ../../nbs/11_data.dialects.ipynb #f5e3b495
+def _grid_of(ds:xr.Dataset, crs:CRS) -> xr.Dataset: # coordinates y, x, spatial_ref; no data
+    "The axes of a dataset with their CRS"
+    return xr.Dataset(coords={'y': ds.y, 'x': ds.x}).rio.write_crs(crs)
+
 def _write_grid(ds:xr.Dataset, crs:CRS|None) -> xr.Dataset: # with `spatial_ref` if there is a CRS
     "Write CRS and transform the rioxarray way"
     if crs is None: return ds
-    axes = xr.Dataset(coords={'y': ds.y, 'x': ds.x}).rio.write_crs(crs)
+    axes = _grid_of(ds, crs)
     axes = axes.rio.write_transform(axes.rio.transform(recalc=True))
     return ds.assign_coords(spatial_ref=axes.spatial_ref)
 
@@ -300,6 +305,12 @@ LIMITS = { # variable -> lowest and highest value that can be meant
 }
 GAP_CODES = (9999., 32767., 32768., 65535., 99999., 999999.) # powers that nobody measured
 
+# %% ../../nbs/11_data.dialects.ipynb #516d03b5
+def _equal(values:np.ndarray, code:float) -> np.ndarray: # bool
+    "Where values are a number, as exactly as their own type can hold it"
+    if values.dtype.kind != 'f': return values == code
+    with np.errstate(over='ignore'): return values == values.dtype.type(code)
+
 # %% ../../nbs/11_data.dialects.ipynb #3fc5e15d
 class NoData:
     "What is no data in one variable: turns its values into float32 with NaN, and counts what nobody declared"
@@ -319,7 +330,7 @@ class NoData:
     ) -> tuple[np.ndarray, int, float]: # float32, NaN = no data; how many nobody declared, one of them
         "The values without their gaps"
         clean = values.astype('float32')
-        for code in self.declared: clean[values == values.dtype.type(code) if values.dtype.kind == 'f' else values == code] = np.nan
+        for code in self.declared: clean[_equal(values, code)] = np.nan
         low, high = self.limits
         odd = (clean < low) | (clean > high)
         if self.undeclared and (clean > 9000).any(): odd |= np.isin(clean, self.undeclared)
@@ -411,17 +422,24 @@ def _by_block(
     blocks = da.core.unify_chunks(*(part for o in data for part in (da.asarray(o), 'tyx')))[1]
     return da.map_blocks(_clean_both, *blocks, dtype='float32', meta=np.empty((0, 0, 0), 'float32'), **options)
 
-# %% ../../nbs/11_data.dialects.ipynb #79c16d05
+# %% ../../nbs/11_data.dialects.ipynb #5ee7f1b4
+def _without_declared(
+    layer:xr.DataArray, # any dims
+) -> xr.DataArray:      # float32, lazy if it was
+    "A layer with NaN where it holds a number that it declares as no data, unpacked"
+    declared = declared_no_data(layer.attrs)
+    number = layer.astype('float32')
+    if declared: number = number.where(~layer.isin(declared))
+    return _unpack(number, _packing(layer.attrs)).astype('float32').drop_attrs()
+
+# %% ../../nbs/11_data.dialects.ipynb #8b2fd021
 def _in_limits(
-    layer:xr.DataArray, # any dims, unpacked
+    layer:xr.DataArray, # any dims
     name:str,           # dem | slope | coherence
 ) -> xr.DataArray:      # float32, lazy if it was
-    "A layer with NaN where it declares no data or cannot be meant"
-    declared = declared_no_data(layer.attrs)
+    "A layer with NaN where its values cannot be meant"
     low, high = LIMITS[name]
-    kept = (layer >= low) & (layer <= high)
-    if declared: kept &= ~layer.isin(declared)
-    return layer.astype('float32').where(kept)
+    return layer.where((layer >= low) & (layer <= high))
 
 # %% ../../nbs/11_data.dialects.ipynb #03bcae15
 LARGEST_CODE = 65535 # of a label: this and more are gaps
@@ -445,7 +463,7 @@ def _count_codes(label:xr.DataArray) -> dict[float, int]: # value -> pixels
 # %% ../../nbs/11_data.dialects.ipynb #77e7543b
 def _some(codes:dict[float, int]) -> str:
     "Some values of a label and their pixels, in words"
-    first = [f'{code:g} in {n:,} pixels' for code, n in list(codes.items())[:3]]
+    first = [f'{code:g} ({n:,} px)' for code, n in list(codes.items())[:3]]
     return ', '.join(first) + (', ...' if len(codes) > 3 else '')
 
 # %% ../../nbs/11_data.dialects.ipynb #b66cd12d
@@ -519,6 +537,35 @@ ORBIT_NAMES = ('orbit', 'sat:orbit_state', 'sat_orbit_state', 'orbit_state', 'or
 LABEL_NAMES = ('landslides', 'landslide')
 SPACE_DIMS = ('y', 'x', 'lat', 'lon', 'latitude', 'longitude') # axes of the grid in any dialect
 
+# %% ../../nbs/11_data.dialects.ipynb #3ef6fe3f
+BAND_DIMS = ('band', 'bands', 'polarization', 'polarisation', 'pol', 'variable', 'channel')
+BAND_NAME = re.compile(r'(?:.*[^a-z])?(vv|vh)(?:[^a-z].*)?') # of a polarisation, perhaps among other words
+
+def polarisation_of(
+    text:object, # name of a band
+) -> str|None:   # vv | vh, or None
+    "The polarisation that a name means"
+    found = BAND_NAME.fullmatch(_as_text(text).strip().lower())
+    return found[1] if found else None
+
+# %% ../../nbs/11_data.dialects.ipynb #2284e1a7
+def _band_labels(var:xr.DataArray, dim:str) -> list:
+    "What a variable calls its bands"
+    names = np.ravel(np.asarray(var.attrs.get('long_name', []), dtype=object))
+    if len(names) == var.sizes[dim]: return names.tolist()
+    return var[dim].values.tolist() if dim in var.coords else []
+
+# %% ../../nbs/11_data.dialects.ipynb #3f8a277d
+def _split_bands(ds:xr.Dataset) -> xr.Dataset:
+    "Give polarisations that are stacked along a dim a variable each"
+    for name, var in ds.data_vars.items():
+        dim = next((o for o in BAND_DIMS if o in var.dims), None)
+        if dim is None: continue
+        found = {polarisation_of(o): k for k, o in enumerate(_band_labels(var, dim))}
+        bands = {pol: var.isel({dim: k}, drop=True) for pol, k in found.items() if pol}
+        if bands: ds = ds.drop_vars(name).assign({k: v.drop_vars(dim, errors='ignore') for k, v in bands.items()})
+    return ds
+
 # %% ../../nbs/11_data.dialects.ipynb #ded3c20e
 COHERENCE_NAMES = ('coherence', 'topophase.cor_1', 'topophase.cor', 'phsig.cor_1', 'phsig.cor')
 
@@ -558,23 +605,57 @@ def _require_axes(ds:xr.Dataset, source:str|Path) -> None:
         found = ', '.join(map(str, ds.sizes))
         raise CubeError(f"{source or 'The dataset'} has no coordinate {axis} (found {found}); a cube needs time, y and x.")
 
-# %% ../../nbs/11_data.dialects.ipynb #96b92b51
-def _orbits(
+# %% ../../nbs/11_data.dialects.ipynb #d3564fac
+def _written_orbits(
     ds:xr.Dataset, # renamed
 ) -> np.ndarray:   # (time,)
-    "Orbit direction of each pass"
+    "Orbit direction of each pass, as the file says"
     name = _first_of(ORBIT_NAMES, ds)
     satellite = str(ds.attrs.get('satellite', '')).lower()
-    said = ds[name].values if name else satellite.removeprefix('s1').strip('-_')
+    word = satellite.removeprefix('s1').strip('-_')
+    said = ds[name].values if name else word if len(word) > 1 else '' # S1A names a satellite, no direction
     return np.broadcast_to(read_orbits(said), ds.sizes['time'])
 
-# %% ../../nbs/11_data.dialects.ipynb #251e8f35
+# %% ../../nbs/11_data.dialects.ipynb #78d086ee
+def _orbits(
+    ds:xr.Dataset, # renamed, with datetimes and centres
+    crs:CRS|None,
+    source:str|Path,
+) -> np.ndarray:   # (time,)
+    "Orbit direction of each pass, from the time of day where the file does not say; warns of unknown ones"
+    orbit = _written_orbits(ds)
+    time = ds.time.values
+    has_clock = time != time.astype('datetime64[D]')
+    guessed = (orbit == 'unknown') & has_clock
+    if guessed.any() and crs is not None:
+        lon, _ = centre_lon_lat(_grid_of(ds, crs))
+        orbit = np.where(guessed, guess_orbits(time, lon), orbit)
+    unknown = int((orbit == 'unknown').sum())
+    if unknown:
+        _say(f"{source or 'The dataset'}: the orbit direction of {unknown} of {len(orbit)} passes is unknown, so ascending and descending passes "
+             "may be mixed; write it into a coordinate `orbit` along time.")
+    return orbit
+
+# %% ../../nbs/11_data.dialects.ipynb #437f0f42
+def _one_band(var:xr.DataArray, source:str|Path) -> xr.DataArray: # (time, y, x)
+    "VV or VH of real numbers without further dims; raises `CubeError` if there are more"
+    where = f"{var.name} in {source or 'the dataset'}"
+    if var.dtype.kind not in 'iuf':
+        raise CubeError(f"{where} holds {var.dtype}; a cube needs real numbers: gamma0 as linear power.")
+    others = {d: n for d, n in var.sizes.items() if d not in ('time', 'y', 'x')}
+    long = [f'{d} ({n})' for d, n in others.items() if n > 1]
+    if long or not {'y', 'x'} <= set(var.dims):
+        raise CubeError(f"{where} has dims {', '.join(map(str, var.dims))}; choose one layer of {', '.join(long) or 'it'}, so that time, y and x are left.")
+    return var.isel({d: 0 for d in others}, drop=True).transpose('time', 'y', 'x')
+
+# %% ../../nbs/11_data.dialects.ipynb #a850494d
 def _passes(
     ds:xr.Dataset, # renamed
-) -> dict[str, xr.DataArray]: # vv and vh (time, y, x) float32, those that there are
+    source:str|Path,
+) -> dict[str, xr.DataArray]: # vv and vh (time, y, x) float32, those that there are; NaN = no data
     "Backscatter of the passes, lazy if it was"
     names = [o for o in ('vv', 'vh') if o in ds and 'time' in ds[o].dims]
-    return {o: ds[o].transpose('time', 'y', 'x').astype('float32', copy=False) for o in names}
+    return _without_gaps({o: _one_band(ds[o], source) for o in names}, source)
 
 # %% ../../nbs/11_data.dialects.ipynb #4c6e83c6
 def _first_layer(
@@ -590,11 +671,12 @@ def _terrain(
 ) -> dict[str, xr.DataArray]: # dem (m) and slope (degrees), (y, x) float32, those that there are
     "Elevation and slope"
     parts = {}
-    if 'dem' in ds: parts['dem'] = _first_layer(ds['dem']).astype('float32')
+    if 'dem' in ds: parts['dem'] = _in_limits(_without_declared(_first_layer(ds['dem'])), 'dem')
     name = _first_of(SLOPE_NAMES, ds)
     if name:
         to_degrees = SLOPE_NAMES[name]
-        parts['slope'] = to_degrees(_first_layer(ds[name])).astype('float32')
+        slope = to_degrees(_without_declared(_first_layer(ds[name])))
+        parts['slope'] = _in_limits(slope.astype('float32'), 'slope')
     return parts
 
 # %% ../../nbs/11_data.dialects.ipynb #6d5a0c7c
@@ -618,8 +700,8 @@ def _coherence(
     "Coherence of pairs of passes, lazy if it was"
     names = [o for o in COHERENCE_NAMES if o in ds and 'pair' in ds[o].dims]
     if not names: return {}
-    coherence = ds[names[0]].transpose('pair', 'y', 'x').astype('float32', copy=False)
-    return {'coherence': coherence}
+    coherence = _without_declared(ds[names[0]].transpose('pair', 'y', 'x'))
+    return {'coherence': _in_limits(coherence, 'coherence')}
 
 # %% ../../nbs/11_data.dialects.ipynb #70171e92
 def _pair_dates(
@@ -630,33 +712,91 @@ def _pair_dates(
     else: start, end = read_date_pairs(ds.pair.values)
     return dict(pair_start=('pair', start), pair_end=('pair', end))
 
+# %% ../../nbs/11_data.dialects.ipynb #6556baa9
+def _kept_attrs(name:str) -> dict:
+    "What a variable of a cube says of itself"
+    return LABEL_ATTRS if name == 'landslides' else {}
+
 # %% ../../nbs/11_data.dialects.ipynb #54567bf2
 def _assemble(
     parts:dict[str, xr.DataArray],
     ds:xr.Dataset, # renamed: gives coordinates and attributes
 ) -> xr.Dataset:
     "One dataset of the parts, with canonical coordinates"
-    names = ['time', 'y', 'x', 'orbit', 'spatial_ref']
+    names = ['time', 'y', 'x', 'orbit', 'track', 'spatial_ref']
     if 'coherence' in parts: names.append('pair')
-    cube = xr.Dataset({k: (v.dims, v.data) for k, v in parts.items()}, attrs=ds.attrs)
+    cube = xr.Dataset({k: (v.dims, v.data, _kept_attrs(k)) for k, v in parts.items()}, attrs=ds.attrs)
     cube = cube.assign_coords({o: ds[o].variable for o in names if o in ds.variables})
     if 'coherence' in parts: cube = cube.assign_coords(_pair_dates(ds))
     return cube
 
-# %% ../../nbs/11_data.dialects.ipynb #3b63fc86
+# %% ../../nbs/11_data.dialects.ipynb #e9550d15
+FRAMES_WITHIN = np.timedelta64(10, 'm')
+TRACK_NAMES = ('track', 'sat:relative_orbit', 'sat_relative_orbit', 'relative_orbit')
+
+def _tracks(
+    ds:xr.Dataset, # renamed
+) -> list[str]:    # (time,)
+    "The track of each pass, '' if the file does not say"
+    name = _first_of(TRACK_NAMES, ds)
+    if name is None or ds[name].dims != ('time',): return ['']*ds.sizes['time']
+    return [_as_text(o) for o in ds[name].values]
+
+# %% ../../nbs/11_data.dialects.ipynb #df362640
+def _frames_of_passes(
+    time:np.ndarray,    # datetime64, in order
+    kinds:list[tuple],  # (orbit, track) of each frame
+) -> list[list[int]]:   # positions of the frames of each pass, in order of time
+    "Which frames make one pass"
+    passes, latest = [], {} # latest: kind -> its latest pass
+    for k, (now, kind) in enumerate(zip(time, kinds)):
+        last = latest.get(kind)
+        if last and now - time[last[-1]] <= FRAMES_WITHIN: last.append(k)
+        else:
+            latest[kind] = [k]
+            passes.append(latest[kind])
+    return passes
+
+# %% ../../nbs/11_data.dialects.ipynb #2f8289fd
+def _merge_frames(frames:xr.DataArray) -> xr.DataArray: # dims (time, y, x) -> (y, x), lazy if it was
+    "Mean of the valid pixels of several frames"
+    total = frames.sum('time', min_count=1)
+    return (total/frames.notnull().sum('time')).astype('float32')
+
+# %% ../../nbs/11_data.dialects.ipynb #6985d0db
+def one_pass_a_day(
+    cube:xr.Dataset, # canonical, perhaps with a coordinate `track`
+) -> xr.Dataset:     # without it
+    "Merge the frames of each pass, lazily, and say so"
+    track = cube.track.values if 'track' in cube.coords else ['']*cube.sizes['time']
+    passes = _frames_of_passes(cube.time.values, list(zip(cube.orbit.values, track)))
+    single = cube.drop_vars('track', errors='ignore')
+    if len(passes) == cube.sizes['time']: return single
+    _say(f"{cube.attrs.get('source') or 'The dataset'}: {cube.sizes['time']} frames are {len(passes)} passes (one track on one day is one pass); "
+         "frames of one pass are merged.")
+    merged = {}
+    for name in (o for o in single.data_vars if 'time' in single[o].dims):
+        layers = [_merge_frames(single[name][own]) if len(own) > 1 else single[name][own[0]] for own in passes]
+        merged[name] = xr.concat([o.drop_vars(['time', 'orbit'], errors='ignore') for o in layers], 'time')
+    first = [own[0] for own in passes]
+    others = single.drop_vars(merged).isel(time=first)
+    return others.assign({o: merged[o].assign_attrs(single[o].attrs) for o in merged})[list(single.data_vars)]
+
+# %% ../../nbs/11_data.dialects.ipynb #8e6c227c
 def canonical(
     ds:xr.Dataset,      # any supported dialect
     source:str|Path='', # where it came from, for messages
+    crs:object=None,    # CRS of a source that has none, such as EPSG:32654
 ) -> xr.Dataset:        # the canonical cube, lazy if `ds` is
-    "Translate any dialect into the canonical cube; raises `CubeError` if an axis, a date or the label is unusable"
-    crs = find_crs(ds)
-    ds = _rename(ds)
+    "Translate any dialect into the canonical cube; raises `CubeError` if an axis, a date, the CRS or the label is unusable"
+    crs = _settle_crs(find_crs(ds), crs, source)
+    ds = _rename(_split_bands(ds))
     _require_axes(ds, source)
-    time = read_dates(ds.time.values)
-    ds = ds.assign_coords(time=('time', time), orbit=('time', _orbits(ds)))
-    parts = {**_passes(ds), **_terrain(ds), **_label(ds), **_coherence(ds)}
-    cube = _corners_to_centres(_assemble(parts, ds))
+    ds = _corners_to_centres(ds.assign_coords(time=read_dates(ds.time.values)), source)
+    _check_degrees(ds, crs, source)
+    ds = ds.assign_coords(track=('time', _tracks(ds)), orbit=('time', _orbits(ds, crs, source)))
+    parts = {**_passes(ds, source), **_terrain(ds), **_label(ds), **_coherence(ds)}
+    cube = _assemble(parts, ds)
     as_written = [o for o in ('spatial_ref', 'crs') if o in cube.variables]
-    cube = cube.drop_vars(as_written)
-    cube = _write_grid(_in_order(cube).drop_encoding(), crs)
-    return cube.assign_attrs(source=str(source or ds.attrs.get('source', 'memory')))
+    cube = _in_order(cube.drop_vars(as_written)).assign_attrs(source=str(source or ds.attrs.get('source', 'memory')))
+    return _write_grid(one_pass_a_day(cube).drop_encoding(), crs)
