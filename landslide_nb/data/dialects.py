@@ -27,7 +27,7 @@ from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
-from ..core import CubeError, CubeWarning, DATE_WORDS, FIRST_YEAR, out_of_time, read_time
+from ..core import CubeError, CubeWarning, DATE_WORDS, out_of_time, read_time
 from .grid import LABEL_ATTRS
 
 # %% ../../nbs/11_data.dialects.ipynb #13de4d6e
