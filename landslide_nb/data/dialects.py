@@ -636,17 +636,22 @@ def _orbits(
              "may be mixed; write it into a coordinate `orbit` along time.")
     return orbit
 
-# %% ../../nbs/11_data.dialects.ipynb #437f0f42
-def _one_band(var:xr.DataArray, source:str|Path) -> xr.DataArray: # (time, y, x)
-    "VV or VH of real numbers without further dims; raises `CubeError` if there are more"
+# %% ../../nbs/11_data.dialects.ipynb #1bf45b2b
+def _one_layer(
+    var:xr.DataArray,
+    dims:tuple,      # those that are wanted: time or pair, y, x
+    source:str|Path,
+) -> xr.DataArray:   # with these dims, in this order
+    "Real numbers without further dims; raises `CubeError` if they are complex or there are more dims"
     where = f"{var.name} in {source or 'the dataset'}"
     if var.dtype.kind not in 'iuf':
-        raise CubeError(f"{where} holds {var.dtype}; a cube needs real numbers: gamma0 as linear power.")
-    others = {d: n for d, n in var.sizes.items() if d not in ('time', 'y', 'x')}
+        raise CubeError(f"{where} holds {var.dtype}; a cube needs real numbers, and gamma0 as linear power.")
+    others = {d: n for d, n in var.sizes.items() if d not in dims}
     long = [f'{d} ({n})' for d, n in others.items() if n > 1]
-    if long or not {'y', 'x'} <= set(var.dims):
-        raise CubeError(f"{where} has dims {', '.join(map(str, var.dims))}; choose one layer of {', '.join(long) or 'it'}, so that time, y and x are left.")
-    return var.isel({d: 0 for d in others}, drop=True).transpose('time', 'y', 'x')
+    if long or not set(dims) <= set(var.dims):
+        raise CubeError(f"{where} has dims {', '.join(map(str, var.dims))} instead of {', '.join(dims)}; "
+                        f"choose one layer of {', '.join(long) or 'it'}.")
+    return var.isel({d: 0 for d in others}, drop=True).transpose(*dims)
 
 # %% ../../nbs/11_data.dialects.ipynb #a850494d
 def _passes(
@@ -655,7 +660,7 @@ def _passes(
 ) -> dict[str, xr.DataArray]: # vv and vh (time, y, x) float32, those that there are; NaN = no data
     "Backscatter of the passes, lazy if it was"
     names = [o for o in ('vv', 'vh') if o in ds and 'time' in ds[o].dims]
-    return _without_gaps({o: _one_band(ds[o], source) for o in names}, source)
+    return _without_gaps({o: _one_layer(ds[o], ('time', 'y', 'x'), source) for o in names}, source)
 
 # %% ../../nbs/11_data.dialects.ipynb #4c6e83c6
 def _first_layer(
@@ -696,11 +701,12 @@ def _label(
 # %% ../../nbs/11_data.dialects.ipynb #c54034eb
 def _coherence(
     ds:xr.Dataset, # renamed
+    source:str|Path,
 ) -> dict[str, xr.DataArray]: # coherence (pair, y, x) float32, or nothing
     "Coherence of pairs of passes, lazy if it was"
     names = [o for o in COHERENCE_NAMES if o in ds and 'pair' in ds[o].dims]
     if not names: return {}
-    coherence = _without_declared(ds[names[0]].transpose('pair', 'y', 'x'))
+    coherence = _without_declared(_one_layer(ds[names[0]], ('pair', 'y', 'x'), source))
     return {'coherence': _in_limits(coherence, 'coherence')}
 
 # %% ../../nbs/11_data.dialects.ipynb #70171e92
@@ -795,7 +801,7 @@ def canonical(
     ds = _corners_to_centres(ds.assign_coords(time=read_dates(ds.time.values)), source)
     _check_degrees(ds, crs, source)
     ds = ds.assign_coords(track=('time', _tracks(ds)), orbit=('time', _orbits(ds, crs, source)))
-    parts = {**_passes(ds, source), **_terrain(ds), **_label(ds), **_coherence(ds)}
+    parts = {**_passes(ds, source), **_terrain(ds), **_label(ds), **_coherence(ds, source)}
     cube = _assemble(parts, ds)
     as_written = [o for o in ('spatial_ref', 'crs') if o in cube.variables]
     cube = _in_order(cube.drop_vars(as_written)).assign_attrs(source=str(source or ds.attrs.get('source', 'memory')))
