@@ -53,7 +53,7 @@ _DATE = re.compile(
     r'(?P<year>[12]\d{3})(?:-(?P<month>\d{1,2})-(?P<day>\d{1,2})|(?P<compact>\d{4}))'
     r'(?:[T ](?P<time>\d{2}(?::?\d{2}(?::?\d{2}(?:[.,]\d+)?)?)?)\s*(?P<zone>Z|[+-]\d{2}(?::?\d{2})?)?)?'
 )
-DATE_WORDS = 'write dates as YYYY-MM-DD or YYYYMMDD, with a time of day if there is one' # what an error suggests
+DATE_WORDS = 'write them as YYYYMMDD or YYYY-MM-DD, with a time of day if there is one' # what an error suggests
 
 # %% ../nbs/00_core.ipynb #b44c2454
 def read_time(
