@@ -350,6 +350,7 @@ class Gaps:
     ):
         self.no_data = NoData(name, attrs, packing)
         self.where = where
+        self.first = name == 'vv' # one of both speaks of their zeros
         self.said = set()
 
     def say(self, kind:str, count:int, of:int) -> None:
@@ -369,7 +370,7 @@ class Gaps:
         if other is None or not zero.any(): return clean
         partner = other()
         blank = zero & ((partner == 0) | np.isnan(partner))
-        if blank.any(): self.say('0 like the other polarisation', int(blank.sum()), clean.size)
+        if self.first and blank.any(): self.say('0 like the other polarisation', int(blank.sum()), clean.size)
         clean[blank] = np.nan
         return clean
 

@@ -267,7 +267,7 @@ def _stack_bands(
     disks = {name: _stack_tifs(layers, name, like) for name, layers in bands.items()}
     if len(disks) == 2:
         for vv, vh in zip(disks['vv'], disks['vh']): vv.other, vh.other = vh.clean, vv.clean
-    grid = like.isel(band=0, drop=True).drop_attrs().coords
+    grid = like.isel(band=0, drop=True).coords
     stacks = {}
     for name, passes in disks.items():
         layers = [xr.DataArray(_lazy(o), grid) for o in passes]
