@@ -16,9 +16,10 @@ import rioxarray
 import xarray as xr
 
 from ..core import CubeError, EVENTS, Event, EventError, OutputError, atomic, find_event, read_day
-from .dialects import canonical, centre_lon_lat
+from .dialects import canonical
 from .files import is_opera, is_url, is_zarr, one_line, read_netcdf, read_opera, read_patches
 from .files import read_tifs, read_url, read_zarr
+from .grid import centre_lon_lat
 
 # %% ../../nbs/13_data.cube.ipynb #97394444
 def _only_one(

@@ -22,8 +22,9 @@ import rioxarray
 import xarray as xr
 
 from ..core import CubeError, CubeWarning, to_power
-from .dialects import CLEAN, Gaps, SPACE_DIMS, canonical, centre_lon_lat, guess_orbits, one_pass_a_day
+from .dialects import CLEAN, Gaps, SPACE_DIMS, canonical, guess_orbits, one_pass_a_day
 from .dialects import polarisation_of, read_dates
+from .grid import centre_lon_lat
 
 # %% ../../nbs/12_data.files.ipynb #784b6e6e
 def one_line(
