@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FLOOR_DB', 'DEGREE', 'DATE_WORDS', 'FIRST_YEAR', 'EVENTS', 'LandslideError', 'EventError', 'FetchError', 'CubeError',
-           'ChipError', 'ModelError', 'OutputError', 'CubeWarning', 'to_db', 'to_power', 'read_time', 'out_of_time',
-           'read_day', 'days_of', 'Event', 'get_event', 'find_event', 'set_seed', 'cache_dir', 'atomic', 'new_folder',
-           'check_room']
+           'ChipError', 'ModelError', 'OutputError', 'CubeWarning', 'note', 'to_db', 'to_power', 'read_time',
+           'out_of_time', 'read_day', 'days_of', 'Event', 'get_event', 'find_event', 'set_seed', 'cache_dir', 'atomic',
+           'new_folder', 'check_room']
 
 # %% ../nbs/00_core.ipynb #39716da3
-import math, os, random, re, shutil, uuid
+import math, os, random, re, shutil, uuid, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
@@ -26,8 +26,14 @@ class CubeError(LandslideError): "A cube, pair or label that cannot be used as i
 class ChipError(LandslideError): "Chips that cannot be cut, split or drawn as asked"
 class ModelError(LandslideError): "A model file or network that does not fit"
 class OutputError(LandslideError): "A folder or file that cannot be written"
-
 class CubeWarning(UserWarning): "What was put right in an input, or is doubtful in it: one sentence"
+
+# %% ../nbs/00_core.ipynb #c0c61dfd
+def note(
+    sentence:str, # what was put right in an input, or is doubtful in it
+) -> None:
+    "Say something of an input as a `CubeWarning`"
+    warnings.warn(sentence, CubeWarning, stacklevel=3)
 
 # %% ../nbs/00_core.ipynb #7732c171
 FLOOR_DB = -40.   # lowest gamma0 kept: below the noise floor of Sentinel-1 (about -25 to -30 dB), so nothing real is lost

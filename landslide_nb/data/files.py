@@ -21,10 +21,11 @@ import pandas as pd
 import rioxarray
 import xarray as xr
 
-from ..core import CubeError, CubeWarning, to_power
-from .dialects import CLEAN, Gaps, SPACE_DIMS, canonical, guess_orbits, one_pass_a_day
+from ..core import CubeError, note, to_power
+from .dialects import CLEAN, SPACE_DIMS, canonical, guess_orbits, one_pass_a_day
 from .dialects import polarisation_of, read_dates
 from .grid import centre_lon_lat
+from ..gaps import Gaps
 
 # %% ../../nbs/12_data.files.ipynb #784b6e6e
 def one_line(
@@ -208,7 +209,7 @@ def _one_kind(
     some = ', '.join(f'..._VV{o}.tif' for o in sorted(kinds)[:3])
     if '' not in kinds: raise CubeError(f"{folder} holds {len(kinds)} kinds of processed files ({some}); keep one kind in the folder.")
     originals = found[found.copy_of == '']
-    warnings.warn(f"{folder} holds processed copies beside the original files ({some}); the {len(originals)} originals are used.", CubeWarning, stacklevel=4)
+    note(f"{folder} holds processed copies beside the original files ({some}); the {len(originals)} originals are used.")
     return originals
 
 # %% ../../nbs/12_data.files.ipynb #0efa75c5
@@ -224,7 +225,7 @@ def opera_files(
     incomplete = table.index[table.isna().any(axis=1)]
     if len(incomplete):
         some = ', '.join(incomplete[:5])
-        warnings.warn(f"{folder}: left out {len(incomplete)} of {len(table)} passes that miss VV or VH: {some}.", CubeWarning, stacklevel=3)
+        note(f"{folder}: left out {len(incomplete)} of {len(table)} passes that miss VV or VH: {some}.")
     return table.dropna()
 
 # %% ../../nbs/12_data.files.ipynb #e84a446f
@@ -338,7 +339,7 @@ def read_tifs(
     if whole.empty: raise CubeError(f"{source} holds no date with both VV and VH; add the missing files.")
     if len(whole) < len(table):
         some = ', '.join(table.index.difference(whole.index)[:5])
-        warnings.warn(f"{source}: left out {len(table) - len(whole)} of {len(table)} passes that miss VV or VH: {some}.", CubeWarning, stacklevel=3)
+        note(f"{source}: left out {len(table) - len(whole)} of {len(table)} passes that miss VV or VH: {some}.")
     if len(paths) == 1 and len(whole) == 1:
         raise CubeError(f"{source} is a single pass; give the folder with one GeoTIFF a date, from before and after the event.")
     like = _open_tif(whole.iloc[0, 0][0])
