@@ -117,8 +117,19 @@ def _clean_both(
 ) -> np.ndarray:       # the first band, float32, NaN = no data
     "The first of two bands without its gaps"
     first, *others = (unpack(o, p) for o, p in zip(bands, packing))
-    other = (lambda: gaps[1].no_data(others[0])[0]) if others else None
-    return gaps[0](first, other)
+    def partner(): return gaps[1].no_data(others[0])[0]
+    return gaps[0](first, partner if others else None)
+
+# %% ../../nbs/11_data.dialects.ipynb #5e56422f
+def _by_block(
+    *bands:object, # arrays (time, y, x), lazy or not: VV and VH, or one of them
+    **options,     # of `_clean_both`
+) -> da.Array:     # (time, y, x) float32
+    "The first of two bands without its gaps, block by block"
+    axes = [part for o in bands for part in (da.asarray(o), 'tyx')]
+    _, blocks = da.core.unify_chunks(*axes)
+    nothing = np.empty((0, 0, 0), 'float32')
+    return da.map_blocks(_clean_both, *blocks, dtype='float32', meta=nothing, **options)
 
 # %% ../../nbs/11_data.dialects.ipynb #4ebdf293
 def _without_gaps(
@@ -126,26 +137,19 @@ def _without_gaps(
     source:str|Path,
 ) -> dict[str, xr.DataArray]:      # float32, NaN = no data
     "Bands that are not clean yet without their gaps"
+    lazy = any(o.chunks for o in bands.values())
     cleaned = {}
-    for name in bands:
+    for name, band in bands.items():
+        if band.attrs.get(CLEAN):
+            cleaned[name] = band.astype('float32', copy=False)
+            continue
         order = [name, *(o for o in bands if o != name)]
-        gaps = [Gaps(o, f"{o} in {source or 'the dataset'}", bands[o].attrs, packing_of(bands[o].attrs)) for o in order]
-        options = dict(gaps=gaps, packing=[packing_of(bands[o].attrs) for o in order])
-        data = [bands[o].data for o in order]
-        lazy = any(o.chunks for o in bands.values())
-        if bands[name].attrs.get(CLEAN): cleaned[name] = bands[name].astype('float32', copy=False)
-        elif lazy: cleaned[name] = bands[name].copy(data=_by_block(data, options))
-        else: cleaned[name] = bands[name].copy(data=_clean_both(*data, **options))
+        packing = [packing_of(bands[o].attrs) for o in order]
+        where = [f"{o} in {source or 'the dataset'}" for o in order]
+        gaps = [Gaps(o, w, bands[o].attrs, p) for o, w, p in zip(order, where, packing)]
+        clean = _by_block if lazy else _clean_both
+        cleaned[name] = band.copy(data=clean(*(bands[o].data for o in order), gaps=gaps, packing=packing))
     return cleaned
-
-# %% ../../nbs/11_data.dialects.ipynb #5e56422f
-def _by_block(
-    data:list,     # arrays (time, y, x), lazy or not
-    options:dict,  # of `_clean_both`
-) -> da.Array:     # (time, y, x) float32
-    "Clean a lazy band block by block"
-    blocks = da.core.unify_chunks(*(part for o in data for part in (da.asarray(o), 'tyx')))[1]
-    return da.map_blocks(_clean_both, *blocks, dtype='float32', meta=np.empty((0, 0, 0), 'float32'), **options)
 
 # %% ../../nbs/11_data.dialects.ipynb #5ee7f1b4
 def _without_declared(
@@ -338,7 +342,8 @@ def _written_orbits(
     name = _first_of(ORBIT_NAMES, ds)
     satellite = str(ds.attrs.get('satellite', '')).lower()
     word = satellite.removeprefix('s1').strip('-_')
-    said = ds[name].values if name else word if len(word) > 1 else '' # S1A names a satellite, no direction
+    if len(word) == 1: word = '' # S1A names a satellite, no direction
+    said = ds[name].values if name else word
     return np.broadcast_to(read_orbits(said), ds.sizes['time'])
 
 # %% ../../nbs/11_data.dialects.ipynb #78d086ee
@@ -494,24 +499,34 @@ def _merge_frames(frames:xr.DataArray) -> xr.DataArray: # dims (time, y, x) -> (
     total = frames.sum('time', min_count=1)
     return (total/frames.notnull().sum('time')).astype('float32')
 
+# %% ../../nbs/11_data.dialects.ipynb #3c51a425
+def _merge_passes(
+    frames:xr.DataArray,    # (time, y, x), one layer a frame
+    passes:list[list[int]], # positions of the frames of each pass
+) -> xr.DataArray:          # (time, y, x), one layer a pass, without coordinates of time
+    "Merge the frames of each pass"
+    layers = []
+    for own in passes:
+        layer = frames[own[0]] if len(own) == 1 else _merge_frames(frames[own])
+        layers.append(layer.drop_vars(['time', 'orbit'], errors='ignore'))
+    return xr.concat(layers, 'time').assign_attrs(frames.attrs)
+
 # %% ../../nbs/11_data.dialects.ipynb #6985d0db
 def one_pass_a_day(
     cube:xr.Dataset, # canonical, perhaps with a coordinate `track`
 ) -> xr.Dataset:     # without it
     "Merge the frames of each pass, lazily, and say so"
     track = cube.track.values if 'track' in cube.coords else ['']*cube.sizes['time']
-    passes = _frames_of_passes(cube.time.values, list(zip(cube.orbit.values, track)))
+    kinds = list(zip(cube.orbit.values, track))
+    passes = _frames_of_passes(cube.time.values, kinds)
     single = cube.drop_vars('track', errors='ignore')
     if len(passes) == cube.sizes['time']: return single
-    note(f"{cube.attrs.get('source') or 'The dataset'}: {cube.sizes['time']} frames are {len(passes)} passes (one track on one day is one pass); "
-         "frames of one pass are merged.")
-    merged = {}
-    for name in (o for o in single.data_vars if 'time' in single[o].dims):
-        layers = [_merge_frames(single[name][own]) if len(own) > 1 else single[name][own[0]] for own in passes]
-        merged[name] = xr.concat([o.drop_vars(['time', 'orbit'], errors='ignore') for o in layers], 'time')
-    first = [own[0] for own in passes]
-    others = single.drop_vars(merged).isel(time=first)
-    return others.assign({o: merged[o].assign_attrs(single[o].attrs) for o in merged})[list(single.data_vars)]
+    note(f"{cube.attrs.get('source') or 'The dataset'}: {cube.sizes['time']} frames are {len(passes)} passes "
+         "(one track on one day is one pass); frames of one pass are merged.")
+    frames = {k: v for k, v in single.data_vars.items() if 'time' in v.dims}
+    merged = {k: _merge_passes(v, passes) for k, v in frames.items()}
+    first = single.drop_vars(frames).isel(time=[own[0] for own in passes])
+    return first.assign(merged)[list(single.data_vars)]
 
 # %% ../../nbs/11_data.dialects.ipynb #8e6c227c
 def canonical(

@@ -55,7 +55,8 @@ class DiskArray:
     def __getitem__(self, key:tuple) -> np.ndarray:
         values = self.read(key)
         if self.gaps is None: return values
-        return self.gaps(values, self.other and (lambda: self.other(key)))
+        def partner(): return self.other(key)
+        return self.gaps(values, partner if self.other else None)
 
     def read(self, key:tuple) -> np.ndarray:
         "Values as they are on disk"
@@ -323,8 +324,10 @@ def tif_layers(
                         "write them into the names of the files, such as 20180905_VV.tif, or name the bands VV and VH.")
     twice = known[known.duplicated(['date', 'pol'], keep=False)]
     if len(twice):
-        (a, b), date, pol = twice.path.iloc[:2], twice.date.iloc[0], twice.pol.iloc[0].upper()
-        raise CubeError(f"{source} holds {pol} of {date} twice ({a.name} and {b.name}); keep one of them in the folder.")
+        date, pol = twice.iloc[0][['date', 'pol']]
+        same = twice[(twice.date == date) & (twice.pol == pol)]
+        names = ' and '.join(o.name for o in same.path)
+        raise CubeError(f"{source} holds {pol.upper()} of {date} twice ({names}); keep one of them in the folder.")
     known = known.assign(layer=list(zip(known.path, known.band)))
     return known.pivot(index='date', columns='pol', values='layer')
 
