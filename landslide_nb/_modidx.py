@@ -766,6 +766,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'landslide_nb.gaps': { 'landslide_nb.gaps.Gaps': ('gaps.html#gaps', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.Gaps.__call__': ('gaps.html#gaps.__call__', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.Gaps.__init__': ('gaps.html#gaps.__init__', 'landslide_nb/gaps.py'),
+                                   'landslide_nb.gaps.Gaps.clean': ('gaps.html#gaps.clean', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.Gaps.say': ('gaps.html#gaps.say', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.NoData': ('gaps.html#nodata', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.NoData.__call__': ('gaps.html#nodata.__call__', 'landslide_nb/gaps.py'),

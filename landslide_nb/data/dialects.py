@@ -117,7 +117,7 @@ def _clean_both(
 ) -> np.ndarray:       # the first band, float32, NaN = no data
     "The first of two bands without its gaps"
     first, *others = (unpack(o, p) for o, p in zip(bands, packing))
-    def partner(): return gaps[1].no_data(others[0])[0]
+    def partner(): return gaps[1].no_data(others[0])[0] # in silence
     return gaps[0](first, partner if others else None)
 
 # %% ../../nbs/11_data.dialects.ipynb #5e56422f

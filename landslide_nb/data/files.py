@@ -24,7 +24,7 @@ import xarray as xr
 from ..core import CubeError, note, to_power
 from .dialects import CLEAN, SPACE_DIMS, canonical, guess_orbits, one_pass_a_day
 from .dialects import polarisation_of, read_dates
-from .grid import centre_lon_lat
+from .grid import centre_lon_lat, write_grid
 from ..gaps import Gaps
 
 # %% ../../nbs/12_data.files.ipynb #784b6e6e
@@ -205,11 +205,11 @@ def _one_kind(
     folder:Path,
 ) -> pd.DataFrame:
     "The originals, or all files if they are of one kind; raises `CubeError` for several kinds of copies"
-    kinds = found.copy_of.unique().tolist()
+    kinds = found['copy'].unique().tolist()
     if len(kinds) < 2: return found
     some = ', '.join(f'..._VV{o}.tif' for o in sorted(kinds)[:3])
     if '' not in kinds: raise CubeError(f"{folder} holds {len(kinds)} kinds of processed files ({some}); keep one kind in the folder.")
-    originals = found[found.copy_of == '']
+    originals = found[found['copy'] == '']
     note(f"{folder} holds processed copies beside the original files ({some}); the {len(originals)} originals are used.")
     return originals
 
@@ -219,7 +219,7 @@ def opera_files(
 ) -> pd.DataFrame:  # one row a pass, columns of paths: VV, VH (those that exist)
     "The files of one burst by pass and polarisation; raises `CubeError` if there are several bursts or kinds of copies"
     matches = {o: OPERA_NAME.match(o.name) for o in sorted(folder.iterdir())}
-    found = pd.DataFrame([{'path': o, **m.groupdict()} for o, m in matches.items() if m]).rename(columns=dict(copy='copy_of'))
+    found = pd.DataFrame([{'path': o, **m.groupdict()} for o, m in matches.items() if m])
     _require_one_burst(folder, found.burst.unique())
     latest = _one_kind(found, folder).sort_values('made').drop_duplicates(['time', 'pol'], keep='last')
     table = latest.pivot(index='time', columns='pol', values='path')
@@ -274,7 +274,8 @@ def _stack_bands(
     stacks = {}
     for name, passes in disks.items():
         layers = [xr.DataArray(_lazy(o), grid) for o in passes]
-        stacks[name] = xr.concat(layers, 'time', coords='minimal', compat='override', combine_attrs='override').assign_attrs({CLEAN: 1})
+        stack = xr.concat(layers, 'time', coords='minimal', compat='override', combine_attrs='override')
+        stacks[name] = stack.assign_attrs({CLEAN: 1})
     return xr.Dataset(stacks)
 
 # %% ../../nbs/12_data.files.ipynb #329be4fa
@@ -458,7 +459,7 @@ def join_tiles(
     placed = dict(zip(map(tuple, positions.tolist()), same_passes))
     names = dict.fromkeys(name for o in tiles for name in o.data_vars)
     cube = xr.Dataset({name: _mosaic(name, placed, shape) for name in names}, {**passes, **_whole_grid(tiles, shape)})
-    return cube.rio.write_crs(tiles[0].rio.crs).rio.write_transform()
+    return write_grid(cube, tiles[0].rio.crs)
 
 # %% ../../nbs/12_data.files.ipynb #91967366
 def read_patches(

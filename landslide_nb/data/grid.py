@@ -31,7 +31,8 @@ def _written_crs(ds:xr.Dataset) -> list: # WKT, authority codes or EPSG numbers
     "Everything a dataset says of its CRS, the most trustworthy first"
     grid_mappings = [v.attrs for v in ds.variables.values() if v.ndim == 0]
     said = [o.get('crs_wkt') or o.get('spatial_ref') for o in grid_mappings]
-    said += [attrs.get(o) for attrs in (ds.attrs, *(v.attrs for v in ds.data_vars.values())) for o in ('crs', 'epsg', 'proj:epsg')]
+    holders = [ds.attrs, *(v.attrs for v in ds.data_vars.values())]
+    said += [attrs.get(o) for attrs in holders for o in ('crs', 'epsg', 'proj:epsg')]
     said += [ds[o].item() for o in ('proj:epsg', 'epsg') if o in ds.coords and ds[o].ndim == 0]
     return [o for o in said if o is not None]
 
