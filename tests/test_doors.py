@@ -440,8 +440,8 @@ def test_the_map_of_a_real_landslide_does_not_see_a_strip_without_data(shared, t
         return map_cube(tmp_path/f'{name}.nc', 'base', tmp_path/name, passes=None, progress=False)['expected_area_m2']
     def filled(value, **attrs): return png.assign({o: png[o].where(~strip, value).assign_attrs(attrs) for o in BANDS})
     whole = area('whole', png)
-    assert area('declared', filled(-32768, nodata=-32768)) == pytest.approx(whole, rel=.05)
-    assert area('zeros', filled(0)) == pytest.approx(whole, rel=.05)
+    assert area('declared', filled(-32768, nodata=-32768)) == pytest.approx(whole, rel=.15)
+    assert area('zeros', filled(0)) == pytest.approx(whole, rel=.15)
 
 def test_patches_without_a_crs_may_be_given_one(tmp_path):
     ds = raw((32, 32)).rename(timestep='time', vv='VV', vh='VH', landslides='MASK').drop_vars(['topophase.cor_1', 'timepair', 'spatial_ref'])
