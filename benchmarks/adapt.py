@@ -28,7 +28,8 @@ from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import load_model
 from landslide_nb.mapping.nulls import place_threshold
 from landslide_nb.mapping.scene import predict_scene
-from landslide_nb.data.simulate import REGIONS, simulate_archive, simulate_event
+from landslide_nb.data.landscape import REGIONS
+from landslide_nb.data.simulate import simulate_archive, simulate_event
 
 ORBIT = ('ascending',)
 

@@ -41,12 +41,15 @@ def view(folder):
     "The same as the peer: the raster in a figure that can be panned and zoomed"
     import panel as pn
     from bokeh.models import ColumnDataSource, Image, LinearColorMapper, Range1d
-    from landslide_nb import app
+    from landslide_nb.browser.maps import image_data, map_figure, palette
+    from landslide_nb.browser.views import fit, read_view
+    from landslide_nb.browser.runs import open_run
     def make():
-        run = app.open_run(folder, 'run'); (l, b, r, t) = bounds = app.fit(run.bounds, run.kx)
-        f = app.map_figure(Range1d(l, r), Range1d(b, t), run)
-        pixels = ColumnDataSource(app.image_data(app.read_view(run.files['probability.tif'], bounds), 0, 1))
-        f.add_glyph(pixels, Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=LinearColorMapper(palette=app.palette('inferno'), low=0, high=255)))
+        run = open_run(folder, 'run')
+        (l, b, r, t) = bounds = fit(run.bounds, run.kx)
+        f = map_figure(Range1d(l, r), Range1d(b, t), run)
+        pixels = ColumnDataSource(image_data(read_view(run.files['probability.tif'], bounds), 0, 1))
+        f.add_glyph(pixels, Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=LinearColorMapper(palette=palette('inferno'), low=0, high=255)))
         return pn.pane.Bokeh(f)
     return timed(make)
 
@@ -54,19 +57,22 @@ def ours(folder):
     "The page with all its widgets, tables and numbers, the scan of the scene already running behind it"
     from dataclasses import replace
     import panel as pn
-    from landslide_nb import app
+    from landslide_nb.app import Browser
+    from landslide_nb.browser.scan import count_landslides, scan_later
+    from landslide_nb.browser.runs import open_run
+    from landslide_nb.browser.words import numbers_html
     pn.extension('tabulator', inline=False)
-    out = timed(lambda: app.Browser(folder, {}).template())
-    run = app.open_run(folder, 'run'); start = time.perf_counter()
-    scan = app.scan_later(run).result()
+    out = timed(lambda: Browser(folder, {}).template())
+    run = open_run(folder, 'run'); start = time.perf_counter()
+    scan = scan_later(run).result()
     out |= dict(until_counted_s=time.perf_counter() - start, with_scan_gb=peak_gb())
     def slowest(ready):
         took = 0
         for t in (scan.lowest, .1, .2, .5, .8): # the lowest has most pixels to count
             this = scan if ready else replace(scan, counts={})
-            start = time.perf_counter(); app.numbers_html(run, this, t); took = max(took, time.perf_counter() - start)
+            start = time.perf_counter(); numbers_html(run, this, t); took = max(took, time.perf_counter() - start)
         return took
-    for t in range(1, 100): app.count_landslides(scan, t/100) # what the background thread does after a scan
+    for t in range(1, 100): count_landslides(scan, t/100) # what the background thread does after a scan
     return out | dict(threshold_s=slowest(True), threshold_before_counted_s=slowest(False))
 
 def peer(folder):

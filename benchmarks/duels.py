@@ -144,7 +144,7 @@ def chips(scale):
 def training_steps(x, nets, dtype=None, lr=1e-3):
     "{name: function that makes one step of forward, loss, backward and AdamW on a batch}; x (B, moments, channels, H, W); a network that takes images gets (B, moments*channels, H, W); dtype: of the forward pass, None: float32"
     import torch
-    from landslide_nb.learn.training import BCEDice
+    from landslide_nb.learn.losses import BCEDice
     y, loss = (torch.rand(x.shape[0], *x.shape[-2:]) < .02).to(torch.uint8), BCEDice()
     def one(net):
         opt = torch.optim.AdamW(net.train().parameters(), lr)
@@ -190,7 +190,7 @@ def learning(scale):
     from landslide_nb.learn.data import finetune_dls
     from landslide_nb.learn.models import normalize_pair
     from landslide_nb.learn.finetune import FINETUNE_RATE, truth_of
-    from landslide_nb.learn.training import BCEDice
+    from landslide_nb.learn.losses import BCEDice
     from landslide_nb.learn.metrics import average_precision
     from landslide_nb.learn.models import fast_dtype
     from landslide_nb.data.simulate import simulate_event
@@ -317,13 +317,13 @@ def growth(scale):
     from landslide_nb.data.pair import make_pair
     from landslide_nb.data.cube import open_cube
     from landslide_nb.learn.data import finetune_dls
-    from landslide_nb.mapping.scene import predict_scene
+    from landslide_nb.mapping.scene import predict_tiles
     n, (net, meta) = max(512, int(2048*scale**.5)//256*256), model(width=4, levels=3)
     with tempfile.TemporaryDirectory() as d:
         for s in (n, 2*n, 4*n): (Path(d)/str(s)).mkdir(); cube_on_disk(f'{d}/{s}', s, passes=1)
         def scene(s):
             def f():
-                with tempfile.TemporaryDirectory(dir=d) as work: predict_scene(make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1), net, meta, progress=False, work=f'{work}/t')
+                with tempfile.TemporaryDirectory(dir=d) as work: predict_tiles(make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1), net, meta, f'{work}/t', progress=False)
             return f
         def epoch(s):
             pair = make_pair(open_cube(f'{d}/{s}/cube.zarr'), passes=1)

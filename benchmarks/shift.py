@@ -20,7 +20,8 @@ from landslide_nb.data.pair import make_pair
 from landslide_nb.learn.finetune import predict_chips, truth_of
 from landslide_nb.learn.metrics import chip_counts
 from landslide_nb.learn.models import BASE_WEIGHTS, load_model, read_header
-from landslide_nb.data.simulate import REGIONS, simulate_event
+from landslide_nb.data.landscape import REGIONS
+from landslide_nb.data.simulate import simulate_event
 
 SCENES = read_header(BASE_WEIGHTS)['calibration']['area']['scenes'] # errors of the shipped weights from one random region to the next
 SIZE, CHIP, BLOCK, TIMES = 1536, 128, 384, (1/3, 1, 3) # px, px, px; share of landslides against the region's own

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'map_summary', 'write_map', 'map_scene', 'add_map', 'train_both_stages', 'demo', 'add_demo', 'fetch',
-           'add_fetch', 'app', 'add_app', 'parser', 'quiet_libraries', 'main']
+           'add_fetch', 'app', 'add_app', 'parser', 'settle_libraries', 'main']
 
 # %% ../nbs/73_cli.ipynb #d0e3c1ff
-import argparse, os, sys, warnings
+import argparse, gc, os, sys, warnings
 from pathlib import Path
 from time import perf_counter
 
@@ -35,8 +35,8 @@ def map_summary(
 
 # %% ../nbs/73_cli.ipynb #e7db3d06
 def write_map(
-    pair,              # dims (moment, y, x), dB, in memory or lazy
-    model,             # stage-2 model file, or what `load_model` returned
+    pair:'xr.Dataset', # dims (moment, y, x), dB, in memory or lazy
+    model:str|Path|tuple, # stage-2 model file, or what `load_model` returned
     folder:str|Path,   # new or empty run folder
     **options,         # of `map_pair`
 ) -> None:
@@ -51,9 +51,10 @@ def map_scene(
     "`landslide-nb map`: a run folder from a cube and a stage-2 model; the same command continues one that was cut off"
     new_folder(args.out)
     from landslide_nb.learn.models import load_model
+    from landslide_nb.mapping.mapping import hold_small
     from landslide_nb.mapping.nulls import null_text, place_threshold
     net, meta = load_model(args.model)
-    cube = cube_of(args.cube, args)
+    cube = hold_small(cube_of(args.cube, args))
     pair = pair_of(cube, args, [c for c in meta['input']['channels'] if c not in ('vv', 'vh')])
     meta = place_threshold(cube, pair, net, meta)
     if 'nulls' in meta: say(null_text(meta['nulls']))
@@ -80,7 +81,7 @@ def train_both_stages(
     work:str,                # folder for chips
 ) -> tuple:                  # (pair of demo_a, {name: Learner}, table of scores)
     "Stage 1 on demo_b, stage 2 on demo_a with and without it, and the scores of both"
-    from landslide_nb.learn.finetune import evaluate_chips
+    from landslide_nb.study.scores import evaluate_chips
     say('1/4 stage 1: which chips of demo_b hold a landslide?')
     chips_b = chips_of_pair(open_pair('demo_b', args), f'{work}/b', ['vv', 'vh'], STAGE1_CHIP, args.block, args.seed)
     train_stage1(chips_b, models['stage1'], args.epochs[0], args.seed)
@@ -187,11 +188,14 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 # %% ../nbs/73_cli.ipynb #2e9d288a
-def quiet_libraries() -> None:
-    "Settle what libraries do behind a command: threads that wait sleep, warnings nobody can mend are not shown"
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # read when torch is imported; else a busy machine trains several times slower
+def settle_libraries() -> None:
+    "Settle what libraries do behind a command: they start quickly, threads that wait sleep, warnings nobody can mend are not shown"
+    # read when torch is imported: without it a busy machine trains several times slower
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    os.environ.setdefault('DASK_SCHEDULER', 'threads') # else dask imports its cluster
+    gc.set_threshold(100_000, 50, 50) # imports make many objects that stay: nothing to collect
     warnings.filterwarnings('ignore', category=FutureWarning)
-    warnings.filterwarnings('ignore', 'Dataset has no geotransform') # of rasterio, about rasters in memory on the way to a file
+    warnings.filterwarnings('ignore', 'Dataset has no geotransform') # of rasters in memory, on the way to a file
 
 # %% ../nbs/73_cli.ipynb #195ec2a5
 def main(
@@ -199,7 +203,7 @@ def main(
 ) -> int:                # exit code: 0 done, 1 a mistake said in one sentence, 130 interrupted
     "Run a command; wrong arguments exit with code 2"
     args = parser().parse_args(argv)
-    quiet_libraries()
+    settle_libraries()
     try: args.run(args)
     except LandslideError as e:
         print(f'landslide-nb: {e}', file=sys.stderr)

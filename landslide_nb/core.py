@@ -36,7 +36,7 @@ def note(
     warnings.warn(sentence, CubeWarning, stacklevel=3)
 
 # %% ../nbs/00_core.ipynb #7732c171
-FLOOR_DB = -40.   # lowest gamma0 kept: below the noise floor of Sentinel-1 (about -25 to -30 dB), so nothing real is lost
+FLOOR_DB = -40.   # lowest gamma0 kept; the noise floor of Sentinel-1 is about -25 to -30 dB, so nothing real is lost
 DEGREE = 111_320. # metres of a degree of latitude, within half a percent
 
 # %% ../nbs/00_core.ipynb #3041de65

@@ -25,7 +25,8 @@ def patient_session():
     "A `requests.Session` that asks up to three times where a server is overloaded or out of reach"
     import requests
     from urllib3 import Retry
-    retry = Retry(total=2, backoff_factor=.5, status_forcelist=(500, 502, 503, 504), raise_on_status=False, respect_retry_after_header=False)
+    again = dict(total=2, backoff_factor=.5, status_forcelist=(500, 502, 503, 504))
+    retry = Retry(**again, raise_on_status=False, respect_retry_after_header=False)
     session = requests.Session()
     for scheme in ('https://', 'http://'): session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
     return session
@@ -61,7 +62,7 @@ def zenodo_file(
 
 # %% ../nbs/01_download.ipynb #963e063f
 def receive(
-    answer,        # `requests.Response`
+    answer:'requests.Response',
     part:Path,     # grows here
     have:int,      # bytes that lie in `part` already
     size:int|None, # bytes to expect in all, if known
@@ -161,7 +162,8 @@ def zarr_root(
     path:Path,  # of the zip, for the message
 ) -> str:       # '' if it lies on top
     "The folder of a zip in which its Zarr store lies; raises `FetchError` if there is none"
-    roots = [folder for folder, _, name in (info.filename.rpartition('/') for info in infos) if name in ('.zgroup', '.zmetadata', 'zarr.json')]
+    names = [info.filename.rpartition('/') for info in infos]
+    roots = [folder for folder, _, name in names if name in ('.zgroup', '.zmetadata', 'zarr.json')]
     if not roots: raise FetchError(f"{path} holds no Zarr store, only {', '.join(info.filename for info in infos[:3])}.")
     return min(roots, key=len)
 
@@ -181,7 +183,8 @@ def extract(
         for info in infos:
             to = tmp/info.filename[len(root):].lstrip('/')
             to.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(info) as source, open(to, 'wb') as f: shutil.copyfileobj(source, f) # never more than the size the zip declares
+            with archive.open(info) as source, open(to, 'wb') as f:
+                shutil.copyfileobj(source, f) # never more than the size the zip declares
             bar.update(info.file_size)
 
 # %% ../nbs/01_download.ipynb #d7f35e82
@@ -195,7 +198,8 @@ def unpack_zarr(
             infos = archive.infolist()
             check_zip(infos, path)
             root = zarr_root(infos, path)
-            inside = [info for info in infos if info.filename.startswith(f'{root}/' if root else '') and not info.is_dir()]
+            start = f'{root}/' if root else ''
+            inside = [info for info in infos if info.filename.startswith(start) and not info.is_dir()]
             extract(archive, root, inside, target, f'unpacking {path.name}')
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
         raise FetchError(f"{path} is not a whole zip ({e}); download it again.") from e

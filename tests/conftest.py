@@ -25,6 +25,7 @@ def one_sentence(out, word):
     assert word in said[0] and 'Traceback' not in out.stderr, out.stderr[-2000:]
 
 
+@pytest.hookimpl(tryfirst=True) # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     "Tests of one file share a process, and so its fixtures; each notebook may run anywhere"
     for item in items:

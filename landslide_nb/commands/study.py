@@ -50,7 +50,7 @@ def experiment(
     args:argparse.Namespace, # the options of `experiment_spec`, workers, out
 ) -> None:
     "`landslide-nb experiment`: how much pretraining helps at which number of labelled chips, with intervals, figures and a report"
-    from landslide_nb.study.analysis import write_report
+    from landslide_nb.study.report import write_report
     from landslide_nb.study.experiment import run_experiment
     run_experiment(experiment_spec(args), args.out, workers=args.workers)
     report = write_report(args.out)

@@ -16,7 +16,7 @@ from .options import cube_of, open_pair, pair_of, refuse_overwrite, say
 
 # %% ../../nbs/71_commands.train.ipynb #269b9836
 def chips_of_pair(
-    pair,            # dims (moment, y, x), dB
+    pair:'xr.Dataset', # dims (moment, y, x), dB
     folder:str|Path, # where the chips go
     channels:list,   # of the chips
     size:int=128,    # side of a chip, px
@@ -37,7 +37,7 @@ STAGE1_CHIP = 64 # side, px
 
 # %% ../../nbs/71_commands.train.ipynb #b2004735
 def train_stage1(
-    chips,           # ChipSet or list of them
+    chips:'ChipSet|list', # ChipSet or list of them
     out:str|Path,    # model file to write
     epochs:int=12,   # passes over the training chips
     seed:int=0,
@@ -81,8 +81,8 @@ def add_pretrain(
 
 # %% ../../nbs/71_commands.train.ipynb #b0cdaa84
 def stage2_learner_for(
-    dls,             # from `finetune_dls`
-    pretrained,      # model file of stage 1 or 2, or 'base'; None: from scratch
+    dls:'DataLoaders', # from `finetune_dls`
+    pretrained:str|Path|None, # model file of stage 1 or 2, or 'base'; None: from scratch
     stage:int,       # of that model
     transfer:str|None, # frozen | full; None: frozen features of a stage-1 model, all weights of a stage-2 model
     seed:int,
@@ -95,7 +95,7 @@ def stage2_learner_for(
 
 # %% ../../nbs/71_commands.train.ipynb #ccb39125
 def train_stage2(
-    chips,             # ChipSet, split
+    chips:'ChipSet',   # split
     out:str|Path,      # model file to write
     budget:int|None,   # labelled chips; None: all training chips
     pretrained:str|Path|None=None, # model file of stage 1 or 2, or 'base'; None: from scratch
@@ -127,12 +127,14 @@ SCORE_COLUMNS = { # column of `evaluate_chips` -> (title, format)
 
 # %% ../../nbs/71_commands.train.ipynb #7c1bfe95
 def score_table(
-    scores,  # pd.DataFrame of `evaluate_chips`, one row a predictor
+    scores:'pd.DataFrame', # of `evaluate_chips`, one row a predictor
 ) -> str:    # Markdown
     "The scores as a table; count errors are medians over chips of the signed error of the likely count"
     titles = [title for title, _ in SCORE_COLUMNS.values()]
     rows = [['test chips', *titles]]
-    for name, row in scores.iterrows(): rows.append([name, *(form.format(row[key]) for key, (_, form) in SCORE_COLUMNS.items())])
+    for name, row in scores.iterrows():
+        numbers = [form.format(row[key]) for key, (_, form) in SCORE_COLUMNS.items()]
+        rows.append([name, *numbers])
     widths = [max(map(len, column)) for column in zip(*rows)]
     rule = ['-'*widths[0], *('-'*(w - 1) + ':' for w in widths[1:])]
     def line(cells):
@@ -157,7 +159,7 @@ def finetune(
 ) -> None:
     "`landslide-nb finetune`: stage 2 on a few labelled chips of a cube, scored on its test chips"
     from tempfile import TemporaryDirectory
-    from landslide_nb.learn.finetune import evaluate_chips
+    from landslide_nb.study.scores import evaluate_chips
     refuse_overwrite(args.out)
     start, extra = start_model(args)
     with TemporaryDirectory() as tmp:

@@ -114,7 +114,8 @@ class NpyWriter:
         self._header()
 
     def _header(self):
-        np.lib.format.write_array_header_1_0(self.file, dict(descr=self.dtype.str, fortran_order=False, shape=(self.n, *self.shape)))
+        header = dict(descr=self.dtype.str, fortran_order=False, shape=(self.n, *self.shape))
+        np.lib.format.write_array_header_1_0(self.file, header)
 
     def append(self,
         item:np.ndarray,
@@ -148,11 +149,12 @@ def read_strip(
     pair:xr.Dataset, # dims (moment, y, x), dB
     channels:list,   # names of its variables
     rows:slice,      # pixels
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # (2, C, rows, width) float16 with NaN, (rows, width) uint8 mask with 255, (rows, width) bool valid
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # data (2, C, rows, width) float16, mask uint8, valid bool (rows, width)
     "The data and the mask of some rows"
     labelled = 'landslides' in pair
     strip = read_rows(pair, [*channels, 'landslides'] if labelled else [*channels], rows)
-    with np.errstate(over='ignore'): data = np.stack([strip[c].transpose('moment', 'y', 'x').values for c in channels], 1).astype('float16')
+    bands = [strip[c].transpose('moment', 'y', 'x').values for c in channels]
+    with np.errstate(over='ignore'): data = np.stack(bands, 1).astype('float16')
     data[~np.isfinite(data)] = np.nan
     valid = ~np.isnan(data).any((0, 1))
     if not labelled: return data, np.full(valid.shape, 255, 'uint8'), valid
@@ -272,8 +274,9 @@ def make_chips(
         if not kept: raise ChipError(f"None of the {len(corners)} chips of {size} px has {min_valid:.0%} valid pixels; lower min_valid, make chips smaller or look at the pair's no data.")
         chip_table(pair, kept, size).to_parquet(tmp/'table.parquet')
         name = about['event'].get('name') or Path(folder).name
+        cut = dict(name=name, n=len(kept), channels=list(channels), size=size, step=step, min_valid=min_valid)
         left = dict(left_out=len(corners) - len(kept), uncovered=uncovered_pixels(about['shape'], corners, size, step))
-        meta = dict(name=name, n=len(kept), channels=list(channels), size=size, step=step, min_valid=min_valid, **left, **about)
+        meta = {**cut, **left, **about}
         (tmp/'meta.json').write_text(json.dumps(meta, indent=1))
     return ChipSet(folder)
 

@@ -1,0 +1,28 @@
+"Mapping stands alone: it needs neither fastai nor the simulator, so that a small machine can map what another one trained."
+import json, subprocess, sys
+
+BLOCKED = """
+import sys
+for name in ('fastai', 'landslide_nb.data.simulate'): sys.modules[name] = None # an import of it fails
+"""
+MAP = """
+from landslide_nb.mapping.mapping import map_cube
+from landslide_nb.testing import mock_cube
+map_cube(mock_cube((160, 200)), 'base', sys.argv[1], event='hokkaido', progress=False)
+"""
+
+def in_new_process(code, *words):
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', BLOCKED + code, *map(str, words)], capture_output=True, text=True, timeout=300)
+
+def test_the_block_blocks():
+    for name in ('fastai.vision.all', 'landslide_nb.data.simulate'):
+        out = in_new_process(f'import {name}')
+        assert out.returncode == 1
+        assert 'ModuleNotFoundError' in out.stderr
+
+def test_a_cube_is_mapped_without_fastai_and_simulator(tmp_path):
+    out = in_new_process(MAP, tmp_path/'run')
+    assert out.returncode == 0, out.stderr[-2000:]
+    metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
+    assert 'nulls' in metrics, 'the null check was made as well'
+    assert (tmp_path/'run'/'report.html').exists()
