@@ -74,9 +74,10 @@ def read_time(
     time = datetime.fromisoformat(written)
     return time.astimezone(timezone.utc).replace(tzinfo=None) if time.tzinfo else time
 
-# %% ../nbs/00_core.ipynb #81bbaedf
+# %% ../nbs/00_core.ipynb #3062ece7
 FIRST_YEAR = 2014 # of Sentinel-1
 
+# %% ../nbs/00_core.ipynb #189b1908
 def out_of_time(
     time:datetime|date, # UTC
 ) -> str:               # '' if Sentinel-1 may have seen it

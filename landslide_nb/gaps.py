@@ -22,9 +22,10 @@ def letters_of(
     "The letters of a name, in lower case"
     return re.sub('[^a-z]', '', str(name).lower())
 
-# %% ../nbs/04_gaps.ipynb #aff8adb5
+# %% ../nbs/04_gaps.ipynb #8e4999e9
 NO_DATA_NAMES = ('nodata', 'nodatavals', 'nodatavalue', 'nodatavalues', 'fillvalue', 'missingvalue') # letters of an attribute
 
+# %% ../nbs/04_gaps.ipynb #c0843347
 def _numbers(written:object) -> list[float]: # without NaN
     "The numbers of an attribute, also of one that is text"
     found = []
@@ -72,9 +73,10 @@ def _equal_to(values:np.ndarray, code:float) -> np.ndarray: # bool
     if values.dtype.kind != 'f': return values == code
     with np.errstate(over='ignore'): return values == values.dtype.type(code)
 
-# %% ../nbs/04_gaps.ipynb #3fc5e15d
+# %% ../nbs/04_gaps.ipynb #937ae584
 DECLARED, IMPOSSIBLE = 'declared as no data', 'which no radar measures' # why a number is no data
 
+# %% ../nbs/04_gaps.ipynb #371785cc
 class NoData:
     "What is no data in one variable: turns its values into float32 with NaN"
     def __init__(self,
@@ -101,7 +103,6 @@ class NoData:
         found = {DECLARED: clean[gone], IMPOSSIBLE: clean[odd]}
         clean[gone | odd] = np.nan
         return clean, found
-
 
 # %% ../nbs/04_gaps.ipynb #a3587955
 class Gaps:

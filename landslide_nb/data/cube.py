@@ -65,7 +65,7 @@ def _as_dataset(array:xr.DataArray) -> xr.Dataset: # attributes kept
 
 # %% ../../nbs/13_data.cube.ipynb #b968494f
 def open_cube(
-    source:str|Path|xr.Dataset|xr.DataArray, # Zarr (folder, zip or URL), netCDF, folder of GeoTIFFs or patches, or data in memory
+    source:str|Path|xr.Dataset|xr.DataArray, # path, URL of a Zarr, or data in memory
     crs:object=None,            # CRS of a source that has none, such as EPSG:32654; None: the source says it
 ) -> xr.Dataset:                # canonical cube, lazy if it came from disk
     "Open any supported source as the canonical cube; raises `CubeError` if it is none, or has another CRS than the one given"

@@ -77,16 +77,18 @@ def read_date_pairs(
     second = [o[1] for o in dates]
     return read_dates(first), read_dates(second)
 
-# %% ../../nbs/11_data.dialects.ipynb #56200f85
+# %% ../../nbs/11_data.dialects.ipynb #2e62e7b8
 ORBIT_WORDS = { # direction -> how it is written
     'ascending': re.compile('a|asc.*'),
     'descending': re.compile('d|dsc.*|desc.*'),
 }
 
+# %% ../../nbs/11_data.dialects.ipynb #1afdcfc7
 def _direction(word:str) -> str: # ascending | descending | unknown
     "The orbit direction that a word means"
     return next((o for o, written in ORBIT_WORDS.items() if written.fullmatch(word)), 'unknown')
 
+# %% ../../nbs/11_data.dialects.ipynb #c461b8ba
 def read_orbits(
     labels:ArrayLike, # a | d | asc | dsc | ascending | DESCENDING | anything
 ) -> np.ndarray:      # ascending | descending | unknown
@@ -170,9 +172,10 @@ def _in_limits(
     low, high = LIMITS[name]
     return layer.where((layer >= low) & (layer <= high))
 
-# %% ../../nbs/11_data.dialects.ipynb #03bcae15
+# %% ../../nbs/11_data.dialects.ipynb #69835a26
 LARGEST_CODE = 65535 # of a label: this and more are gaps
 
+# %% ../../nbs/11_data.dialects.ipynb #5200680c
 def _count_block(values:np.ndarray) -> dict[float, int]: # value -> pixels; NaN is left out
     "How often each value occurs in a block of a label"
     counts = {code: int((values == code).sum()) for code in (0, 1, 255)}
@@ -266,10 +269,11 @@ ORBIT_NAMES = ('orbit', 'sat:orbit_state', 'sat_orbit_state', 'orbit_state', 'or
 LABEL_NAMES = ('landslides', 'landslide')
 SPACE_DIMS = ('y', 'x', 'lat', 'lon', 'latitude', 'longitude') # axes of the grid in any dialect
 
-# %% ../../nbs/11_data.dialects.ipynb #3ef6fe3f
+# %% ../../nbs/11_data.dialects.ipynb #e94f15c3
 BAND_DIMS = ('band', 'bands', 'polarization', 'polarisation', 'pol', 'variable', 'channel')
 BAND_NAME = re.compile(r'(?:.*[^a-z])?(vv|vh)(?:[^a-z].*)?') # of a polarisation, perhaps among other words
 
+# %% ../../nbs/11_data.dialects.ipynb #09e832a1
 def polarisation_of(
     text:object, # name of a band
 ) -> str|None:   # vv | vh, or None
@@ -298,10 +302,11 @@ def _split_bands(ds:xr.Dataset) -> xr.Dataset:
 # %% ../../nbs/11_data.dialects.ipynb #ded3c20e
 COHERENCE_NAMES = ('coherence', 'topophase.cor_1', 'topophase.cor', 'phsig.cor_1', 'phsig.cor')
 
-# %% ../../nbs/11_data.dialects.ipynb #ba74d795
+# %% ../../nbs/11_data.dialects.ipynb #21b9896e
 def _already_degrees(slope:xr.DataArray) -> xr.DataArray: return slope
 def _rise_to_degrees(rise_over_run:xr.DataArray) -> xr.DataArray: return np.rad2deg(np.arctan(rise_over_run))
 
+# %% ../../nbs/11_data.dialects.ipynb #07a763c7
 SLOPE_NAMES = { # name -> how to get degrees
     'slope': _already_degrees,
     'dem_slope_radians': np.rad2deg,
@@ -466,10 +471,11 @@ def _assemble(
     if 'coherence' in parts: cube = cube.assign_coords(_pair_dates(ds))
     return cube
 
-# %% ../../nbs/11_data.dialects.ipynb #e9550d15
+# %% ../../nbs/11_data.dialects.ipynb #2f206959
 FRAMES_WITHIN = np.timedelta64(10, 'm')
 TRACK_NAMES = ('track', 'sat:relative_orbit', 'sat_relative_orbit', 'relative_orbit')
 
+# %% ../../nbs/11_data.dialects.ipynb #67daf623
 def _tracks(
     ds:xr.Dataset, # renamed
 ) -> list[str]:    # (time,)

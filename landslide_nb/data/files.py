@@ -100,9 +100,10 @@ def _lazy(disk:DiskArray) -> xr.Variable:
     attrs = {**disk.var.attrs, CLEAN: 1} if disk.gaps else disk.var.attrs
     return xr.Variable(disk.var.dims, da.from_array(disk, chunks=chunks, name=False, meta=nothing), attrs)
 
-# %% ../../nbs/12_data.files.ipynb #aea0385f
+# %% ../../nbs/12_data.files.ipynb #d2651aed
 OTHER_BAND = dict(vv='vh', vh='vv', VV='VH', VH='VV') # polarisation -> the one beside it
 
+# %% ../../nbs/12_data.files.ipynb #5c5a85b2
 def as_dask(
     ds:xr.Dataset,   # opened without dask (`chunks=None, cache=False`)
     source:str|Path, # file, for messages
@@ -149,9 +150,10 @@ def read_zarr(
         ds = xr.open_dataset(store, engine='zarr', group=group, consolidated=consolidated, chunks=None, cache=False)
     return as_dask(ds, path)
 
-# %% ../../nbs/12_data.files.ipynb #90b97fa8
+# %% ../../nbs/12_data.files.ipynb #23f61e70
 URL_PACKAGES = dict(http='aiohttp', https='aiohttp', s3='s3fs', gs='gcsfs', gcs='gcsfs', az='adlfs', abfs='adlfs') # what reads it
 
+# %% ../../nbs/12_data.files.ipynb #aaa018da
 def is_url(
     source:object,
 ) -> bool:
@@ -291,9 +293,10 @@ def read_opera(
     lon, _ = centre_lon_lat(like)
     return _stack_bands(bands, like).assign_coords(time=time, orbit=('time', guess_orbits(time, lon)))
 
-# %% ../../nbs/12_data.files.ipynb #1b21c05a
+# %% ../../nbs/12_data.files.ipynb #fa2ae1a1
 DATE_IN_NAME = re.compile(r'(?<!\d)20\d{2}(-?)[01]\d\1[0-3]\d(?:T\d{6})?(?!\d)')
 
+# %% ../../nbs/12_data.files.ipynb #707c9ec5
 def _date_of(text:str) -> str: # '' if there is none
     "The first date of a name"
     found = DATE_IN_NAME.search(text)

@@ -91,9 +91,10 @@ def centre_lon_lat(
     (lon,), (lat,) = transform(ds.rio.crs, 4326, [float(ds.x.mean())], [float(ds.y.mean())])
     return lon, lat
 
-# %% ../../nbs/10_data.grid.ipynb #7fce06ac
+# %% ../../nbs/10_data.grid.ipynb #0494e1d5
 TRANSFORM_NAMES = ('transform', 'geotransform', 'affine') # of attributes, in any case and with any underscores
 
+# %% ../../nbs/10_data.grid.ipynb #a95722f4
 def _read_transform(written:object) -> Affine|None: # None if it is no transform
     "A transform from text or numbers, in the order of GDAL or of rasterio; raises `CubeError` for a rotated one"
     found = re.findall(r'[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?', written) if isinstance(written, str) else np.ravel(written)
@@ -176,11 +177,12 @@ def in_order(
     if (step < 0).any(): ds = ds.isel(time=np.argsort(ds.time.values, kind='stable'))
     return ds
 
-# %% ../../nbs/10_data.grid.ipynb #f5e3b495
+# %% ../../nbs/10_data.grid.ipynb #f7936d95
 def grid_of(ds:xr.Dataset, crs:CRS) -> xr.Dataset: # coordinates y, x, spatial_ref; no data
     "The axes of a dataset with their CRS"
     return xr.Dataset(coords={'y': ds.y, 'x': ds.x}).rio.write_crs(crs)
 
+# %% ../../nbs/10_data.grid.ipynb #30ba9b34
 def write_grid(ds:xr.Dataset, crs:CRS|None) -> xr.Dataset: # with `spatial_ref` if there is a CRS
     "Write CRS and transform the rioxarray way"
     if crs is None: return ds
@@ -349,11 +351,13 @@ def check_overlap(
     west, south, east, north = like.rio.bounds()
     def inside(bounds): return bounds[0] < east and bounds[2] > west and bounds[1] < north and bounds[3] > south
     if any(inside(polygon.bounds) for polygon in polygons): return
-    raise CubeError(f"None of the {len(polygons)} landslides lies on the grid ({west:g}, {south:g}, {east:g}, {north:g} in {like.rio.crs}); do both show the same place?")
+    raise CubeError(f"None of the {len(polygons)} landslides lies on the grid ({west:g}, {south:g}, {east:g}, {north:g} "
+                    f"in {like.rio.crs}); do both show the same place?")
 
-# %% ../../nbs/10_data.grid.ipynb #f26997ad
+# %% ../../nbs/10_data.grid.ipynb #8678d159
 FINER = 10 # parts of a pixel's side, to see how much of it a polygon covers
 
+# %% ../../nbs/10_data.grid.ipynb #7890b0f7
 def _window_of(polygon:object, like:xr.Dataset) -> tuple[slice, slice]: # rows, columns
     "The part of a grid around a polygon"
     west, south, east, north = polygon.bounds
@@ -415,9 +419,10 @@ def _keep_small(
         kept += 1
     return kept
 
-# %% ../../nbs/10_data.grid.ipynb #ea4b0ada
+# %% ../../nbs/10_data.grid.ipynb #33b64884
 LABEL_ATTRS = dict(flag_values=[0, 1, 255], flag_meanings='no_landslide landslide not_mapped') # the CF way
 
+# %% ../../nbs/10_data.grid.ipynb #80076f4b
 def rasterize_label(
     like:xr.Dataset,  # cube or pair that gives the grid
     landslides:object, # polygons: path, GeoDataFrame or a list of them, any CRS
@@ -435,7 +440,8 @@ def rasterize_label(
     if unmapped is not None: layers += [(polygon, 255) for polygon in read_polygons(unmapped, crs)]
     layers += [(polygon, 1) for polygon in slides]
     outside = 0 if extent is None else 255
-    label = rasterize(layers, (like.sizes['y'], like.sizes['x']), fill=outside, transform=like.rio.transform(), dtype='uint8')
+    shape = like.sizes['y'], like.sizes['x']
+    label = rasterize(layers, shape, fill=outside, transform=like.rio.transform(), dtype='uint8')
     small = _keep_small(label, slides, like)
     if small:
         note(f"{small} of {len(slides)} landslides hold no centre of a pixel; they are kept as the pixels of which they cover most.")
