@@ -83,6 +83,12 @@ def test_declared_no_data_of_every_spelling(name):
     assert pair.vh.isel(moment=1, x=slice(0, 10)).isnull().all()
     assert pair.vv.isel(x=slice(10, None)).notnull().all()
 
+def test_a_file_declares_no_data_for_its_bands(tmp_path):
+    for source in every_way(border(raw(), .5).assign_attrs(nodata=.5), tmp_path).values():
+        cube = open_cube(source).compute()
+        assert cube.vv[8:, :, :10].isnull().all()
+        assert cube.vh[:, :, 10:].notnull().all()
+
 @pytest.mark.parametrize('declared', ['nodata', '_FillValue', 'missing_value'])
 def test_packed_data_declare_the_number_as_it_is_stored(declared, tmp_path, right):
     "scale_factor and add_offset, on disk and in memory"

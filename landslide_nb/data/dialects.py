@@ -25,7 +25,7 @@ from rasterio.crs import CRS
 from ..core import CubeError, DATE_WORDS, note, out_of_time, read_time
 from .grid import LABEL_ATTRS, centre_lon_lat, check_degrees, corners_to_centres, find_crs, grid_of
 from .grid import in_order, settle_crs, write_grid
-from ..gaps import Gaps, LIMITS, declared_no_data, packing_of, unpack
+from ..gaps import Gaps, LIMITS, declared_no_data, packing_of, unpack, with_file
 
 # %% ../../nbs/11_data.dialects.ipynb #13de4d6e
 def _as_text(
@@ -395,7 +395,9 @@ def _passes(
 ) -> dict[str, xr.DataArray]: # vv and vh (time, y, x) float32, those that there are; NaN = no data
     "Backscatter of the passes, lazy if it was"
     names = [o for o in ('vv', 'vh') if o in ds and 'time' in ds[o].dims]
-    return _without_gaps({o: _one_layer(ds[o], ('time', 'y', 'x'), source) for o in names}, source)
+    bands = {o: _one_layer(ds[o], ('time', 'y', 'x'), source) for o in names}
+    declared = {o: band.assign_attrs(with_file(band.attrs, ds.attrs)) for o, band in bands.items()}
+    return _without_gaps(declared, source)
 
 # %% ../../nbs/11_data.dialects.ipynb #4c6e83c6
 def _first_layer(

@@ -25,7 +25,7 @@ from ..core import CubeError, note, to_power
 from .dialects import CLEAN, SPACE_DIMS, canonical, guess_orbits, one_pass_a_day
 from .dialects import polarisation_of, read_dates
 from .grid import centre_lon_lat, write_grid
-from ..gaps import Gaps
+from ..gaps import Gaps, with_file
 
 # %% ../../nbs/12_data.files.ipynb #784b6e6e
 def one_line(
@@ -90,7 +90,7 @@ def _disk_array(ds:xr.Dataset, name:str, source:str|Path) -> DiskArray:
     var = ds[name].variable
     where = f"{name} in {source}"
     if name.lower() not in ('vv', 'vh') or var.dtype.kind not in 'iuf': return DiskArray(var, where)
-    return DiskArray(var, where, Gaps(name.lower(), where, var.attrs, var.encoding))
+    return DiskArray(var, where, Gaps(name.lower(), where, with_file(var.attrs, ds.attrs), var.encoding))
 
 # %% ../../nbs/12_data.files.ipynb #ba19d10d
 def _lazy(disk:DiskArray) -> xr.Variable:
