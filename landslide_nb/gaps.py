@@ -39,7 +39,8 @@ def declared_no_data(
     attrs:dict, # of a variable
 ) -> list[float]:
     "The numbers that attributes declare as no data"
-    return [o for key, written in attrs.items() if letters_of(key).removeprefix('file') in NO_DATA_NAMES for o in _numbers(written)]
+    def declares(key): return letters_of(key).removeprefix('file') in NO_DATA_NAMES
+    return [o for key, written in attrs.items() if declares(key) for o in _numbers(written)]
 
 # %% ../nbs/04_gaps.ipynb #8d6eb074
 def with_file(
