@@ -142,7 +142,7 @@ def test_the_balance_does_not_hang_on_its_sample():
         assert abs(np.median(np.concatenate(some)) - whole) < .05
 
 def test_a_pair_is_read_once(tmp_path, monkeypatch):
-    from landslide_nb.data import cube as module
+    from landslide_nb.data import files as module
     read = []
     mock_cube((1500, 1600), passes=1).chunk(timestep=1, y=250, x=250).to_zarr(tmp_path/'cube.zarr', zarr_format=2)
     read_one = module.DiskArray.__getitem__

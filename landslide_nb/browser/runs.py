@@ -21,9 +21,11 @@ import geopandas as gpd
 import numpy as np
 import pyogrio
 import rasterio
+import shapely
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
+from shapely.errors import ShapelyError
 from shapely.geometry import box
 
 from ..core import LandslideError
@@ -72,7 +74,8 @@ def find_folders(
 def is_run(
     folder:Path,
 ) -> bool:
-    "Whether a folder is a run folder, complete or not"
+    "Whether a folder is a run folder, complete or not; one that is still being filled is none"
+    if (folder/'.unfinished').exists(): return False
     def holds(*names): return all((folder/name).exists() for name in names)
     return holds('probability.tif') or holds('landslides.gpkg', 'item.json') or holds('pair.tif', 'metrics.json')
 
@@ -127,7 +130,7 @@ def read_layer(
         check_geopackage(path)
         layers = pyogrio.list_layers(path)[:, 0]
         return pyogrio.read_dataframe(path, layer=layer) if layer in layers else None
-    except (OSError, ValueError, RuntimeError) as e:
+    except (OSError, ValueError, RuntimeError, ShapelyError) as e:
         raise AppError(f"{Path(path).name} cannot be read, it is damaged or not a GeoPackage; map this scene again.") from e
 
 # %% ../../nbs/60_browser.runs.ipynb #f8907886
@@ -171,6 +174,8 @@ def read_raster_header(
 ) -> RasterHeader:
     "Grid and bands of a GeoTIFF; raises `AppError` if it is damaged"
     with open_raster(path) as raster:
+        if not np.isfinite(raster.transform).all() or raster.transform.determinant == 0:
+            raise AppError(f"{Path(path).name} has pixels without a size; map this scene again.")
         grid = RasterGrid(raster.crs, raster.transform, raster.shape, tuple(raster.bounds))
         return RasterHeader(grid, band_numbers(raster.descriptions))
 
@@ -207,7 +212,7 @@ def read_run_files(
             continue
         try: found[name] = read_run_file(root, folder/name)
         except AppError as e: missing.append(str(e))
-        except (OSError, ValueError): missing.append(f"{name} is damaged: {loss}.")
+        except (OSError, ValueError, RecursionError): missing.append(f"{name} is damaged: {loss}.")
     return found, missing
 
 # %% ../../nbs/60_browser.runs.ipynb #a4775256
@@ -284,7 +289,9 @@ class RunFolder:
     @property
     def threshold(self) -> float:
         "Probability at which the polygons of the run start"
-        return float(np.clip(self.metrics.get('threshold') or .5, LOWEST, HIGHEST))
+        said = self.metrics.get('threshold')
+        usable = isinstance(said, (int, float)) and np.isfinite(said) and said > 0
+        return float(np.clip(said if usable else .5, LOWEST, HIGHEST))
 
     @property
     def warnings(self) -> list[str]:
@@ -351,7 +358,7 @@ def mapped_event(
 ) -> tuple|None:   # values of `EVENT_KEYS`; None where metrics.json does not say
     "Which event a run maps"
     try: metrics = json.loads(inside(root, folder/'metrics.json').read_text())
-    except (OSError, ValueError, AppError): return None
+    except (OSError, ValueError, RecursionError, AppError): return None
     if not isinstance(metrics, dict) or not metrics.get('event_name'): return None
     return tuple(str(metrics.get(key)) for key in EVENT_KEYS)
 

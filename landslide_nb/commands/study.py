@@ -9,7 +9,7 @@ __all__ = ['SOURCES', 'words', 'numbers', 'given_options', 'experiment_spec', 'e
 # %% ../../nbs/72_commands.study.ipynb #b383b9be
 import argparse, os
 
-from .options import say
+from .options import path_word, say
 
 # %% ../../nbs/72_commands.study.ipynb #38830ba2
 def words(
@@ -81,9 +81,9 @@ def add_experiment(
     p.add_argument('--arch', metavar='NAME', help='unet (default) or published')
     length = p.add_mutually_exclusive_group()
     length.add_argument('--quick', action='store_true', help='budgets 2, 10, 110, two seeds, shorter trainings: about 12 minutes on two cores')
-    length.add_argument('--spec', metavar='FILE.json', help='any fields of the specification (epochs, epoch_chips, size, ...), or the spec.json of another experiment; the options above replace them')
+    length.add_argument('--spec', type=path_word, metavar='FILE.json', help='any fields of the specification (epochs, epoch_chips, size, ...), or the spec.json of another experiment; the options above replace them')
     add_workers(p)
-    p.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same experiment, which is then continued')
+    p.add_argument('--out', type=path_word, required=True, metavar='DIR', help='new or empty folder, or that of the same experiment, which is then continued')
 
 # %% ../../nbs/72_commands.study.ipynb #5b13619c
 def ablation(
@@ -107,4 +107,4 @@ def add_ablation(
     p.add_argument('--epochs', type=int, metavar='N', help='epochs of 128 chips, as of finetune (default 10)')
     p.add_argument('--size', type=int, default=2688, metavar='PX', help='side of an embedded event\'s scene (default 2688)')
     add_workers(p)
-    p.add_argument('--out', required=True, metavar='DIR', help='new or empty folder, or that of the same ablation, which is then continued')
+    p.add_argument('--out', type=path_word, required=True, metavar='DIR', help='new or empty folder, or that of the same ablation, which is then continued')

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from .options import CHANNELS, CUBE, MODEL, add_block, add_model_out, add_pair_options, add_seed
-from .options import cube_of, open_pair, pair_of, refuse_overwrite, say
+from .options import cube_of, open_pair, pair_of, path_word, refuse_overwrite, say
 
 # %% ../../nbs/71_commands.train.ipynb #269b9836
 def chips_of_pair(
@@ -72,7 +72,7 @@ def add_pretrain(
     p:argparse.ArgumentParser,
 ) -> None:
     "Arguments of `pretrain`"
-    p.add_argument('cubes', nargs='+', metavar='CUBE', help=CUBE)
+    p.add_argument('cubes', nargs='+', type=path_word, metavar='CUBE', help=CUBE)
     add_model_out(p)
     p.add_argument('--channel', action='append', default=[], choices=CHANNELS, help='a channel beside VV and VH, may be repeated')
     add_block(p)
@@ -174,10 +174,10 @@ def add_finetune(
     p:argparse.ArgumentParser,
 ) -> None:
     "Arguments of `finetune`"
-    p.add_argument('cube', metavar='CUBE', help=CUBE)
+    p.add_argument('cube', type=path_word, metavar='CUBE', help=CUBE)
     add_model_out(p)
     p.add_argument('--budget', type=int, metavar='N', help='labelled chips, half of them landslide-free (default: all training chips)')
-    p.add_argument('--pretrained', metavar=MODEL, help='model to start from, or none (default: base, the weights in the package; with --channel none)')
+    p.add_argument('--pretrained', type=path_word, metavar=MODEL, help='model to start from, or none (default: base, the weights in the package; with --channel none)')
     p.add_argument('--transfer', choices=['frozen', 'full'], help='only read its features, or train all its weights on (default: frozen for a stage-1, full for a stage-2 model)')
     p.add_argument('--channel', action='append', default=[], choices=CHANNELS, help='a channel beside VV and VH, without --pretrained')
     add_block(p)
@@ -202,9 +202,9 @@ def add_adapt(
     p:argparse.ArgumentParser,
 ) -> None:
     "Arguments of `adapt`"
-    p.add_argument('cube', metavar='CUBE', help=f'{CUBE}; with most of a year of passes before the event')
+    p.add_argument('cube', type=path_word, metavar='CUBE', help=f'{CUBE}; with most of a year of passes before the event')
     add_model_out(p, ', for map --model or finetune --pretrained')
-    p.add_argument('--pretrained', default='base', metavar=MODEL, help='stage-2 model of VV and VH to go on from (default: base, the weights in the package)')
+    p.add_argument('--pretrained', default='base', type=path_word, metavar=MODEL, help='stage-2 model of VV and VH to go on from (default: base, the weights in the package)')
     p.add_argument('--scenes', type=int, default=120, metavar='N', help='null pairs with injected landslides (default 120)')
     p.add_argument('--epochs', type=int, default=2, help='epochs of 1024 chips (default 2)')
     add_pair_options(p)
@@ -223,7 +223,7 @@ def add_base(
 ) -> None:
     "Arguments of `base`"
     add_model_out(p)
-    p.add_argument('--folder', required=True, metavar='DIR', help='folder for the simulated scenes, about 5.5 GB; what is there is used')
+    p.add_argument('--folder', required=True, type=path_word, metavar='DIR', help='folder for the simulated scenes, about 5.5 GB; what is there is used')
     p.add_argument('--scenes', type=int, default=2000, metavar='N', help='random regions (default 2000)')
     p.add_argument('--epochs', type=int, default=18, help='epochs of 4096 chips (default 18)')
     add_seed(p, 'of weights and batches')

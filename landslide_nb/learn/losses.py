@@ -12,7 +12,7 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastai.learner import Metric
+from fastai.learner import Learner, Metric
 from torch import Tensor, nn
 
 from ..core import ModelError
@@ -103,7 +103,7 @@ class AUPRC(Metric):
     "Average precision over the mapped pixels of the validation set"
     name = 'auprc'
     def reset(self): self.ap = StreamingAP()
-    def accumulate(self, learn:'Learner') -> None: self.ap.update_scores(learn.pred, learn.y)
+    def accumulate(self, learn:Learner) -> None: self.ap.update_scores(learn.pred, learn.y)
 
     @property
     def value(self): return self.ap.value
@@ -115,7 +115,7 @@ class F1Score(Metric):
     def __init__(self, threshold:float=.5): # landslide from this probability on
         self.logit = math.log(threshold/(1-threshold))
     def reset(self): self.n = np.zeros(3, int) # found, false alarms, missed
-    def accumulate(self, learn:'Learner') -> None:
+    def accumulate(self, learn:Learner) -> None:
         x, t = valid_pixels(learn.pred.float(), learn.y)
         hit = x >= self.logit
         self.n += [(hit & t).sum(), (hit & ~t).sum(), (~hit & t).sum()]
@@ -129,7 +129,7 @@ class ChipAUROC(Metric):
     "Area under the ROC curve of chip decisions; NaN if the chips are all of one kind"
     name = 'chip_auroc'
     def reset(self): self.logits, self.labels = [], []
-    def accumulate(self, learn:'Learner') -> None:
+    def accumulate(self, learn:Learner) -> None:
         x, t = valid_pixels(learn.pred.float(), learn.y)
         self.logits.extend(x)
         self.labels.extend(t)
@@ -147,7 +147,7 @@ class CountError(Metric):
     def __init__(self, kind:str='landslide'): # of the chips that count: landslide | landslide-free
         self.kind, self.name = kind, f'count_{kind}'
     def reset(self): self.errors = []
-    def accumulate(self, learn:'Learner') -> None:
+    def accumulate(self, learn:Learner) -> None:
         c = chip_counts(learn.pred.float().sigmoid(), learn.y)
         c = c[c.kind == self.kind]
         self.errors += list(c.predicted - c.true)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHIPPED_CONFIG', 'MEASURED', 'PASS_WINDOW', 'stack_pair', 'check_axis', 'check_scene', 'to_device', 'forward',
-           'blank_gaps', 'logits_of', 'pad_to_stride', 'undo_dihedral', 'logits_d4', 'config_key', 'measured',
-           'TileJob', 'map_window', 'map_tile', 'save_tile', 'lazy_map', 'lazy_file', 'shared_job', 'map_tiles',
+           'blank_gaps', 'logits_of', 'grid_margins', 'undo_dihedral', 'logits_d4', 'config_key', 'measured', 'TileJob',
+           'pixels_beyond', 'map_window', 'map_tile', 'save_tile', 'lazy_map', 'lazy_file', 'shared_job', 'map_tiles',
            'calibrate_mosaic', 'calibrate_map', 'MapOptions', 'tile_job', 'scene_tiles', 'map_bar', 'as_map',
            'predict_scene', 'weights_hash', 'work_plan', 'predict_tiles']
 
@@ -116,14 +116,16 @@ def logits_of(
     return blank_gaps(forward(model, x, spec, fast), x)
 
 # %% ../../nbs/31_mapping.scene.ipynb #60070756
-def pad_to_stride(
-    x:np.ndarray, # (moment, channel, y, x)
-    stride:int,   # pixels
-) -> np.ndarray:  # (moment, channel, y, x), both sides multiples of the stride
-    "Widen an array with no data, below and to the right"
-    height, width = x.shape[-2:]
-    below, right = -height % stride, -width % stride
-    return np.pad(x, ((0, 0), (0, 0), (0, below), (0, right)), constant_values=np.nan)
+def grid_margins(
+    length:int,    # of an axis, pixels; it begins on the network's grid
+    stride:int,    # of the network, pixels
+    beyond:int,    # pixels of the scene after it
+    mirrored:bool, # is the grid counted from the scene's far edge?
+) -> tuple[int, int]: # pixels to add before and after
+    "What an axis lacks to lie on the network's grid at both ends"
+    after = beyond % stride if mirrored else -length % stride
+    before = -(length + after) % stride
+    return before, after
 
 # %% ../../nbs/31_mapping.scene.ipynb #1f2142ad
 def undo_dihedral(
@@ -136,20 +138,24 @@ def undo_dihedral(
 
 # %% ../../nbs/31_mapping.scene.ipynb #25882336
 def logits_d4(
-    x:np.ndarray,    # (moment, channel, y, x), dB, NaN = no data
+    x:np.ndarray,    # (moment, channel, y, x), dB, NaN = no data; it begins on the network's grid
     model:torch.nn.Module, # stage-2 network in eval mode
     spec:dict,       # its input: channels, change, stats
     stride:int,      # the network's stride, pixels
     fast:bool=False, # low precision, see `forward`
+    beyond:tuple[int, int]=(0, 0), # pixels of the scene below and to the right of it
 ) -> np.ndarray:     # (y, x) float32 logits, NaN where there is no data
     "Mean logits over the eight symmetries of the square"
     height, width = x.shape[-2:]
-    wide = torch.from_numpy(pad_to_stride(x, stride))
-    total = 0
+    total = np.zeros((height, width), 'float32')
     for k in range(8):
-        logits = forward(model, dihedral(wide, k).numpy(), spec, fast)
-        total = total + undo_dihedral(torch.from_numpy(logits), k)
-    return blank_gaps(total.numpy()[:height, :width]/8, x)
+        rows = grid_margins(height, stride, beyond[0], bool(k & 2))
+        columns = grid_margins(width, stride, beyond[1], bool(k & 1))
+        wide = np.pad(x, ((0, 0), (0, 0), rows, columns), constant_values=np.nan)
+        logits = forward(model, dihedral(torch.from_numpy(wide), k).numpy(), spec, fast)
+        turned_back = undo_dihedral(torch.from_numpy(logits), k).numpy()
+        total += turned_back[rows[0]:rows[0] + height, columns[0]:columns[0] + width]
+    return blank_gaps(total/8, x)
 
 # %% ../../nbs/31_mapping.scene.ipynb #021efaa0
 def config_key(
@@ -182,15 +188,23 @@ class TileJob:
     tta:bool=False            # average over the eight symmetries of the square
     fast:bool=False           # low precision, see `forward`
 
-    def logits(self, x:np.ndarray) -> np.ndarray:
-        "(moment, channel, y, x) in dB to (y, x) logits, NaN = no data"
-        if self.tta: return logits_d4(x, self.model, self.spec, self.geometry[1], self.fast)
+    def logits(self, x:np.ndarray, beyond:tuple[int, int]) -> np.ndarray:
+        "(moment, channel, y, x) in dB to (y, x) logits, NaN = no data; `beyond`: see `logits_d4`"
+        if self.tta: return logits_d4(x, self.model, self.spec, self.geometry[1], self.fast, beyond)
         return logits_of(x, self.model, self.spec, self.fast)
 
     @property
     def pixelwise(self) -> dict:
         "The calibration without its factors for neighbourhoods, which need more than a tile"
         return {key: value for key, value in self.calibration.items() if key != 'around'}
+
+# %% ../../nbs/31_mapping.scene.ipynb #51b6e7e9
+def pixels_beyond(
+    shape:tuple[int, int], # (rows, columns) of a scene, or of a tile with its halo
+    tile:Tile,             # a part of it
+) -> tuple[int, int]:      # pixels below and to the right of what is read for the part
+    "How far a scene goes on after a part of it"
+    return shape[0] - tile.outer_ys.stop, shape[1] - tile.outer_xs.stop
 
 # %% ../../nbs/31_mapping.scene.ipynb #16d75c53
 PASS_WINDOW = 512 # what goes through the network at once, pixels a side; more leaves the processor's cache
@@ -199,13 +213,16 @@ def map_window(
     x:np.ndarray,   # (moment, channel, y, x), dB: a tile with its halo
     window:Tile,    # a part of it
     job:TileJob,
+    beyond:tuple[int, int]=(0, 0), # pixels of the scene below and to the right of the tile
     turn:AbstractContextManager|None=None, # one network at a time on this machine
 ) -> np.ndarray:    # (y, x) float32 probability of the window's own pixels, NaN = no data
     "Map one window of a tile"
     own = x[..., window.ys, window.xs]
     if not np.isfinite(own).all((0, 1)).any(): return np.full(window.shape, np.nan, 'float32')
+    below, right = pixels_beyond(x.shape[-2:], window)
+    beyond = below + beyond[0], right + beyond[1]
     with turn or nullcontext():
-        logits = job.logits(x[..., window.outer_ys, window.outer_xs])
+        logits = job.logits(x[..., window.outer_ys, window.outer_xs], beyond)
     return calibrate(logits[window.inner], job.pixelwise)
 
 # %% ../../nbs/31_mapping.scene.ipynb #141241d3
@@ -213,13 +230,14 @@ def map_tile(
     x:np.ndarray,  # (moment, channel, y, x), dB: a tile with its halo
     inner:tuple,   # (row slice, column slice) of the tile within `x`
     job:TileJob,
+    beyond:tuple[int, int]=(0, 0), # pixels of the scene below and to the right of `x`
     done:Callable|None=None, # called with the pixels of each finished window
     turn:AbstractContextManager|None=None,     # one network at a time, while other threads read
 ) -> np.ndarray:   # (y, x) float32 calibrated probability, NaN = no data
     "Map one tile, window by window"
     prob = np.full(x.shape[-2:], np.nan, 'float32')
     for window in cut_tiles(prob.shape, PASS_WINDOW, *job.geometry, inner):
-        prob[window.ys, window.xs] = map_window(x, window, job, turn)
+        prob[window.ys, window.xs] = map_window(x, window, job, beyond, turn)
         if done: done(window.pixels)
     return np.ascontiguousarray(prob[inner])
 
@@ -229,10 +247,10 @@ def save_tile(
     inner:tuple,   # (row slice, column slice) of the tile within `x`
     job:TileJob,
     path:Path,     # .npy
-    **local,       # done and turn of `map_tile`
+    **options,     # beyond, done and turn of `map_tile`
 ) -> np.ndarray:   # empty: the tile lies in the file
     "Map one tile into a file"
-    with atomic(path) as tmp: np.save(tmp, map_tile(x, inner, job, **local))
+    with atomic(path) as tmp: np.save(tmp, map_tile(x, inner, job, **options))
     return NOTHING
 
 # %% ../../nbs/31_mapping.scene.ipynb #954a4089
@@ -243,7 +261,8 @@ def lazy_map(
     **local,               # done and turn of `map_tile`
 ) -> da.Array:             # (y, x)
     "The map of a tile, lazy"
-    return one_block(map_tile, x, tile, tile.shape, job=job, **local)
+    beyond = pixels_beyond(x.shape[-2:], tile)
+    return one_block(map_tile, x, tile, tile.shape, job=job, beyond=beyond, **local)
 
 # %% ../../nbs/31_mapping.scene.ipynb #30e77076
 def lazy_file(
@@ -254,7 +273,9 @@ def lazy_file(
     **local,               # done and turn of `map_tile`
 ) -> da.Array:             # (0, 0): the tile lies in its file
     "The writing of a tile, lazy"
-    return one_block(save_tile, x, tile, NOTHING.shape, job=job, path=tile_path(work, tile), **local)
+    beyond = pixels_beyond(x.shape[-2:], tile)
+    path = tile_path(work, tile)
+    return one_block(save_tile, x, tile, NOTHING.shape, job=job, path=path, beyond=beyond, **local)
 
 # %% ../../nbs/31_mapping.scene.ipynb #07048f4c
 def shared_job(

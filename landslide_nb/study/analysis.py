@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from reprlib import repr as short
 
 import numpy as np
 import pandas as pd
@@ -101,18 +102,29 @@ def _check_complete(folder):
         "run it, or run it again to the end, with `landslide-nb experiment`.")
 
 # %% ../../nbs/55_study.analysis.ipynb #962df04e
+def _read_json(path): # -> names and values
+    try: about = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as e: raise AnalysisError(f"{path} is damaged ({e}).") from e
+    if isinstance(about, dict): return about
+    raise AnalysisError(f"{path} is damaged; it holds {short(about)} instead of names and values.")
+
 def _read_about(folder): # -> what spec.json says: format, code, spec
     path = folder/'spec.json'
-    try: about = json.loads(path.read_text())
-    except ValueError as e: raise AnalysisError(f"{path} is damaged ({e}).") from e
+    about = {'code': '', **_read_json(path)}
     if about.get('format') != EXPERIMENT_FORMAT: raise AnalysisError(
-        f"{folder} has results of format {about.get('format')}, this landslide_nb reads format {EXPERIMENT_FORMAT}; "
-        f"use the version that wrote it, {about.get('code', 'unknown')}.")
-    return about
+        f"{folder} has results of format {short(about.get('format'))}, this landslide_nb reads format {EXPERIMENT_FORMAT}; "
+        f"use the version that wrote it, {short(about['code']) if about['code'] else 'unknown'}.")
+    if isinstance(about.get('spec'), dict) and isinstance(about['code'], str): return about
+    raise AnalysisError(f"{path} is damaged; its spec must hold names and values, and its code a version.")
 
 # %% ../../nbs/55_study.analysis.ipynb #eaf92b10
+def _read_table(path): # -> the table; text that is no UTF-8 fails here, not when it is looked at
+    table = pd.read_parquet(path)
+    for name in table.select_dtypes(exclude=['number', 'bool']): table[name].unique().tolist()
+    return table
+
 def _read_tables(folder): # -> those of TABLES
-    try: tables = [pd.read_parquet(folder/f'{name}.parquet') for name in TABLES]
+    try: tables = [_read_table(folder/f'{name}.parquet') for name in TABLES]
     except (OSError, ValueError) as e: raise AnalysisError(
         f"A table of {folder} cannot be read ({e}); run the experiment again, finished trials are kept.") from e
     absent = sorted(set(NEEDED) - set(tables[0]))
@@ -128,7 +140,7 @@ def read_results(
     folder = Path(folder)
     _check_complete(folder)
     about = _read_about(folder)
-    return Results(folder, about['spec'], *_read_tables(folder), about.get('code', ''))
+    return Results(folder, about['spec'], *_read_tables(folder), about['code'])
 
 # %% ../../nbs/55_study.analysis.ipynb #48a9deac
 MOCK_GAINS = {'none': 0., 'demo_a': .5, 'demo_b': 0.} # by how much landslides stand out more, in units of the score
