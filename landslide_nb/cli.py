@@ -16,7 +16,7 @@ from time import perf_counter
 from . import __version__
 from .core import EVENTS, LandslideError, new_folder
 from .commands.options import CUBE, MODEL, add_block, add_pair_options, add_seed
-from .commands.options import cube_of, open_pair, pair_of, path_word, say
+from .commands.options import cube_of, event_of, open_pair, pair_of, path_word, say
 from .commands.study import ablation, add_ablation, add_experiment, experiment
 from .commands.train import STAGE1_CHIP, adapt, add_adapt, add_base, add_finetune, add_pretrain, base
 from .commands.train import chips_of_pair, finetune, pretrain, score_table, train_stage1, train_stage2
@@ -62,6 +62,7 @@ def map_scene(
     "`landslide-nb map`: a run folder from a cube and a stage-2 model; the same command continues one that was cut off"
     from landslide_nb.mapping.runfolder import new_run_folder
     new_run_folder(args.out)
+    event_of(args) # a wrong date is refused before any work
     with uncollected():
         from landslide_nb.learn.models import load_model
         from landslide_nb.mapping.mapping import hold_small, with_settled_zones

@@ -97,7 +97,7 @@ CUBES = { # what is wrong: how to make it so, what the sentence says, further wo
     'no vh': (lambda d: d.drop_vars('vh'), r'has no vh \(found'),
     'dB': (in_db, 'vv looks like dB'),
     'amplitude': (amplitude, 'look like amplitude .* square them'),
-    'no CRS': (lambda d: d.drop_vars('spatial_ref'), 'has no CRS; set it'),
+    'no CRS': (lambda d: d.drop_vars('spatial_ref'), 'has no CRS; say which one its coordinates are in, for example --crs'),
     'label on another grid': (other_grid, r'landslides has dims .* instead of \(y, x\); use rasterize_label'),
     'label without a value here': (
         lambda d: d.assign(landslides=d.landslides*np.nan),

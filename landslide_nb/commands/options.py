@@ -20,7 +20,7 @@ def say(
     print(text, flush=True)
 
 # %% ../../nbs/70_commands.options.ipynb #6a8f4380
-CUBE = 'path of a Zarr, netCDF or GeoTIFF cube, or the name of an event (demo_a, demo_b, or a fetched one)'
+CUBE = 'path of a Zarr (folder, zip or URL), a netCDF or a folder of GeoTIFFs or patches, or the name of an event (demo_a, demo_b, or a fetched one)'
 MODEL = 'MODEL.safetensors'
 CHANNELS = ['coherence', 'dem', 'slope', 'vv_std', 'vh_std'] # beside VV and VH, see `make_pair'
 

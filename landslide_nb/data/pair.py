@@ -160,9 +160,10 @@ def median_power(
     middle = (_at_rank(ranked, (n - 1)//2) + _at_rank(ranked, n//2))/2
     return np.where(n > 0, middle, np.nan).astype(ranked.dtype)
 
-# %% ../../nbs/14_data.pair.ipynb #dc731f59
+# %% ../../nbs/14_data.pair.ipynb #bf769325
 AVERAGES = dict(mean=mean_power, median=median_power) # name -> average over passes
 
+# %% ../../nbs/14_data.pair.ipynb #45587a11
 def average_of(
     average:str, # mean | median
 ) -> Callable:   # passes -> (y, x)
@@ -238,10 +239,11 @@ def event_coherence(
         raise CubeError(f"{name} has no coherence pair {missing} event {event.name}; leave coherence out.")
     return cube.coherence.isel(pair=before).mean('pair', skipna=True), cube.coherence.isel(pair=across[0])
 
-# %% ../../nbs/14_data.pair.ipynb #1c626870
+# %% ../../nbs/14_data.pair.ipynb #b223627b
 CUBE_LAYERS = ('coherence', 'dem', 'slope') # channels that a cube may carry
 STDS = {'vv_std': 'vv', 'vh_std': 'vh'} # channels that `std_db` gives, and of what
 
+# %% ../../nbs/14_data.pair.ipynb #090af2d3
 def _require_channel(cube:xr.Dataset, name:str) -> None:
     "Raise `CubeError` unless a cube can give a channel"
     can_give = [o for o in CUBE_LAYERS if o in cube] + list(STDS)

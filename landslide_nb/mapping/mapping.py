@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 
 from ..core import CubeError, Event, OutputError, check_room, sole_writer
-from ..data.events import open_in_crs
+from ..data.cube import open_cube
 from ..data.pair import make_pair
 from ..learn.models import load_model
 from .areas import settle_zones
@@ -134,7 +134,7 @@ def map_cube(
     "Open a cube, pair it, map it, write the run folder"
     folder = new_run_folder(folder)
     net, meta = load_model(model)
-    cube = hold_small(open_in_crs(source, crs))
+    cube = hold_small(open_cube(source, crs=crs))
     if cube.rio.crs is None: raise CubeError(f"{cube.attrs.get('source', 'The cube')} has no CRS; give that of its coordinates, such as crs='EPSG:32654'.")
     options = with_settled_zones(options, cube)
     pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit)
