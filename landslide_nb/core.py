@@ -21,13 +21,29 @@ import numpy as np
 
 # %% ../nbs/00_core.ipynb #5caab126
 class LandslideError(Exception): "What a user can mend: one sentence saying what was found and what to do"
+
+# %% ../nbs/00_core.ipynb #817c18bb
 class EventError(LandslideError): "An event that is unknown or has unusable dates"
+
+# %% ../nbs/00_core.ipynb #bc9803b8
 class FetchError(LandslideError): "A download that failed, was cut short or is not what it should be"
+
+# %% ../nbs/00_core.ipynb #30725cc8
 class CubeError(LandslideError): "A cube, pair or label that cannot be used as it is"
+
+# %% ../nbs/00_core.ipynb #b4ca6551
 class ChipError(LandslideError): "Chips that cannot be cut, split or drawn as asked"
+
+# %% ../nbs/00_core.ipynb #9159cff6
 class ModelError(LandslideError): "A model file or network that does not fit"
+
+# %% ../nbs/00_core.ipynb #bc1e2218
 class OutputError(LandslideError): "A folder or file that cannot be written"
+
+# %% ../nbs/00_core.ipynb #689f6657
 class UnwritableError(OutputError, OSError): "The same, as the system refused it: whoever catches `OSError` can say more"
+
+# %% ../nbs/00_core.ipynb #8373ded8
 class CubeWarning(UserWarning): "What was put right in an input, or is doubtful in it: one sentence"
 
 # %% ../nbs/00_core.ipynb #c0c61dfd
