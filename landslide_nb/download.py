@@ -275,7 +275,8 @@ def remove_part(
     part:Path, # of a zip
 ) -> None:
     "Remove what a call left that was killed after it had unpacked"
-    with suppress(OutputError), sole_writer(part): part.unlink(missing_ok=True) # a folder that is only read needs none of it
+    with suppress(OutputError), sole_writer(part): # a folder that is only read needs none of it
+        part.unlink(missing_ok=True)
 
 # %% ../nbs/01_download.ipynb #876e2e26
 def part_of(

@@ -49,7 +49,7 @@ class BCELoss(PixelLoss):
         super().__init__()
         self.pos_weight = pos_weight
 
-    def forward(self, logits:torch.Tensor, truth:torch.Tensor) -> torch.Tensor: # (B, H, W) or (B,), same shape -> scalar
+    def forward(self, logits:torch.Tensor, truth:torch.Tensor) -> torch.Tensor: # (B, H, W) or (B,) -> scalar
         x, y = _mapped(logits, truth)
         weight = x.new_tensor(self.pos_weight)
         total = F.binary_cross_entropy_with_logits(x, y, pos_weight=weight, reduction='sum')

@@ -427,7 +427,11 @@ class _Probe:
     net:nn.Module   # in which influence stays
     length:int=128  # of the image along the axis, pixels
 
-    def respond(self, lines:torch.Tensor, shift:int, axis:int) -> torch.Tensor: # (L,) brightness of lines, `shift` px from the middle -> (length,)
+    def respond(self,
+        lines:torch.Tensor, # (L,) brightness of lines
+        shift:int,          # of their first from the middle, pixels
+        axis:int,           # along which they differ
+    ) -> torch.Tensor:      # (length,)
         config, start = self.net.config, self.length//2 + shift
         image = torch.zeros(1, config['moments'], config['channels'], self.length, 8, dtype=torch.float64)
         image[..., start:start+len(lines), :] = lines[:, None]
