@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import conftest
+
 SPEC = dict(scene=512, size=32, block=1, epochs=1, epoch_chips=16, budgets=(2,), seeds=2, levers=('pretraining', 'bce', 'tta'))
 SHIPPED = 'from the shipped weights'
 PROGRAM = """
@@ -34,9 +36,9 @@ def done(spec, tmp_path_factory):
     return folder
 
 def command(*words, cwd, timeout=1800):
-    program = Path(sys.executable).parent/'landslide-nb'
-    env = {**os.environ, 'LANDSLIDE_NB_CACHE': str(cwd/'cache'), 'OMP_NUM_THREADS': '1'}
-    return subprocess.run([program, 'ablation', *map(str, words)], cwd=cwd, timeout=timeout, capture_output=True, text=True, env=env)
+    "`landslide-nb ablation` on one thread"
+    return conftest.command('ablation', *words, cwd=cwd, timeout=timeout, OMP_NUM_THREADS='1')
+
 
 def content(folder):
     return {f: f.read_bytes() for f in folder.rglob('*') if f.is_file()}
