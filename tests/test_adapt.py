@@ -28,6 +28,7 @@ PAST_DAYS = {'within the season': slice(1, 3), 'across the day of the event': sl
 
 def null_pair_of_another_year(region, seed, size, passes):
     year = simulate_event(region, seed, size, passes=4, orbits=ORBIT, year=-9).isel(time=passes)
+    year = year.assign_coords(time=year.time + np.timedelta64(10*365, 'D')) # to days on which Sentinel-1 flew
     before, after = (str(day)[:10] for day in year.time.values)
     return make_pair(year, (before, after), passes=None)
 

@@ -212,7 +212,6 @@ def test_dates_in_any_writing(written):
     labels = scene().time.dt.strftime(pattern).values.astype(str).astype(kind)
     assert_same_map(map_source(scene().assign_coords(time=labels)), scene_map())
 
-@pytest.mark.xfail(strict=True, reason='read_dates drops the zone: 05:40+09:00 is read as 05:40 UTC')
 def test_dates_with_a_zone_are_brought_to_utc():
     tokyo = pd.DatetimeIndex(scene().time.values).tz_localize('UTC').tz_convert('Asia/Tokyo')
     labels = [time.isoformat() for time in tokyo]

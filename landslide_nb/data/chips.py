@@ -81,7 +81,7 @@ def rows(self:ChipSet,
     positive:bool|None=None, # only chips with (True) or without (False) a landslide; None: both
 ) -> np.ndarray:             # chip numbers
     "The numbers of the chips of one part and kind"
-    keep = np.ones(len(self), bool)
+    keep = np.ones(len(self.table), bool)
     if split is not None: keep &= (self.table.split == split).to_numpy()
     if positive is not None: keep &= self.is_positive == positive
     return np.flatnonzero(keep)

@@ -77,7 +77,7 @@ def open_cube(
     try:
         if not path.exists(): raise CubeError(f"{path} does not exist; {_SOURCES}.")
         return canonical(_read_path(path), path, crs)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as e:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, zipfile.BadZipFile) as e:
         raise CubeError(f"Cannot open {path} as a cube: {one_line(e, 160)}; {_SOURCES}.") from e
 
 # %% ../../nbs/13_data.cube.ipynb #86d1fd24

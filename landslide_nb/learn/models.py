@@ -82,7 +82,7 @@ def _check_size(path, spec): # of a chip, pixels
 
 # %% ../../nbs/21_learn.models.ipynb #5606d53f
 def _check_around(path, around): # a curve of the calibration: log density -> factor
-    if around is None: return
+    if around is None or around == {}: return # too few chips to fit one
     curve = around if isinstance(around, dict) else {}
     x = curve.get('log_density')
     n = len(x) if isinstance(x, list) else 0
