@@ -64,6 +64,9 @@ def _as_dataset(array:xr.DataArray) -> xr.Dataset: # attributes kept
     return array.to_dataset(name=array.name or 'bands').assign_attrs(array.attrs)
 
 # %% ../../nbs/13_data.cube.ipynb #b968494f
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
+               zipfile.BadZipFile) # what libraries raise on odd files
+
 def open_cube(
     source:str|Path|xr.Dataset|xr.DataArray, # path, URL of a Zarr, or data in memory
     crs:object=None,            # CRS of a source that has none, such as EPSG:32654; None: the source says it
@@ -77,7 +80,7 @@ def open_cube(
     try:
         if not path.exists(): raise CubeError(f"{path} does not exist; {_SOURCES}.")
         return canonical(_read_path(path), path, crs)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, zipfile.BadZipFile) as e:
+    except _UNREADABLE as e:
         raise CubeError(f"Cannot open {path} as a cube: {one_line(e, 160)}; {_SOURCES}.") from e
 
 # %% ../../nbs/13_data.cube.ipynb #86d1fd24
