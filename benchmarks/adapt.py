@@ -1,4 +1,4 @@
-"""What is it worth to make the shipped weights at home in a place (`landslide-nb adapt`), without any label?
+"""What is site adaptation of the shipped weights worth (`landslide-nb adapt`), without any label?
 
     python -m benchmarks.adapt simulated --out simulated.csv
     python -m benchmarks.adapt real --data FOLDER --out real.csv
@@ -7,7 +7,7 @@
 Each row is a place: weights are adapted to its passes before the event, as the command does, and compared with the shipped ones,
 both with the threshold that `map` would use there. `simulated`: places of 512 px with three quiet years, scored on the event
 itself and, for false alarms, on a fourth quiet year that nothing else saw. `real`: the land crops of California (opera_rtc_s1/*),
-in which nothing happened: false alarms on the latest pass and on the first of the latest season, and how much of the landslides of twelve random regions laid onto
+(null pairs): false alarms on the latest pass and on the first of the latest season, and how much of the landslides of twelve random regions injected into
 that very pair is found; and the Mulitaka landslide (png_2024). Nothing was chosen on the real images. About an hour on one core each;
 what is in the table already is not done again.
 """
