@@ -4,7 +4,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 root = Path(__file__).parents[1]
-CHAPTERS = {0: 'foundation', 1: 'data', 2: 'learn', 3: 'mapping', 4: 'weights', 5: 'study', 6: 'browser', 7: 'commands', 9: 'tutorials'}
+CHAPTERS = {0: 'foundation', 1: 'data', 2: 'learn', 3: 'mapping', 4: 'weights', 5: 'study', 6: 'browser', 7: 'archive', 8: 'commands', 9: 'tutorials'}
 
 def cells(notebook):
     "The texts of a notebook's cells"
