@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ChipsTab', 'chips_tab', 'figure_pane', 'ExperimentsTab', 'experiments_tab', 'file_button', 'Sidebar', 'Browser',
-           'Page', 'page', 'serve', 'Embedded', 'browser']
+           'Page', 'page', 'read_origin', 'check_address', 'serve', 'notebook_proxy', 'Embedded', 'browser']
 
 # %% ../nbs/68_app.ipynb #c035e06f
 if __name__.startswith('bokeh_app'):
@@ -15,11 +15,16 @@ if __name__.startswith('bokeh_app'):
     sys.path[:] = [path for path in sys.path if os.path.abspath(path or '.') != here]
 
 # %% ../nbs/68_app.ipynb #431c435b
+import errno
 import html
 import io
+import os
+import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from socket import socket
+from socket import SO_REUSEADDR, SOL_SOCKET, create_connection, socket
+from urllib.parse import urlsplit
 
 import panel as pn
 from bokeh.document import Document
@@ -31,7 +36,7 @@ from matplotlib.figure import Figure
 
 from landslide_nb.browser.maps import (button, choice, image_data, kept_run, page_file, paragraph, plot_pane, select,
     stack, style)
-from .browser.panels import (GALLERY, MEANINGS, ORDERS, cells_file, chip_bounds, chip_figure, chip_labels,
+from .browser.panels import (GALLERY, MEANINGS, ORDERS, RAMP, cells_file, chip_bounds, chip_figure, chip_labels,
     chip_words, experiment_figure, figure_titles, gallery_plot, gallery_view, png_of, polygon_file, rank_chips,
     some_settings, tile_at, view_file)
 from .browser.scan import CHIP, scan_later
@@ -71,7 +76,7 @@ class ChipsTab(Tab):
 @patch
 def gallery_and_chip(self:ChipsTab) -> pn.Column:
     "The gallery beside the chosen chip"
-    plot = gallery_plot(self.tiles, self.words, self.frame, self.visit.maps.mapper('inferno'))
+    plot = gallery_plot(self.tiles, self.words, self.frame, self.visit.maps.mapper(RAMP))
     plot.on_event(Tap, lambda event: self.pick(tile_at(event.x, event.y)))
     chosen = stack(self.chip, button('Show on the map', self.to_map), self.full, sheet='flow')
     return stack(self.order, self.note, stack(plot_pane(plot)), chosen, sheet='beside')
@@ -266,7 +271,8 @@ def show_run(self:Sidebar,
     "Show another run"
     self.visit = visit
     files = visit.run.files
-    self.threshold.value = visit.threshold
+    finest = .01 if visit.run.threshold >= LOWEST else .001
+    self.threshold.param.update(start=finest, end=max(HIGHEST, visit.run.threshold), step=finest, value=visit.threshold)
     for widget in (self.threshold, self.polygons, self.geojson): widget.disabled = 'probability.tif' not in files
     self.cells.disabled = visit.run.cells is None
     self.picture.disabled = not {'probability.tif', 'pair.tif'} & set(files)
@@ -518,6 +524,37 @@ def page(
         words = pn.pane.HTML(notes_html([str(error)]), stylesheets=[style('text')])
         return Page(address_bar(), head=words, side=pn.Spacer(), main=pn.Spacer())
 
+# %% ../nbs/68_app.ipynb #e1e838f9
+def read_origin(
+    origin:str, # host:port, perhaps with http:// or https:// before it
+) -> str:       # host:port, or the host where the port goes without saying
+    "The origin as Bokeh compares it; raises `AppError`"
+    if origin == '*': return origin # whoever reaches the port
+    parts = urlsplit(origin if '//' in origin else f'//{origin}')
+    try: port = parts.port
+    except ValueError: port = 0
+    whole = parts.hostname and parts.path in ('', '/') and not parts.query and port != 0
+    if not whole: raise AppError(f"{origin!r} is no origin; write it as host:port, such as maps.example.org:5006.")
+    goes_without_saying = port in (None, dict(http=80, https=443).get(parts.scheme))
+    return parts.hostname if goes_without_saying else f'{parts.hostname}:{port}'
+
+# %% ../nbs/68_app.ipynb #d3a40d51
+def check_address(
+    address:str, # to bind to
+    port:int,    # 0: any that is free
+) -> None:
+    "Raise `AppError` unless a server can listen there"
+    try:
+        with socket() as s:
+            s.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            s.bind((address, port))
+    except OverflowError: raise AppError(f"{port} is no port; choose one from 1024 to 65535.") from None
+    except OSError as e:
+        if e.errno == errno.EADDRINUSE:
+            raise AppError(f"Port {port} is in use, perhaps by another page of this kind; choose another port, such as {port + 1}.") from e
+        if e.errno == errno.EACCES: raise AppError(f"Port {port} is for the system only; choose one from 1024 to 65535.") from e
+        raise AppError(f"{address} is no address of this machine; use 127.0.0.1, or 0.0.0.0 for all of its addresses.") from e
+
 # %% ../nbs/68_app.ipynb #447ff793
 def serve(
     runs:str|Path,           # a run folder or a folder of them
@@ -527,12 +564,23 @@ def serve(
     origins:list|None=None,  # host:port under which others reach it, if not this machine only
     threaded:bool=False,     # return at once; `.stop()` ends it
 ) -> object:                 # the server: a thread, or Bokeh's Server
-    "Serve the page; raises `AppError` if there is no such folder"
+    "Serve the page; raises `AppError` if there is no such folder, or the port or the address cannot be had"
     find_runs(runs)
+    check_address(address, port)
+    origins = [read_origin(origin) for origin in origins] if origins else None
     pn.extension('tabulator', inline=False)
     return pn.serve({'/': lambda: page(runs)}, port=port, address=address, show=show, title='Landslide map',
                     threaded=threaded, verbose=False, admin=False, websocket_origin=origins,
                     check_unused_sessions_milliseconds=5000, unused_session_lifetime_milliseconds=10000)
+
+# %% ../nbs/68_app.ipynb #41ae3abf
+def notebook_proxy() -> str|None: # with {port} in it; None: the web browser is on this machine
+    "The address by which a hub leads to a port of this machine; raises `AppError` if it has none"
+    prefix = os.environ.get('JUPYTERHUB_SERVICE_PREFIX')
+    if prefix is None: return None
+    if find_spec('jupyter_server_proxy'): return prefix + 'proxy/{port}/'
+    raise AppError("This notebook is on a hub, and its page cannot be reached from outside: install jupyter-server-proxy "
+                   "beside jupyter and start the server anew, or give browser(..., proxy='https://.../{port}/').")
 
 # %% ../nbs/68_app.ipynb #1289ef68
 class Embedded:
@@ -558,18 +606,31 @@ class Embedded:
 def browser(
     runs:str|Path,  # a run folder or a folder of them
     height:int=820, # of the frame, px
+    proxy:str|None=None, # address that leads to a port of this machine, such as /user/me/proxy/{port}/; None: found
     **state:object, # run, other, t, at, tab: what to show first, as in a link
 ) -> Embedded:
     "See, question and hand over the runs of a folder, in a cell of a notebook; raises `AppError` if there is none"
+    proxy = proxy or notebook_proxy()
     port = _free_port()
-    server = serve(runs, port, show=False, threaded=True)
-    return Embedded(server, f'http://127.0.0.1:{port}/?{write_state(**state)}', height)
+    origins = ['*'] if proxy else None # who may pass is the proxy's business: nobody else reaches the port
+    server = serve(runs, port, show=False, threaded=True, origins=origins)
+    _wait_for(port)
+    address = proxy.format(port=port) if proxy else f'http://127.0.0.1:{port}/'
+    return Embedded(server, f'{address}?{write_state(**state)}', height)
 
 # %% ../nbs/68_app.ipynb #47d6ccfc
 def _free_port():
     with socket() as s:
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
+
+# %% ../nbs/68_app.ipynb #3b9de0d7
+def _wait_for(port):
+    "Until the server listens, ten seconds at most"
+    for _ in range(200):
+        try: return create_connection(('127.0.0.1', port), 1).close()
+        except OSError: time.sleep(.05)
+    raise AppError(f"The page did not start on port {port} within ten seconds; call browser again.")
 
 # %% ../nbs/68_app.ipynb #56b722d9
 if __name__.startswith('bokeh_app'):

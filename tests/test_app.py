@@ -181,9 +181,10 @@ FOCUSED = """() => {
 
 class Visitor:
     "A browser page that remembers everything it should not have seen"
-    def __init__(self, chromium, url, **context):
+    def __init__(self, chromium, url, script='', **context):
         self.context = chromium.new_context(viewport=dict(width=1366, height=768), accept_downloads=True, **context)
         self.page = self.context.new_page()
+        if script: self.page.add_init_script(script)
         self.bad = []
         own = ('data:', 'blob:', '/'.join(url.split('/')[:3]) + '/')
         self.page.on('console', lambda m: m.type == 'error' and self.bad.append(m.text))
@@ -300,7 +301,8 @@ def test_slider_changes_the_numbers_to_what_numpy_computes(visit, folder):
     v = visit('?run=demo').counted()
     for times, t in ((0, .4), (9, .49), (13, .62)):
         v.press('ArrowRight', times)
-        v.wait_state('t', lambda s: s == f'{t:.2f}')
+        if times: v.wait_state('t', lambda s: s == f'{t:.2f}')
+        else: assert 't' not in v.state() # a link to the run's own threshold need not say it
         v.settled()
         hot = prob >= t
         right = (hot & truth).sum()
@@ -348,6 +350,48 @@ def test_the_table_sorts_and_filters_by_number(visit):
     v.settled()
     assert v.column('expected (ha)')
     assert min(v.column('expected (ha)')) >= least - .01
+    assert v.bad == []
+
+DRAWN = """window.drawn = []
+const draw = CanvasRenderingContext2D.prototype.fillText
+CanvasRenderingContext2D.prototype.fillText = function(text, ...where) {
+  window.drawn.push(text)
+  return draw.call(this, text, ...where)
+}"""
+
+def drawn_once(v, button, title):
+    "Press a button and wait until the map draws a title"
+    v.page.evaluate('() => { window.drawn = [] }')
+    v.button(button).click()
+    v.page.wait_for_function('title => window.drawn.includes(title)', arg=title, timeout=60_000)
+    v.settled()
+
+def drawn_after(v, name, title):
+    "The words that the map draws once a background is chosen and the map has moved"
+    drawn_once(v, name, title)
+    drawn_once(v, '+', title)
+    drawn = v.page.evaluate('() => window.drawn')
+    drawn_once(v, '\u2212', title)
+    return drawn
+
+def test_each_background_has_the_key_of_its_own_colours(visit, folder):
+    "Once the key of the first background stayed on the screen with its numbers"
+    from landslide_nb.browser.maps import key_values
+    from landslide_nb.browser.runs import open_run
+    from landslide_nb.browser.views import stretch
+    low, high = stretch(open_run(folder, 'demo'), 'VH')
+    of_backscatter = {str(value) for value in key_values(low, high) if low <= value <= high}
+    of_change = {'-8', '-4', '0', '4', '8'}
+    wanted = {'Log-ratio': ('log-ratio dVV - dVH (dB)', of_change), 'Before': ('before (dB)', of_backscatter),
+              'After': ('after (dB)', of_backscatter), 'Flicker': ('before and after (dB)', of_backscatter)}
+    v = visit('?run=demo', script=DRAWN).counted()
+    for name in ('Log-ratio', 'After', 'Before', 'Log-ratio', 'Flicker'):
+        title, ticks = wanted[name]
+        drawn = drawn_after(v, name, title)
+        assert not [other for other, _ in wanted.values() if other != title and other in drawn], (name, drawn)
+        numbers = {text.replace('\u2212', '-') for text in drawn if re.fullmatch('[-\u2212]?[0-9]+', text)}
+        assert ticks <= numbers, (name, drawn)
+        assert {n for n in numbers if n.startswith('-')} == {n for n in ticks if n.startswith('-')}, (name, drawn)
     assert v.bad == []
 
 def test_only_runs_of_the_same_event_are_compared(visit):

@@ -12,7 +12,7 @@ import numpy as np
 from rasterio.windows import Window, from_bounds
 
 from .runs import RunFolder, shapes_near
-from .scan import Scan, threshold_step
+from .scan import Scan
 from .views import View
 
 # %% ../../nbs/63_browser.outlines.ipynb #290f7f0a
@@ -33,7 +33,7 @@ def pixels_above(
 ) -> tuple[np.ndarray, np.ndarray]: # (n,) row and column
     "The pixels of some rows of a scene that are above the threshold"
     part = slice(*np.searchsorted(scan.flat, [first*scan.stride, past*scan.stride]))
-    high = scan.step[part] >= threshold_step(threshold)
+    high = scan.step[part] >= scan.first_step(threshold)
     return np.divmod(scan.flat[part][high], scan.stride)
 
 # %% ../../nbs/63_browser.outlines.ipynb #e6644042

@@ -11,9 +11,22 @@ function other_theme() {
   location.assign(address)
 }
 
+function copied(button) {
+  button.textContent = 'Copied'
+  setTimeout(() => button.textContent = 'Copy link', 1500)
+}
+
+// Browsers lend the clipboard only to secure pages. Elsewhere the link is shown selected, and copied if that is allowed.
+function show_link(button) {
+  const field = document.getElementById('link')
+  field.value = location.href
+  field.hidden = false
+  field.select()
+  if (document.execCommand('copy')) copied(button)
+  else button.textContent = 'Press Ctrl+C'
+}
+
 function copy_link(button) {
-  navigator.clipboard.writeText(location.href).then(() => {
-    button.textContent = 'Copied'
-    setTimeout(() => button.textContent = 'Copy link', 1500)
-  })
+  if (!navigator.clipboard) return show_link(button)
+  navigator.clipboard.writeText(location.href).then(() => copied(button), () => show_link(button))
 }
