@@ -42,7 +42,7 @@ def write_good_runs(out):
     prob = likely(pair)
     calibration = dict(threshold=.4)
     write_products(out/'demo', pair, prob, dict(arch='log-ratio', calibration=calibration))
-    write_products(out/'demo_b', pair, prob**2, dict(arch='log-ratio squared', calibration=calibration))
+    write_products(out/'demo_b', pair, prob**2, dict(arch='log-ratio squared', calibration=dict(threshold=.16)))
     corner = dict(x=slice(0, 160), y=slice(0, 128))
     small = pair.isel(corner)
     write_products(out/'other'/'no_truth', small.drop_vars('landslides'), likely(small))
@@ -394,6 +394,68 @@ def test_each_background_has_the_key_of_its_own_colours(visit, folder):
         assert {n for n in numbers if n.startswith('-')} == {n for n in ticks if n.startswith('-')}, (name, drawn)
     assert v.bad == []
 
+def test_a_link_is_copied_where_the_clipboard_is_not_lent(visit):
+    "Over plain http browsers lend no clipboard, and the button did nothing"
+    v = visit('?run=demo', script="Object.defineProperty(navigator, 'clipboard', {value: undefined})").counted()
+    v.button('Copy link').click()
+    link = v.page.locator('#link')
+    assert link.is_visible()
+    assert link.input_value() == v.page.url
+    assert v.page.evaluate('() => document.getSelection().toString() || link.value.slice(link.selectionStart, link.selectionEnd)') == v.page.url
+    assert v.bad == []
+
+def test_the_page_counts_what_the_files_hold(chromium, folder, tmp_path):
+    "The exact threshold and the smallest polygon of the run, in the page and in what it hands over"
+    import geopandas as gpd
+    runs = tmp_path/'runs'
+    shutil.copytree(folder/'demo', runs/'demo')
+    metrics = json.loads((runs/'demo'/'metrics.json').read_text()) | dict(threshold=.41749, min_area_m2=5000.)
+    (runs/'demo'/'metrics.json').write_text(json.dumps(metrics))
+    from landslide_nb.mapping.areas import landslide_polygons
+    import rioxarray
+    prob = rioxarray.open_rasterio(runs/'demo'/'probability.tif')[0].load()
+    polygons = landslide_polygons(prob, .41749, 5000.)
+    with serving(runs, tmp_path/'server.log') as url:
+        v = Visitor(chromium, url).counted()
+        assert v.n('landslides') == f'{len(polygons):,}'
+        assert v.n('area') == area_text_of(prob.values >= np.float32(.41749))
+        assert 'above 0.417, at least 5,000 m²' in v.page.locator('.numbers').inner_text()
+        v.save('Polygons, GPKG', tmp_path/'saved.gpkg')
+        v.close()
+    assert len(gpd.read_file(tmp_path/'saved.gpkg')) == len(polygons)
+
+def area_text_of(mask):
+    from landslide_nb.data.grid import area_text
+    return area_text(mask.sum()*100)
+
+def test_nothing_above_the_threshold_is_said_and_not_drawn(chromium, folder, tmp_path):
+    "The point of nothing used to float off the curve, and the highest probability was 0.00"
+    import rasterio
+    shutil.copytree(folder/'demo', tmp_path/'runs'/'faint')
+    path = tmp_path/'runs'/'faint'/'probability.tif'
+    with rasterio.open(path) as f: prob, profile = f.read(), f.profile
+    path.unlink()
+    with rasterio.open(path, 'w', **(profile | dict(driver='GTiff'))) as f: f.write(prob*np.float32(.004))
+    import geopandas as gpd
+    gpkg = path.with_name('landslides.gpkg')
+    cells = gpd.read_file(gpkg, layer='cells').assign(max_probability=.004)
+    cells.to_file(gpkg, layer='cells')
+    with serving(tmp_path/'runs', tmp_path/'server.log') as url:
+        v = Visitor(chromium, url).counted()
+        assert v.page.locator('svg polyline').count() == 1
+        assert v.page.locator('svg circle').count() == 0
+        assert 'the highest probability, 0.004, stays below' in v.page.locator('.worst').inner_text()
+        assert v.bad == []
+        v.close()
+
+def test_runs_are_compared_each_at_its_own_threshold(visit, folder):
+    v = visit('?run=demo&other=demo_b&tab=compare').counted()
+    v.page.get_by_text('Threshold', exact=True).wait_for(timeout=60_000)
+    rows = v.page.locator('table tr').all_inner_texts()
+    row = next(text for text in rows if text.startswith('Threshold'))
+    assert row.split() == ['Threshold', '0.40', '0.16']
+    assert v.bad == []
+
 def test_only_runs_of_the_same_event_are_compared(visit):
     v = visit('?run=other/degrees&tab=compare').counted()
     v.page.get_by_text('so there is nothing to compare with').wait_for(timeout=60_000)
@@ -550,7 +612,7 @@ def test_text_from_files_is_not_html(visit):
     assert 'Unlike what the model knows <img' in v.page.locator('.warning').inner_text()
     assert v.page.title() == 'Landslide map'
     assert v.page.locator('img[src=x]').count() == 0
-    assert '<script>' in v.page.locator('.run').inner_text()
+    assert '<script>' in v.page.locator('.run').first.inner_text()
 
 def listening_at(port):
     "Addresses on this machine that listen at a port, as Linux writes them"
