@@ -6,8 +6,8 @@
 __all__ = ['LAYERS', 'BACKSCATTER', 'CLEAR', 'KEY_LOOK', 'LEGEND', 'BACKGROUNDS', 'KEY_TITLES', 'MOST_KEPT', 'page_file', 'style',
            'paragraph', 'stack', 'choice', 'button', 'select', 'plot_pane', 'Layer', 'palette', 'byte_mapper',
            'image_data', 'scale_bar', 'map_figure', 'bar_marks', 'color_bar', 'put_keys', 'backgrounds_of',
-           'add_worst_cells', 'add_flash', 'key_values', 'kept', 'kept_run', 'is_whole', 'kept_layers', 'kept_lines',
-           'hill_view', 'Maps']
+           'add_worst_cells', 'add_flash', 'Swipe', 'key_values', 'kept', 'kept_run', 'is_whole', 'kept_layers',
+           'kept_lines', 'hill_view', 'Maps']
 
 # %% ../../nbs/66_browser.maps.ipynb #e9f7aa27
 import threading
@@ -25,7 +25,7 @@ import panel as pn
 from bokeh.core.property.validation import validate
 from bokeh.events import MouseMove
 from bokeh.models import (ColorBar, ColumnDataSource, CustomJS, FixedTicker, GlyphRenderer, Image, Label, Line,
-    LinearColorMapper, MetricLength, PanTool, Plot, Quad, Range1d, ScaleBar, Text, Toolbar, WheelZoomTool)
+    LinearColorMapper, MetricLength, PanTool, Plot, Quad, Range1d, ScaleBar, Slider, Span, Text, Toolbar, WheelZoomTool)
 from fastcore.basics import patch
 from matplotlib.colors import to_hex
 
@@ -294,6 +294,42 @@ def add_flash(
     label.js_on_change('visible', CustomJS(args=dict(map=plot), code=page_file('flicker.js')))
     plot.add_layout(label)
     return label
+
+# %% ../../nbs/66_browser.maps.ipynb #0bdea301
+class Swipe:
+    "The image before the event, left of a divider that the visitor moves"
+    def __init__(self,
+        plot:Plot,             # the map
+        pre:ColumnDataSource,  # image before the event
+        mapper:LinearColorMapper, # its colours
+    ):
+        self.curtain = ColumnDataSource(image_data(None, 0, 1))
+        glyph = Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=mapper)
+        above = list(plot.renderers)
+        plot.renderers = [plot.add_glyph(self.curtain, glyph), *above] # below everything but the backgrounds
+        self.line = Span(dimension='height', location=plot.x_range.start, line_color='white', line_width=3, visible=False)
+        plot.add_layout(self.line)
+        self.divider = Slider(start=0, end=1, step=.01, value=.5, title='Before | after', show_value=False,
+                              visible=False, sizing_mode='stretch_width')
+        self.follow(plot, pre)
+
+    def follow(self,
+        plot:Plot,
+        pre:ColumnDataSource,
+    ):
+        "The browser moves the divider and cuts the image"
+        args = dict(x=plot.x_range, pre=pre, curtain=self.curtain, line=self.line, divider=self.divider)
+        cut = CustomJS(args=args, code=page_file('swipe.js'))
+        for model, what in ((pre, 'data'), (self.divider, 'value'), (self.line, 'visible'), (plot.x_range, 'start')):
+            model.js_on_change(what, cut)
+        plot.js_on_event(MouseMove, cut)
+
+    def show(self,
+        on:bool,
+    ):
+        "Swipe, or do not"
+        self.line.visible = on
+        self.divider.visible = on
 
 # %% ../../nbs/66_browser.maps.ipynb #22d21926
 KEY_TITLES = {'pre': 'before (dB)', 'post': 'after (dB)', 'flicker': 'before and after (dB)',

@@ -20,7 +20,7 @@ from bokeh.events import RangesUpdate, Tap
 from bokeh.models import ColorBar, CustomJS, Div, GlyphRenderer, ImageURL
 from fastcore.basics import patch
 
-from landslide_nb.browser.maps import (BACKGROUNDS, BACKSCATTER, KEY_TITLES, LAYERS, LEGEND, Maps, add_flash,
+from landslide_nb.browser.maps import (BACKGROUNDS, BACKSCATTER, KEY_TITLES, LAYERS, LEGEND, Maps, Swipe, add_flash,
     add_worst_cells, backgrounds_of, button, choice, color_bar, key_values, page_file, put_keys, paragraph, plot_pane, select,
     stack, style)
 from .panels import RAMP, difference_view
@@ -341,7 +341,11 @@ class MapTab(Tab):
         self.bar = color_bar(self.plot, self.veil.glyph.color_mapper, 0, 1, [0, .5, 1], 'landslide probability')
         self.flash = add_flash(self.plot)
         self.flicker = pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=[style('focus', 'buttons')])
-        self.flicker.param.watch(lambda _: visit.draw(), 'value')
+        self.swiping = pn.widgets.Toggle(name='Swipe', margin=2, stylesheets=[style('focus', 'buttons')])
+        self.swipe = Swipe(self.plot, maps.sources['pre'], maps.mapper('gray'))
+        for toggle in (self.flicker, self.swiping): toggle.disabled = 'pair.tif' not in visit.run.files
+        self.flicker.param.watch(lambda event: self.alternate(event.new, self.swiping), 'value')
+        self.swiping.param.watch(lambda event: self.alternate(event.new, self.flicker), 'value')
         if visit.run.cells is not None:
             maps.overlays += [('Cells', frame) for frame in add_worst_cells(self.plot, visit.run.cells)]
         self.offer_backgrounds()
@@ -375,8 +379,9 @@ def left(self:MapTab) -> pn.Column:
     zooms = [button('+', lambda: visit.go(zoom(visit.at, .5))),
              button('−', lambda: visit.go(zoom(visit.at, 2))),
              button('Whole scene', lambda: visit.go(fit(visit.run.bounds, visit.run.kx)))]
-    return stack(controls.base, controls.pol, *zooms, self.flicker, plot_pane(self.plot), controls.shown,
-                 controls.opacity, paragraph(LEGEND), sheet='flow')
+    divider = pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide'])
+    return stack(controls.base, controls.pol, *zooms, self.flicker, self.swiping, plot_pane(self.plot), divider,
+                 controls.shown, controls.opacity, paragraph(LEGEND), sheet='flow')
 
 # %% ../../nbs/67_browser.visit.ipynb #8be65ba2
 @patch
@@ -397,9 +402,9 @@ def background(self:MapTab) -> str|None:
 # %% ../../nbs/67_browser.visit.ipynb #ac0402cf
 @patch
 def needs(self:MapTab) -> set:
-    "Probability and the background, or both sides of the flicker"
+    "Probability and the background, or both sides of the flicker or the swipe"
     if self.flicker.value: return {'probability', *BACKSCATTER}
-    return {'probability', self.background}
+    return {'probability', self.background} | ({'pre'} if self.swiping.value else set())
 
 # %% ../../nbs/67_browser.visit.ipynb #09244876
 @patch
@@ -428,6 +433,17 @@ def web_map(self:MapTab) -> GlyphRenderer:
     tiles = ImageURL(url='url', x='x', y='y', w='w', h='h', angle='angle', anchor='center')
     return self.plot.add_glyph(self.visit.maps.tiles, tiles)
 
+# %% ../../nbs/67_browser.visit.ipynb #63f7a9ee
+@patch
+def alternate(self:MapTab,
+    on:bool,                 # flicker or swipe
+    other:pn.widgets.Toggle, # of the other one: both at once would only confuse
+):
+    "Before against after, in turns or side by side"
+    if on: other.value = False
+    if on and self.background == 'pre': self.visit.controls.base.value = 'After'
+    self.visit.draw()
+
 # %% ../../nbs/67_browser.visit.ipynb #04524d86
 @patch
 def switch_layers(self:MapTab):
@@ -436,6 +452,7 @@ def switch_layers(self:MapTab):
     for name, back in self.backs.items():
         back.visible = name == self.background or (self.flicker.value and name in BACKSCATTER)
     self.flash.visible = self.flicker.value
+    self.swipe.show(self.swiping.value)
     self.veil.visible = 'Probability' in shown
     self.veil.glyph.global_alpha = self.visit.controls.opacity.value
     for box, outline in self.visit.maps.overlays: outline.visible = box in shown
@@ -456,7 +473,8 @@ def add_key(self:MapTab,
 @patch
 def background_key(self:MapTab) -> ColorBar|None:
     "The key of what is behind the probability; None: it needs none"
-    name = 'flicker' if self.flicker.value else self.background
+    both = self.flicker.value or (self.swiping.value and self.background == 'post')
+    name = 'flicker' if both else self.background
     if name not in KEY_TITLES: return None
     limits = self.visit.maps.limits['pre' if name == 'flicker' else name]
     if (name, limits) not in self.keys: self.keys[name, limits] = self.add_key(name, limits)
