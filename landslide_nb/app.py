@@ -22,6 +22,7 @@ from pathlib import Path
 from socket import socket
 
 import panel as pn
+import param
 from bokeh.document import Document
 from bokeh.events import Tap
 from bokeh.models import ColumnDataSource, Div
@@ -39,6 +40,7 @@ from .browser.runs import HIGHEST, LOWEST, AppError, RunFolder, find_experiments
 from .browser.views import fit
 from .browser.visit import Controls, FourTab, MapTab, Session, Tab, Visit, address_bar, compare_tab
 from .browser.words import notes_html, numbers_html, read_state, write_state
+from .guard import MAX_MESSAGE, GuardError, NOTEBOOKS, Visitors, check_download, guards
 
 # %% ../nbs/68_app.ipynb #1c80e2b2
 class ChipsTab(Tab):
@@ -226,15 +228,31 @@ class Sidebar:
                                                 value=.5, disabled=True, sizing_mode='stretch_width',
                                                 stylesheets=[style('focus')], css_classes=['wide'])
         self.numbers = paragraph(margin=(2, 5))
-        self.polygons = file_button('Polygons, GPKG', 'landslides.gpkg', lambda: self.polygons_as('GPKG'))
-        self.geojson = file_button('Polygons, GeoJSON', 'landslides.geojson', lambda: self.polygons_as('GeoJSON'))
-        self.cells = file_button('Cells, CSV', 'ranked_cells.csv', self.cells_shown)
-        self.picture = file_button('View, PNG', 'view.png', self.view_shown)
+        self.polygons = self.saver('Polygons, GPKG', 'landslides.gpkg', lambda: self.polygons_as('GPKG'))
+        self.geojson = self.saver('Polygons, GeoJSON', 'landslides.geojson', lambda: self.polygons_as('GeoJSON'))
+        self.cells = self.saver('Cells, CSV', 'ranked_cells.csv', self.cells_shown)
+        self.picture = self.saver('View, PNG', 'view.png', self.view_shown)
 
     @property
     def widgets(self) -> list:
         "Everything, from top to bottom"
         return [self.threshold, self.numbers, self.polygons, self.geojson, self.cells, self.picture]
+
+# %% ../nbs/68_app.ipynb #3ab1cb96
+@patch
+def saver(self:Sidebar,
+    label:str,     # written on it
+    filename:str,  # proposed to the visitor
+    make:Callable, # makes the file in memory, without arguments
+) -> pn.widgets.FileDownload:
+    "A button for a file; where there can be none, or it is too large for a page, the page says why"
+    def file():
+        with self.visit.session.telling():
+            made = make()
+            check_download(made.getbuffer().nbytes, filename)
+            return made
+        raise param.Skip # nothing is saved
+    return file_button(label, filename, file)
 
 # %% ../nbs/68_app.ipynb #120fdc9e
 @patch
@@ -508,13 +526,23 @@ def template(self:Browser) -> Page:
     return Page(self.session.address, head=self.head, side=self.side, main=self.main)
 
 # %% ../nbs/68_app.ipynb #21157eb7
+def _admit(visitors:Visitors) -> None: # raises GuardError
+    "Count the visitor of this session until it is thrown away"
+    visitor = pn.state.curdoc.session_context.id
+    visitors.enter(visitor)
+    pn.state.on_session_destroyed(lambda _: visitors.leave(visitor))
+
+# %% ../nbs/68_app.ipynb #c7742441
 def page(
     runs:str|Path, # a run folder or a folder of them
+    visitors:Visitors|None=None, # who else looks at it; None: nobody counts them
 ) -> Page:         # one a visitor
     "The page for one visitor, ready to be served"
     pn.extension('tabulator', inline=False)
-    try: return Browser(runs).template()
-    except AppError as error:
+    try:
+        if visitors is not None: _admit(visitors)
+        return Browser(runs).template()
+    except (AppError, GuardError) as error:
         words = pn.pane.HTML(notes_html([str(error)]), stylesheets=[style('text')])
         return Page(address_bar(), head=words, side=pn.Spacer(), main=pn.Spacer())
 
@@ -526,13 +554,16 @@ def serve(
     show:bool=True,          # open the page
     origins:list|None=None,  # host:port under which others reach it, if not this machine only
     threaded:bool=False,     # return at once; `.stop()` ends it
+    frames:tuple=(),         # origins of pages that may hold it in a frame, as of a notebook
 ) -> object:                 # the server: a thread, or Bokeh's Server
     "Serve the page; raises `AppError` if there is no such folder"
     find_runs(runs)
     pn.extension('tabulator', inline=False)
-    return pn.serve({'/': lambda: page(runs)}, port=port, address=address, show=show, title='Landslide map',
+    visitors = Visitors()
+    return pn.serve({'/': lambda: page(runs, visitors)}, port=port, address=address, show=show, title='Landslide map',
                     threaded=threaded, verbose=False, admin=False, websocket_origin=origins,
-                    check_unused_sessions_milliseconds=5000, unused_session_lifetime_milliseconds=10000)
+                    check_unused_sessions_milliseconds=5000, unused_session_lifetime_milliseconds=10000,
+                    websocket_max_message_size=MAX_MESSAGE, transforms=guards(frames))
 
 # %% ../nbs/68_app.ipynb #1289ef68
 class Embedded:
@@ -562,7 +593,7 @@ def browser(
 ) -> Embedded:
     "See, question and hand over the runs of a folder, in a cell of a notebook; raises `AppError` if there is none"
     port = _free_port()
-    server = serve(runs, port, show=False, threaded=True)
+    server = serve(runs, port, show=False, threaded=True, frames=NOTEBOOKS)
     return Embedded(server, f'http://127.0.0.1:{port}/?{write_state(**state)}', height)
 
 # %% ../nbs/68_app.ipynb #47d6ccfc
