@@ -162,7 +162,8 @@ def app(
     args:argparse.Namespace, # runs, port, address, origin, no_show
 ) -> None:
     "`landslide-nb app`: see, question and hand over the maps of a folder"
-    from landslide_nb.app import check_address, serve
+    from landslide_nb.app import serve
+    from landslide_nb.guard import check_address
     check_address(args.address, args.port)
     if args.port: say(f'The maps of {args.runs} are at http://{args.address}:{args.port}/ until Ctrl+C.')
     serve(args.runs, args.port, args.address, not args.no_show, args.origin)

@@ -307,7 +307,8 @@ class Swipe:
         glyph = Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=mapper)
         above = list(plot.renderers)
         plot.renderers = [plot.add_glyph(self.curtain, glyph), *above] # below everything but the backgrounds
-        self.line = Span(dimension='height', location=plot.x_range.start, line_color='white', line_width=3, visible=False)
+        self.line = Span(dimension='height', location=plot.x_range.start, visible=False)
+        self.line.update(line_color='white', line_width=3)
         plot.add_layout(self.line)
         self.divider = Slider(start=0, end=1, step=.01, value=.5, title='Before | after', show_value=False,
                               visible=False, sizing_mode='stretch_width')

@@ -21,7 +21,7 @@ from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window, from_bounds
 from rasterio.windows import bounds as window_bounds
 
-from .runs import BANDS, RunFolder, open_raster
+from .runs import BANDS, AppError, RunFolder, open_raster
 
 # %% ../../nbs/61_browser.views.ipynb #8ebf5964
 VIEW = (480, 640) # most rows and columns of a view
@@ -54,7 +54,9 @@ def touched_window(
     affine:Affine,    # of the raster
     shape:tuple,      # (rows, columns) of the raster
 ) -> Window|None:     # None if the raster does not reach into the bounds
-    "The pixels of a raster that bounds touch"
+    "The pixels of a raster that bounds touch; raises `AppError` if its pixels have no size"
+    if not np.isfinite(affine).all() or affine.determinant == 0:
+        raise AppError("The raster has pixels without a size; map this scene again.")
     wanted = from_bounds(*bounds, affine)
     top, bottom = pixel_span(wanted.row_off, wanted.height, shape[0])
     left, right = pixel_span(wanted.col_off, wanted.width, shape[1])

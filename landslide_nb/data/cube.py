@@ -55,7 +55,7 @@ def _read_path(path:Path) -> xr.Dataset: # in its own dialect
     return read_netcdf(path)
 
 # %% ../../nbs/13_data.cube.ipynb #80399d22
-_SOURCES = 'give a Zarr, a netCDF file, a folder of GeoTIFFs or the URL of a Zarr' # what an error suggests
+_SOURCES = 'give a Zarr, a netCDF file, a folder of GeoTIFFs or the URL of a Zarr or a GeoTIFF' # what an error suggests
 TIFS = ('.tif', '.tiff') # GeoTIFFs
 
 # %% ../../nbs/13_data.cube.ipynb #b2b7e815
@@ -68,7 +68,7 @@ _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, Arit
                zipfile.BadZipFile) # what libraries raise on odd files
 
 def open_cube(
-    source:str|Path|xr.Dataset|xr.DataArray, # path, URL of a Zarr, or data in memory
+    source:str|Path|xr.Dataset|xr.DataArray, # path, URL of a Zarr or a GeoTIFF, or data in memory
     crs:object=None,            # CRS of a source that has none, such as EPSG:32654; None: the source says it
 ) -> xr.Dataset:                # canonical cube, lazy if it came from disk
     "Open any supported source as the canonical cube; raises `CubeError` if it is none, or has another CRS than the one given"
@@ -145,7 +145,7 @@ def _check_band(
 ) -> None:
     "Raise `CubeError` if values are no power, amplitudes apart"
     values = values[np.isfinite(values)]
-    if not values.size: raise CubeError(f"{name} has no valid pixel; every pass is NaN.")
+    if not values.size: raise CubeError(f"{name} has no valid pixel in a sample from all over the scene; crop the cube to where it has data, or take other passes.")
     median = float(np.median(values))
     _check_repeated(name, values)
     negative = (values < 0).mean()
@@ -179,23 +179,37 @@ def sample_windows(
     return [dict(y=around(y), x=around(x)) for y, x in centres]
 
 # %% ../../nbs/13_data.cube.ipynb #a196ee55
-def _read_windows(cube:xr.Dataset) -> xr.Dataset: # vv, vh (time, n)
-    "VV and VH in the sample windows of two to four passes"
+def _read_windows(cube:xr.Dataset, windows:list[dict]) -> xr.Dataset: # vv, vh (time, n)
+    "VV and VH in some windows of two to four passes"
     every = max(1, (cube.sizes['time'] - 1)//2)
     some_passes = slice(None, None, every)
-    windows = [cube[['vv', 'vh']].isel(time=some_passes, **w).compute() for w in sample_windows(cube)]
-    flat = [w.drop_vars(['y', 'x']).stack(n=('y', 'x'), create_index=False) for w in windows]
+    found = [cube[['vv', 'vh']].isel(time=some_passes, **w).compute() for w in windows]
+    flat = [w.drop_vars(['y', 'x']).stack(n=('y', 'x'), create_index=False) for w in found]
     return xr.concat(flat, 'n')
 
+# %% ../../nbs/13_data.cube.ipynb #99d85485
+def _grid_of_windows(cube:xr.Dataset, number:int=16, size:int=32) -> list[dict]: # for `isel`
+    "Windows on a regular grid, `number` along each axis"
+    def starts(n): return [(2*k + 1)*n//(2*number) for k in range(number)]
+    rows, columns = starts(cube.sizes['y']), starts(cube.sizes['x'])
+    return [dict(y=slice(i, i + size), x=slice(j, j + size)) for i in rows for j in columns]
+
 # %% ../../nbs/13_data.cube.ipynb #4bf7f6fd
+def _valid(sample:xr.Dataset) -> int:
+    "Pixels with data, of the polarisation that has fewer"
+    return min(int(sample[o].notnull().sum()) for o in ('vv', 'vh'))
+
+_SMALL_SCENE = 2**25 # pixels that may all be looked at
+
 def sample_power(
     cube:xr.Dataset, # canonical
 ) -> xr.Dataset:     # vv and vh, in memory
     "Some values of VV and VH, from all over the scene"
-    sample = _read_windows(cube)
-    valid = min(int(sample[o].notnull().sum()) for o in ('vv', 'vh'))
-    if valid > 100: return sample
-    step = max(1, int((cube.sizes['y']*cube.sizes['x']/1e5)**.5))
+    sample = _read_windows(cube, sample_windows(cube))
+    if _valid(sample) > 100: return sample
+    height, width = cube.sizes['y'], cube.sizes['x']
+    if height*width > _SMALL_SCENE: return _read_windows(cube, _grid_of_windows(cube))
+    step = max(1, int((height*width/1e5)**.5))
     every_nth = slice(None, None, step)
     return cube[['vv', 'vh']].isel(y=every_nth, x=every_nth).compute()
 

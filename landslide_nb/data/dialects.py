@@ -335,7 +335,7 @@ def _rename(
 def _require_axes(ds:xr.Dataset, source:str|Path) -> None:
     "Raise `CubeError` unless time, y and x are dims with coordinates"
     for axis in ('time', 'y', 'x'):
-        if axis in ds.dims and axis in ds.coords: continue
+        if axis in ds.dims and axis in ds.coords and ds[axis].dims == (axis,): continue
         found = ', '.join(map(str, ds.sizes))
         raise CubeError(f"{source or 'The dataset'} has no coordinate {axis} (found {found}); a cube needs time, y and x.")
 

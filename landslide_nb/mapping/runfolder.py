@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'NUMBER_LAYER', 'CLASS_LAYER', 'PAIR_BANDS', 'UNITS', 'EXTENSIONS', 'UNFINISHED', 'FORBIDDEN',
-           'LEFT_BEHIND', 'OF_SYSTEMS', 'LAST', 'STAY', 'bounded', 'LayerKind', 'overview_factors', 'write_plain',
-           'add_overviews', 'compress_cog', 'write_cog', 'open_cog', 'with_grid', 'pair_bands', 'layers_beside',
-           'write_rasters', 'from_cogs', 'item_dates', 'grid_properties', 'made_properties', 'add_files', 'stac_item',
-           'hidden_folder', 'clear_unfinished', 'cannot_write', 'can_continue', 'clear_tiles', 'new_run_folder',
-           'moving_order', 'move_file', 'fill_folder', 'put_in_place', 'whole_folder', 'LayerOptions', 'find_layers',
-           'map_attrs', 'threshold_of', 'model_facts', 'scene_pixels', 'expected_interval', 'map_warnings',
-           'layer_facts', 'write_json', 'write_page', 'write_products']
+           'LEFT_BEHIND', 'LAST', 'STAY', 'bounded', 'LayerKind', 'overview_factors', 'write_plain', 'add_overviews',
+           'compress_cog', 'write_cog', 'open_cog', 'with_grid', 'pair_bands', 'layers_beside', 'write_rasters',
+           'from_cogs', 'item_dates', 'grid_properties', 'made_properties', 'add_files', 'stac_item', 'hidden_folder',
+           'clear_unfinished', 'cannot_write', 'can_continue', 'clear_tiles', 'new_run_folder', 'moving_order',
+           'move_file', 'fill_folder', 'put_in_place', 'whole_folder', 'LayerOptions', 'find_layers', 'map_attrs',
+           'threshold_of', 'model_facts', 'scene_pixels', 'expected_interval', 'map_warnings', 'layer_facts',
+           'write_json', 'write_page', 'write_products']
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #b77a5d1a
 import errno, json, os, shutil
@@ -26,7 +26,7 @@ import numpy as np
 import xarray as xr
 
 from .. import __version__
-from ..core import CubeError, OutputError, atomic, new_folder
+from ..core import OF_SYSTEMS, CubeError, OutputError, atomic, new_folder
 from ..data.grid import pixel_area, scene_windows
 from ..data.pair import pair_statistics, static_layer
 from ..learn.uncertainty import area_interval, doubts
@@ -310,7 +310,6 @@ def cannot_write(
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #5412ae08
 LEFT_BEHIND = {'.half', '.tiles', '.moved'} # of a killed mapping, inside its folder
-OF_SYSTEMS = {'lost+found', '.DS_Store', '.Trashes', '.Spotlight-V100', '.fseventsd', 'System Volume Information', 'desktop.ini'}
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #34f48e62
 def can_continue(
