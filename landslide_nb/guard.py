@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 from .core import LandslideError
 
 # %% ../nbs/05_guard.ipynb #8712abd2
-TILE_SERVERS = ('https://tile.openstreetmap.org',) # of the web map
+TILE_SERVERS = ('https://tile.openstreetmap.org', 'https://tile.opentopomap.org',
+                'https://server.arcgisonline.com') # of the web maps
 
 def content_policy(
     frames:Sequence[str]=(), # origins of pages that may hold this one in a frame, beside its own

@@ -683,9 +683,9 @@ def test_the_web_map_is_loaded_only_when_asked_for(visit):
     v.context.route('https://tile.openstreetmap.org/**', answer)
     v.settled()
     assert v.bad == []
-    v.button('Web map').click()
+    v.button('Street map').click()
     v.settled()
-    assert 0 < len(asked) < 49
+    assert 0 < len(asked) <= 49 # the first one twice, to see whether the server is there
     assert all(re.fullmatch(r'https://tile.openstreetmap.org/\d+/\d+/\d+.png', u) for u in asked)
     assert {s for s in v.bad if not s.startswith('asks https://tile.openstreetmap.org/')} == set()
     n = len(asked)
@@ -693,6 +693,40 @@ def test_the_web_map_is_loaded_only_when_asked_for(visit):
     v.page.get_by_text('+', exact=True).click()
     v.settled()
     assert len(asked) == n
+
+def test_a_web_map_without_a_way_to_its_server_says_so(visit):
+    v = visit('?run=demo', script=DRAWN).counted()
+    v.context.route('https://server.arcgisonline.com/**', lambda route: route.abort())
+    drawn_once(v, 'Satellite', 'This map cannot be loaded: no way to its server.')
+    v.button('Plain').click()
+    v.settled()
+    assert v.page.evaluate(f"() => {MODELS}.filter(m => m.type == 'Label' && m.visible).length") == 0
+
+MASKED = f"""() => {{
+  const image = {MAPS}[0].renderers[1].data_source.data.image[0]
+  if (image == null) return null
+  const [rows, columns] = image.shape
+  const shown = [...Array(columns).keys()].filter(c => [...Array(rows).keys()].some(r => image[r*columns + c] > 0))
+  return shown.length ? [shown[0]/columns, shown.at(-1)/columns] : []
+}}"""
+
+def test_the_swipe_covers_what_is_left_of_the_mouse(visit):
+    "The image before the event is cut where the divider is, by mouse and by keys, without a word to the server"
+    v = visit('?run=demo').counted()
+    v.button('Swipe').click()
+    v.page.wait_for_function(f'() => {{ const s = ({MASKED})(); return s && s.length }}', timeout=60_000)
+    box = v.map().bounding_box()
+    for share in (.7, .4):
+        v.page.mouse.move(box['x'] + share*box['width'], box['y'] + box['height']/2)
+        v.page.wait_for_timeout(800)
+        left, right = v.page.evaluate(MASKED)
+        start, _, end, _ = v.ranges()
+        image = v.page.evaluate(f"() => {{ const d = {MAPS}[0].renderers[1].data_source.data; return [d.x[0], d.dw[0]] }}")
+        wanted = (start + share*(end - start) - image[0])/image[1]
+        assert abs(right - wanted) < .02, (share, right, wanted)
+    v.button('Swipe').click()
+    v.page.wait_for_function(f'() => ({MASKED})() === null', timeout=60_000)
+    assert v.bad == []
 
 def test_an_empty_folder_says_so(chromium, tmp_path):
     (tmp_path/'runs').mkdir()

@@ -6,8 +6,8 @@
 __all__ = ['LAYERS', 'BACKSCATTER', 'CLEAR', 'KEY_LOOK', 'LEGEND', 'BACKGROUNDS', 'KEY_TITLES', 'MOST_KEPT', 'page_file', 'style',
            'paragraph', 'stack', 'choice', 'button', 'select', 'plot_pane', 'Layer', 'palette', 'byte_mapper',
            'image_data', 'scale_bar', 'map_figure', 'bar_marks', 'color_bar', 'put_keys', 'backgrounds_of',
-           'add_worst_cells', 'add_flash', 'Swipe', 'key_values', 'kept', 'kept_run', 'is_whole', 'kept_layers',
-           'kept_lines', 'hill_view', 'Maps']
+           'add_worst_cells', 'add_lost', 'add_flash', 'Swipe', 'key_values', 'kept', 'kept_run', 'is_whole',
+           'kept_layers', 'kept_lines', 'hill_view', 'Maps']
 
 # %% ../../nbs/66_browser.maps.ipynb #e9f7aa27
 import threading
@@ -30,7 +30,7 @@ from fastcore.basics import patch
 from matplotlib.colors import to_hex
 
 from .panels import CHOSEN, FOUND, MAPPED, RAMP
-from .views import ASPECT, VIEW, View, fit, hillshade, lonlat_fit, read_layers, read_view
+from .views import ASPECT, VIEW, WEB_MAPS, View, fit, hillshade, lonlat_fit, read_layers, read_view
 from .views import stretch, to_bytes, web_tiles
 from .runs import RunFolder, find_runs, open_run
 from .scan import Scan
@@ -247,13 +247,13 @@ def _swatch(colour, meaning): return f'<span style="color:{colour}">&#9632;</spa
 
 _SWATCHES = ', '.join([_swatch(FOUND, 'outline of what is above the threshold'), _swatch(MAPPED, 'mapped landslide'),
                        _swatch(CHOSEN, 'the five worst cells')])
-LEGEND = (f'<p class="quiet">{_SWATCHES}. Drag and scroll to move; click a cell to find it in the table. The web map '
-          'is by <a href="https://www.openstreetmap.org/copyright" rel="noreferrer">OpenStreetMap contributors</a> '
-          'and is loaded only while it is chosen.</p>')
+_MAKERS = ', '.join(f'{name} by <a href="{web.page}" rel="noreferrer">{web.by}</a>' for name, web in WEB_MAPS.items())
+LEGEND = (f'<p class="quiet">{_SWATCHES}. Drag and scroll to move; click a cell to find it in the table. Maps from the '
+          f'web are loaded only while they are chosen: {_MAKERS}.</p>')
 
 # %% ../../nbs/66_browser.maps.ipynb #e271cc04
 BACKGROUNDS = {'After': 'post', 'Before': 'pre', 'Log-ratio': 'change', 'Hillshade': 'hill', 'Plain': None,
-               'Web map': 'web'}
+               'Street map': 'street', 'Topographic': 'topographic', 'Satellite': 'satellite'}
 
 # %% ../../nbs/66_browser.maps.ipynb #01fd0ef7
 def backgrounds_of(
@@ -263,7 +263,7 @@ def backgrounds_of(
     here = {None}
     if 'pair.tif' in run.files: here |= {'pre', 'post', 'change'}
     if 'dem.tif' in run.files: here.add('hill')
-    if run.crs is not None: here.add('web')
+    if run.crs is not None: here |= set(WEB_MAPS)
     return [title for title, layer in BACKGROUNDS.items() if layer in here]
 
 # %% ../../nbs/66_browser.maps.ipynb #d76db1cc
@@ -282,6 +282,19 @@ def add_worst_cells(
     number = Text(x='left', y='top', text='rank', text_color='black', text_font_size='13px', padding=1,
                   text_font_style='bold', text_baseline='top', background_fill_color=CHOSEN, border_radius=2)
     return [plot.add_glyph(source, frame), plot.add_glyph(source, number)]
+
+# %% ../../nbs/66_browser.maps.ipynb #440699d1
+def add_lost(
+    plot:Plot,              # the map
+    tiles:ColumnDataSource, # of a web map
+) -> Label:
+    "A sentence on the map where its tiles cannot be loaded"
+    label = Label(x=8, y=60, x_units='screen', y_units='screen', visible=False, padding=4, text_color='black',
+                  text_font_size='13px', background_fill_color='white', background_fill_alpha=.85,
+                  text='This map cannot be loaded: no way to its server.')
+    tiles.js_on_change('data', CustomJS(args=dict(lost=label), code=page_file('lost.js')))
+    plot.add_layout(label)
+    return label
 
 # %% ../../nbs/66_browser.maps.ipynb #5112138a
 def add_flash(
@@ -555,7 +568,8 @@ def put(self:Maps,
     "Put what was read on the screen, with the mapped landslides and the web map of the extent"
     for name in needs & set(LAYERS): self.sources[name].data = image_data(self.layers.get(name), *self.limits[name])
     if self.run.mapped is not None: self.lines['mapped'].data = kept_lines(self.run, bounds)
-    self.tiles.data = web_tiles(self.run, bounds) if 'web' in needs else _no_tiles()
+    web = next((name for name in WEB_MAPS if name in needs), None)
+    self.tiles.data = web_tiles(self.run, bounds, web) if web else _no_tiles()
 
 # %% ../../nbs/66_browser.maps.ipynb #3b3f5f93
 @patch

@@ -18,11 +18,11 @@ from bokeh.events import RangesUpdate, Tap
 from bokeh.models import ColorBar, CustomJS, Div, GlyphRenderer, ImageURL
 from fastcore.basics import patch
 
-from landslide_nb.browser.maps import (BACKGROUNDS, BACKSCATTER, KEY_TITLES, LAYERS, LEGEND, Maps, Swipe, add_flash,
+from landslide_nb.browser.maps import (BACKGROUNDS, BACKSCATTER, KEY_TITLES, LAYERS, LEGEND, Maps, Swipe, add_flash, add_lost,
     add_worst_cells, backgrounds_of, button, choice, color_bar, key_values, page_file, paragraph, plot_pane, put_keys,
     stack, style)
 from .runs import RunFolder
-from .views import fit, zoom
+from .views import WEB_MAPS, fit, zoom
 from landslide_nb.browser.words import (CELL_COLUMNS, TABS, alarm_html, cell_table, nearest_cell, notes_html, run_html,
     worst_text, write_state)
 from ..core import LandslideError
@@ -336,6 +336,7 @@ class MapTab(Tab):
         self.keys = {}     # (name, limits) -> key of a background
         self.bar = color_bar(self.plot, self.veil.glyph.color_mapper, 0, 1, [0, .5, 1], 'landslide probability')
         self.flash = add_flash(self.plot)
+        self.lost = add_lost(self.plot, maps.tiles)
         self.flicker = pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=[style('focus', 'buttons')])
         self.swiping = pn.widgets.Toggle(name='Swipe', margin=2, stylesheets=[style('focus', 'buttons')])
         self.swipe = Swipe(self.plot, maps.sources['pre'], maps.mapper('gray'))
@@ -417,7 +418,7 @@ def add_background(self:MapTab,
 ):
     "Put a background under everything else on the map"
     over = list(self.plot.renderers)
-    self.backs[name] = self.web_map() if name == 'web' else self.visit.maps.add_image(self.plot, name)
+    self.backs[name] = self.web_map() if name in WEB_MAPS else self.visit.maps.add_image(self.plot, name)
     self.backs[name].name = name
     self.plot.renderers = [self.backs[name], *over]
     self.visit.maps.refresh_readouts()
