@@ -21,7 +21,7 @@ def content_policy(
     "The header Content-Security-Policy of the page"
     tiles = ' '.join(TILE_SERVERS)
     holders = ' '.join(["'self'", *frames])
-    rules = ["default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval'", "style-src 'self' 'unsafe-inline'",
+    rules = ["default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:", "style-src 'self' 'unsafe-inline'",
              f"img-src 'self' data: blob: {tiles}", "font-src 'self' data:", "connect-src 'self'",
              "object-src 'none'", "base-uri 'none'", "form-action 'self'", f"frame-ancestors {holders}"]
     return '; '.join(rules)
