@@ -22,7 +22,6 @@ from pathlib import Path
 from socket import socket
 
 import panel as pn
-import param
 from bokeh.document import Document
 from bokeh.events import Tap
 from bokeh.models import ColumnDataSource, Div
@@ -40,7 +39,7 @@ from .browser.runs import HIGHEST, LOWEST, AppError, RunFolder, find_experiments
 from .browser.views import fit
 from .browser.visit import Controls, FourTab, MapTab, Session, Tab, Visit, address_bar, compare_tab
 from .browser.words import notes_html, numbers_html, read_state, write_state
-from .guard import MAX_MESSAGE, GuardError, NOTEBOOKS, Visitors, check_download, guards
+from .guard import MAX_MESSAGE, NOTEBOOKS, GuardError, Visitors, guards, handed
 
 # %% ../nbs/68_app.ipynb #1c80e2b2
 class ChipsTab(Tab):
@@ -245,14 +244,8 @@ def saver(self:Sidebar,
     filename:str,  # proposed to the visitor
     make:Callable, # makes the file in memory, without arguments
 ) -> pn.widgets.FileDownload:
-    "A button for a file; where there can be none, or it is too large for a page, the page says why"
-    def file():
-        with self.visit.session.telling():
-            made = make()
-            check_download(made.getbuffer().nbytes, filename)
-            return made
-        raise param.Skip # nothing is saved
-    return file_button(label, filename, file)
+    "A button for a file, unless it is too large for a page"
+    return file_button(label, filename, lambda: handed(make, filename, self.visit.session.telling))
 
 # %% ../nbs/68_app.ipynb #120fdc9e
 @patch
@@ -525,13 +518,6 @@ def template(self:Browser) -> Page:
     "The page, ready to be served"
     return Page(self.session.address, head=self.head, side=self.side, main=self.main)
 
-# %% ../nbs/68_app.ipynb #21157eb7
-def _admit(visitors:Visitors) -> None: # raises GuardError
-    "Count the visitor of this session until it is thrown away"
-    visitor = pn.state.curdoc.session_context.id
-    visitors.enter(visitor)
-    pn.state.on_session_destroyed(lambda _: visitors.leave(visitor))
-
 # %% ../nbs/68_app.ipynb #c7742441
 def page(
     runs:str|Path, # a run folder or a folder of them
@@ -540,7 +526,7 @@ def page(
     "The page for one visitor, ready to be served"
     pn.extension('tabulator', inline=False)
     try:
-        if visitors is not None: _admit(visitors)
+        if visitors is not None: visitors.enter_session()
         return Browser(runs).template()
     except (AppError, GuardError) as error:
         words = pn.pane.HTML(notes_html([str(error)]), stylesheets=[style('text')])

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TILE_SERVERS', 'NOTEBOOKS', 'MAX_VISITORS', 'MAX_MESSAGE', 'MAX_DOWNLOAD', 'content_policy', 'page_headers',
-           'HeaderSetter', 'guards', 'GuardError', 'Visitors', 'check_download']
+           'HeaderSetter', 'guards', 'GuardError', 'Visitors', 'check_download', 'handed']
 
 # %% ../nbs/05_guard.ipynb #fabe9212
 from collections.abc import Callable, Sequence
 from functools import partial
+from io import BytesIO
 
 from .core import LandslideError
 
@@ -98,6 +99,13 @@ class Visitors:
         "A visitor has left"
         self.here.discard(visitor)
 
+    def enter_session(self) -> None:
+        "Count the visitor of the session that Panel makes now, until it is thrown away; raises `GuardError`"
+        import panel as pn
+        visitor = pn.state.curdoc.session_context.id
+        self.enter(visitor)
+        pn.state.on_session_destroyed(lambda _: self.leave(visitor))
+
 # %% ../nbs/05_guard.ipynb #505de1ab
 MAX_MESSAGE = 2**23   # bytes of one message of a visitor
 MAX_DOWNLOAD = 2**28  # bytes of a file that a visitor takes home
@@ -110,3 +118,17 @@ def check_download(
     if size <= MAX_DOWNLOAD: return
     raise GuardError(f"{name} has {size/2**20:,.0f} MB, and a page hands out {MAX_DOWNLOAD/2**20:,.0f} MB at most; "
                      "raise the threshold, or copy the file from the run folder.")
+
+# %% ../nbs/05_guard.ipynb #029cb124
+def handed(
+    make:Callable,    # makes the file in memory, without arguments
+    filename:str,     # proposed to the visitor
+    telling:Callable, # () -> context in which a `LandslideError` is told to the visitor
+) -> BytesIO:
+    "A file for a button of Panel; raises `param.Skip`, which ends the click, where there is none to hand out"
+    import param
+    with telling():
+        made = make()
+        check_download(made.getbuffer().nbytes, filename)
+        return made
+    raise param.Skip
