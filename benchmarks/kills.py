@@ -615,7 +615,7 @@ CASES = {
     'two processes on one folder': (two_at_once, ANY),
     'two processes after a kill': (two_after_a_kill, ANY),
     'worker killed': (worker_killed, ('experiment_workers', 'map_cluster')),
-    'out of memory': (out_of_memory, ('make_chips', 'save_model', 'finetune', 'map')),
+    'out of memory': (out_of_memory, ('fetch', 'save_cube', 'make_chips', 'split_chips', 'save_model', 'finetune', 'map')),
 }
 
 # ---- what is said about it

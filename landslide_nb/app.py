@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import panel as pn
-import param
 from bokeh.document import Document
 from bokeh.events import Tap
 from bokeh.models import ColumnDataSource, Div
@@ -36,8 +35,8 @@ from .browser.views import fit
 from .browser.tabs import compare_tab, experiments_tab
 from .browser.visit import Controls, FourTab, MapTab, Session, Tab, Visit, address_bar
 from .browser.words import notes_html, numbers_html, read_state, write_state
-from .guard import (MAX_MESSAGE, GuardError, NOTEBOOKS, Visitors, check_address, check_download, free_port,
-    guards, notebook_proxy, read_origin, wait_for_port)
+from .guard import (MAX_MESSAGE, NOTEBOOKS, GuardError, Visitors, check_address, free_port, guards, handed,
+    notebook_proxy, read_origin, wait_for_port)
 
 # %% ../nbs/69_app.ipynb #1c80e2b2
 class ChipsTab(Tab):
@@ -172,14 +171,8 @@ def saver(self:Sidebar,
     filename:str,  # proposed to the visitor
     make:Callable, # makes the file in memory, without arguments
 ) -> pn.widgets.FileDownload:
-    "A button for a file; where there can be none, or it is too large for a page, the page says why"
-    def file():
-        with self.visit.session.telling():
-            made = make()
-            check_download(made.getbuffer().nbytes, filename)
-            return made
-        raise param.Skip # nothing is saved
-    return file_button(label, filename, file)
+    "A button for a file, unless it is too large for a page"
+    return file_button(label, filename, lambda: handed(make, filename, self.visit.session.telling))
 
 # %% ../nbs/69_app.ipynb #120fdc9e
 @patch
@@ -453,13 +446,6 @@ def template(self:Browser) -> Page:
     "The page, ready to be served"
     return Page(self.session.address, head=self.head, side=self.side, main=self.main)
 
-# %% ../nbs/69_app.ipynb #21157eb7
-def _admit(visitors:Visitors) -> None: # raises GuardError
-    "Count the visitor of this session until it is thrown away"
-    visitor = pn.state.curdoc.session_context.id
-    visitors.enter(visitor)
-    pn.state.on_session_destroyed(lambda _: visitors.leave(visitor))
-
 # %% ../nbs/69_app.ipynb #c7742441
 def page(
     runs:str|Path, # a run folder or a folder of them
@@ -468,7 +454,7 @@ def page(
     "The page for one visitor, ready to be served"
     pn.extension('tabulator', inline=False)
     try:
-        if visitors is not None: _admit(visitors)
+        if visitors is not None: visitors.enter_session()
         return Browser(runs).template()
     except (AppError, GuardError) as error:
         words = pn.pane.HTML(notes_html([str(error)]), stylesheets=[style('text')])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TILE_SERVERS', 'NOTEBOOKS', 'MAX_VISITORS', 'MAX_MESSAGE', 'MAX_DOWNLOAD', 'content_policy', 'page_headers',
            'HeaderSetter', 'guards', 'GuardError', 'Visitors', 'check_download', 'read_origin', 'check_address',
-           'notebook_proxy', 'free_port', 'wait_for_port']
+           'notebook_proxy', 'free_port', 'wait_for_port', 'handed']
 
 # %% ../nbs/05_guard.ipynb #fabe9212
 import errno
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
+from io import BytesIO
 from socket import SO_REUSEADDR, SOL_SOCKET, create_connection, socket
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ def content_policy(
     "The header Content-Security-Policy of the page"
     tiles = ' '.join(TILE_SERVERS)
     holders = ' '.join(["'self'", *frames])
-    rules = ["default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval'", "style-src 'self' 'unsafe-inline'",
+    rules = ["default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:", "style-src 'self' 'unsafe-inline'",
              f"img-src 'self' data: blob: {tiles}", "font-src 'self' data:", "connect-src 'self'",
              "object-src 'none'", "base-uri 'none'", "form-action 'self'", f"frame-ancestors {holders}"]
     return '; '.join(rules)
@@ -106,6 +107,13 @@ class Visitors:
         "A visitor has left"
         self.here.discard(visitor)
 
+    def enter_session(self) -> None:
+        "Count the visitor of the session that Panel makes now, until it is thrown away; raises `GuardError`"
+        import panel as pn
+        visitor = pn.state.curdoc.session_context.id
+        self.enter(visitor)
+        pn.state.on_session_destroyed(lambda _: self.leave(visitor))
+
 # %% ../nbs/05_guard.ipynb #505de1ab
 MAX_MESSAGE = 2**23   # bytes of one message of a visitor
 MAX_DOWNLOAD = 2**28  # bytes of a file that a visitor takes home
@@ -175,3 +183,17 @@ def wait_for_port(
         try: return create_connection(('127.0.0.1', port), 1).close()
         except OSError: time.sleep(.05)
     raise GuardError(f"The page did not start on port {port} within ten seconds; call browser again.")
+
+# %% ../nbs/05_guard.ipynb #029cb124
+def handed(
+    make:Callable,    # makes the file in memory, without arguments
+    filename:str,     # proposed to the visitor
+    telling:Callable, # () -> context in which a `LandslideError` is told to the visitor
+) -> BytesIO:
+    "A file for a button of Panel; raises `param.Skip`, which ends the click, where there is none to hand out"
+    import param
+    with telling():
+        made = make()
+        check_download(made.getbuffer().nbytes, filename)
+        return made
+    raise param.Skip

@@ -185,7 +185,7 @@ def test_other_days_are_refused_at_once(day, says):
 
 def test_a_time_zone_is_turned_into_utc(right):
     local = with_clock(raw()).timestep.values
-    shifted = [f'{pd.Timestamp(o) + pd.Timedelta(hours=9):%Y-%m-%dT%H:%M:%S}+09:00' for o in local]
+    shifted = [f'{pd.Timestamp(str(o)) + pd.Timedelta(hours=9):%Y-%m-%dT%H:%M:%S}+09:00' for o in local]
     a, b = (open_cube(raw().assign_coords(timestep=o)) for o in (local, shifted))
     np.testing.assert_array_equal(a.time.values, b.time.values)
 
@@ -206,7 +206,7 @@ def test_the_day_of_a_cube_must_be_a_date():
 
 def in_frames(ds):
     "Each pass as two frames, 25 s apart, that overlap in 30 rows"
-    def at(seconds): return ds.assign_coords(timestep=[f'{pd.Timestamp(o) + pd.Timedelta(seconds=seconds):%Y%m%dT%H%M%S}' for o in ds.timestep.values])
+    def at(seconds): return ds.assign_coords(timestep=[f'{pd.Timestamp(str(o)) + pd.Timedelta(seconds=seconds):%Y%m%dT%H%M%S}' for o in ds.timestep.values])
     north, south = at(0), at(25)
     frames = [north[list(BANDS)].where(ds.y > ds.y[60]), south[list(BANDS)].where(ds.y < ds.y[29])]
     both = xr.concat(frames, 'timestep', coords='minimal')

@@ -40,12 +40,6 @@ DEEP_DICT = '{"spec":'*DEEP + '1' + '}'*DEEP
 
 
 NIGHTLY = 'FUZZ_CASES' in os.environ
-
-def broken_elsewhere(reason, takes_long=False):
-    "Known to fail and not yet mended; the case stays, at night if it takes long"
-    return pytest.mark.xfail(strict=False, reason=reason, run=NIGHTLY or not takes_long)
-
-
 pytestmark = pytest.mark.timeout(int(os.environ.get('FUZZ_TIMEOUT', 7200 if NIGHTLY else 300)))
 
 def exported(name):
@@ -639,7 +633,7 @@ def test_netcdf_of_terabytes_with_holes(tmp_path):
         f.crs = 'EPSG:32654'
         for name in ('vv', 'vh'): f.createVariable(name, 'f4', ('time', 'y', 'x'), chunksizes=(1, 256, 256), fill_value=np.nan)
     assert path.stat().st_size < 2**25
-    assert 'no valid pixel' in opens_within_bounds(path)
+    assert 'more than any scene has' in opens_within_bounds(path)
 
 def huge_tif(path, side=60_000):
     "A raster of 60,000 x 60,000 pixels without any data in it"
@@ -676,7 +670,7 @@ def test_run_folder_with_a_huge_raster(tmp_path, write):
     in_its_own_process(SHOW.format(path=str(path)), seconds=60, memory=4*2**30)
 
 
-# cases that a campaign found in readers that are not mended yet
+# cases that a campaign found, and that have been mended since
 
 def zarr_with(folder, change):
     "Open a Zarr 2 after a change of its consolidated metadata"
@@ -696,9 +690,13 @@ ZARR_CASES = {
     'grid_mapping is a list': lambda m: m['vv/.zattrs'].update(grid_mapping=['spatial_ref']),
 }
 
+READ_ANYWAY = ('group is a list', 'an option of the compressor is a list') # zarr does not look at them
+
 @pytest.mark.parametrize('case', ZARR_CASES)
 def test_odd_zarr(zarr2, case):
-    with pytest.raises(LandslideError): zarr_with(zarr2, ZARR_CASES[case])
+    if case in READ_ANYWAY: zarr_with(zarr2, ZARR_CASES[case])
+    else:
+        with pytest.raises(LandslideError): zarr_with(zarr2, ZARR_CASES[case])
 
 NETCDF_CASES = [('spatial_ref', 'coordinates', -1), ('x', 'scale_factor', 'true'), ('vh', 'grid_mapping', [46, -64])]
 

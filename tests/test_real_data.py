@@ -118,6 +118,13 @@ def test_opera_burst(shared, burst):
         assert cube.rio.transform() == tif.transform
 
 
+def test_a_calm_sea_is_zero_in_vh_only(shared):
+    "Why zeros in both polarisations are no data wherever they lie, and zeros in one are not"
+    power = open_cube(shared/'opera_rtc_s1'/'T137-292318-IW1')[['vv', 'vh']].compute()
+    zero = power == 0
+    assert int(zero.vh.sum()) > 10 and int((zero.vv & zero.vh).sum()) == 0
+    assert int(power.vh.isnull().sum()) == 0
+
 @pytest.mark.parametrize('burst', BURSTS)
 def test_opera_pair(shared, burst):
     pair = make_pair(open_cube(shared/'opera_rtc_s1'/burst), ('2022-12-10', '2022-12-12'))

@@ -58,6 +58,7 @@ def touched_window(
     if not np.isfinite(affine).all() or affine.determinant == 0:
         raise AppError("The raster has pixels without a size; map this scene again.")
     wanted = from_bounds(*bounds, affine)
+    if not np.isfinite(wanted.flatten()).all(): raise AppError("The raster lies at no place; map this scene again.")
     top, bottom = pixel_span(wanted.row_off, wanted.height, shape[0])
     left, right = pixel_span(wanted.col_off, wanted.width, shape[1])
     if bottom <= top or right <= left: return None

@@ -10,6 +10,7 @@ __all__ = ['TIFS', 'open_cube', 'save_cube', 'noun_of', 'require_noun', 'check_p
 import zipfile
 from pathlib import Path
 
+import dask
 import numpy as np
 import pandas as pd
 import rioxarray
@@ -183,12 +184,12 @@ def _read_windows(cube:xr.Dataset, windows:list[dict]) -> xr.Dataset: # vv, vh (
     "VV and VH in some windows of two to four passes"
     every = max(1, (cube.sizes['time'] - 1)//2)
     some_passes = slice(None, None, every)
-    found = [cube[['vv', 'vh']].isel(time=some_passes, **w).compute() for w in windows]
+    found = dask.compute(*[cube[['vv', 'vh']].isel(time=some_passes, **w) for w in windows])
     flat = [w.drop_vars(['y', 'x']).stack(n=('y', 'x'), create_index=False) for w in found]
     return xr.concat(flat, 'n')
 
 # %% ../../nbs/13_data.cube.ipynb #99d85485
-def _grid_of_windows(cube:xr.Dataset, number:int=16, size:int=32) -> list[dict]: # for `isel`
+def _grid_of_windows(cube:xr.Dataset, number:int=12, size:int=32) -> list[dict]: # for `isel`
     "Windows on a regular grid, `number` along each axis"
     def starts(n): return [(2*k + 1)*n//(2*number) for k in range(number)]
     rows, columns = starts(cube.sizes['y']), starts(cube.sizes['x'])
