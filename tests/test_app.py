@@ -702,8 +702,9 @@ def test_a_web_map_without_a_way_to_its_server_says_so(visit):
     v.settled()
     assert v.page.evaluate(f"() => {MODELS}.filter(m => m.type == 'Label' && m.visible).length") == 0
 
+CURTAIN = f"{MAPS}[0].renderers.find(r => r.name == 'curtain').data_source.data"
 MASKED = f"""() => {{
-  const image = {MAPS}[0].renderers[1].data_source.data.image[0]
+  const image = {CURTAIN}.image[0]
   if (image == null) return null
   const [rows, columns] = image.shape
   const shown = [...Array(columns).keys()].filter(c => [...Array(rows).keys()].some(r => image[r*columns + c] > 0))
@@ -721,7 +722,7 @@ def test_the_swipe_covers_what_is_left_of_the_mouse(visit):
         v.page.wait_for_timeout(800)
         left, right = v.page.evaluate(MASKED)
         start, _, end, _ = v.ranges()
-        image = v.page.evaluate(f"() => {{ const d = {MAPS}[0].renderers[1].data_source.data; return [d.x[0], d.dw[0]] }}")
+        image = v.page.evaluate(f'() => [{CURTAIN}.x[0], {CURTAIN}.dw[0]]')
         wanted = (start + share*(end - start) - image[0])/image[1]
         assert abs(right - wanted) < .02, (share, right, wanted)
     v.button('Swipe').click()

@@ -319,7 +319,8 @@ class Swipe:
         self.curtain = ColumnDataSource(image_data(None, 0, 1))
         glyph = Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=mapper)
         above = list(plot.renderers)
-        plot.renderers = [plot.add_glyph(self.curtain, glyph), *above] # below everything but the backgrounds
+        image = plot.add_glyph(self.curtain, glyph, name='curtain')
+        plot.renderers = [image, *above] # below everything but the backgrounds
         self.line = Span(dimension='height', location=plot.x_range.start, visible=False)
         self.line.update(line_color='white', line_width=3)
         plot.add_layout(self.line)

@@ -19,8 +19,8 @@ from bokeh.models import ColorBar, CustomJS, Div, GlyphRenderer, ImageURL
 from fastcore.basics import patch
 
 from landslide_nb.browser.maps import (BACKGROUNDS, BACKSCATTER, KEY_TITLES, LAYERS, LEGEND, Maps, Swipe, add_flash,
-    add_lost, add_worst_cells, backgrounds_of, button, choice, color_bar, key_values, page_file, paragraph, plot_pane, put_keys,
-    stack, style)
+    add_lost, add_worst_cells, backgrounds_of, button, choice, color_bar, key_values, page_file, paragraph, plot_pane,
+    put_keys, stack, style)
 from .runs import RunFolder
 from .views import WEB_MAPS, fit, zoom
 from landslide_nb.browser.words import (CELL_COLUMNS, TABS, alarm_html, cell_table, nearest_cell, notes_html, run_html,
