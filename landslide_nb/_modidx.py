@@ -956,6 +956,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'landslide_nb/data/dialects.py'),
                                             'landslide_nb.data.dialects._terrain': ( 'data.dialects.html#_terrain',
                                                                                      'landslide_nb/data/dialects.py'),
+                                            'landslide_nb.data.dialects._track_of': ( 'data.dialects.html#_track_of',
+                                                                                      'landslide_nb/data/dialects.py'),
                                             'landslide_nb.data.dialects._tracks': ( 'data.dialects.html#_tracks',
                                                                                     'landslide_nb/data/dialects.py'),
                                             'landslide_nb.data.dialects._without_declared': ( 'data.dialects.html#_without_declared',
