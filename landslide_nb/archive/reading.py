@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['READING', 'SIGN_IN', 'CALL_AGAIN', 'KINDS', 'SCALES', 'ALIGNED', 'COARSER', 'CORRELATED', 'MOSTLY', 'AGREED',
-           'SHIFT_WINDOW', 'SHIFT_SIDE', 'file_of', 'signed', 'unreadable', 'Header', 'read_header', 'verify_file',
-           'OpenFrame', 'open_frame', 'read_native', 'shares_pixels', 'coarser_by', 'resampling_for', 'read_frame',
-           'merge_frames', 'read_pass', 'window_shift', 'Shift', 'measure_shift', 'shift_text', 'check_shift',
-           'mean_window', 'platform_shift', 'moved_grid']
+           'SHIFT_WINDOW', 'SHIFT_SIDE', 'LOOKED_AT', 'file_of', 'signed', 'unreadable', 'BandHeader', 'read_header',
+           'verify_file', 'OpenFrame', 'open_frame', 'read_native', 'shares_pixels', 'coarser_by', 'resampling_for',
+           'read_frame', 'merge_frames', 'read_pass', 'window_shift', 'Shift', 'measure_shift', 'shift_text',
+           'check_shift', 'mean_window', 'platform_shift', 'moved_grid', 'by_platform', 'measure_platforms', 'shift_of',
+           'shift_sentences']
 
-# %% ../../nbs/76_archive.reading.ipynb #08728c58
+# %% ../../nbs/76_archive.reading.ipynb #540fd60d
 import hashlib
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from ..data.grid import spread_windows
 from ..gaps import NoData
 
 if TYPE_CHECKING: # loaded when they are needed
+    from landslide_nb.archive.plan import Pass
     from odc.geo.geobox import GeoBox
     from pystac import Item
 
@@ -96,9 +98,9 @@ def unreadable(
     if status == 0: return FetchError(f"{name} cannot be read: its server does not answer; check the connection and call again, {CALL_AGAIN}.")
     return FetchError(f"{name} cannot be read: {one_line(error)}; it is damaged or cut short, so fetch it again or leave this pass out.")
 
-# %% ../../nbs/76_archive.reading.ipynb #510f894c
+# %% ../../nbs/76_archive.reading.ipynb #6e049f8b
 @dataclass(frozen=True)
-class Header:
+class BandHeader:
     "What the file of a band says of itself"
     grid:'GeoBox' # of its pixels
     packing:dict  # scale_factor and add_offset, where values are packed
@@ -110,19 +112,19 @@ def _packing(file:object) -> dict: # an open dataset of rasterio
     scale, offset = file.scales[0], file.offsets[0]
     return {} if (scale, offset) == (1, 0) else dict(scale_factor=scale, add_offset=offset)
 
-# %% ../../nbs/76_archive.reading.ipynb #d1c22bfd
-def _header_of(file:object, name:str) -> Header: # an open dataset of rasterio; for messages
+# %% ../../nbs/76_archive.reading.ipynb #172dacb7
+def _header_of(file:object, name:str) -> BandHeader: # an open dataset of rasterio; for messages
     "The header of an open file; raises `CubeError` if it does not say where it lies"
     from odc.geo.geobox import GeoBox
     if file.crs is None or file.transform.is_identity:
         raise CubeError(f"{name} does not say where it lies (no CRS or no transform); take it from its source again or leave this pass out.")
-    return Header(GeoBox(file.shape, file.transform, file.crs.to_wkt()), _packing(file), file.nodata)
+    return BandHeader(GeoBox(file.shape, file.transform, file.crs.to_wkt()), _packing(file), file.nodata)
 
-# %% ../../nbs/76_archive.reading.ipynb #60104774
+# %% ../../nbs/76_archive.reading.ipynb #95ce9f6d
 def read_header(
     frame:Frame,
     band:str, # vv | vh | mask
-) -> Header:
+) -> BandHeader:
     "The header of a band's file; raises `FetchError` if it cannot be read, `CubeError` if it does not say where it lies"
     import rasterio
     name = file_of(frame, band)
@@ -131,8 +133,8 @@ def read_header(
         with rasterio.Env(**READING), rasterio.open(address) as file: return _header_of(file, name)
     except rasterio.errors.RasterioIOError as e: raise unreadable(name, address, e) from e
 
-# %% ../../nbs/76_archive.reading.ipynb #14f6a5c2
-def _check_grids(frame:Frame, headers:dict[str, Header]) -> None:
+# %% ../../nbs/76_archive.reading.ipynb #6c251372
+def _check_grids(frame:Frame, headers:dict[str, BandHeader]) -> None:
     "Raise `CubeError` unless VV and VH lie on one grid, in the frame's footprint"
     grid = headers['vv'].grid
     if headers['vh'].grid != grid:
@@ -165,8 +167,8 @@ def _verify(frame:Frame) -> None:
         path = Path(file_of(frame, band))
         if band in frame.bands and path.is_file(): verify_file(path, multihash)
 
-# %% ../../nbs/76_archive.reading.ipynb #f976a868
-def _put_right(frame:Frame, headers:dict[str, Header]) -> 'Item':
+# %% ../../nbs/76_archive.reading.ipynb #3e58748c
+def _put_right(frame:Frame, headers:dict[str, BandHeader]) -> 'Item':
     "An item that places its assets as their files do"
     from pystac import Asset, Item, MediaType
     item = Item(frame.item.id, None, None, frame.time, {})
@@ -177,13 +179,13 @@ def _put_right(frame:Frame, headers:dict[str, Header]) -> 'Item':
         item.add_asset(band, Asset(file_of(frame, band), media_type=MediaType.GEOTIFF, roles=['data'], extra_fields=place))
     return item
 
-# %% ../../nbs/76_archive.reading.ipynb #7526bc33
+# %% ../../nbs/76_archive.reading.ipynb #4804e5f1
 @dataclass(frozen=True)
 class OpenFrame:
     "A frame whose files were looked at"
     frame:Frame
     item:'Item'      # places its assets as their files do; they are called vv, vh and perhaps mask
-    headers:dict     # band -> Header
+    headers:dict     # band -> BandHeader
 
     @property
     def grid(self) -> 'GeoBox':
@@ -455,3 +457,67 @@ def moved_grid(
     "The grid on which a platform shows what the cube's grid should show"
     down, right = shift.whole
     return grid.translate_pix(-right, -down)
+
+# %% ../../nbs/76_archive.reading.ipynb #3e21491d
+LOOKED_AT = 4 # passes of each platform
+
+def by_platform(
+    passes:Sequence['Pass'],
+) -> dict[int, dict[str, list['Pass']]]: # track -> platform -> passes; the platform with most passes first
+    "The passes of each track by their platforms"
+    tracks = {}
+    for one in passes: tracks.setdefault(one.track, {}).setdefault(one.platform, []).append(one)
+    def most_first(platforms): return dict(sorted(platforms.items(), key=lambda o: (-len(o[1]), o[0])))
+    return {track: most_first(platforms) for track, platforms in sorted(tracks.items())}
+
+# %% ../../nbs/76_archive.reading.ipynb #31bb1435
+def _opened(passes:Sequence['Pass']) -> list[list[OpenFrame]]:
+    "Some passes with their files looked at, spread over all of them"
+    some = np.unique(np.linspace(0, len(passes) - 1, LOOKED_AT).round().astype(int))
+    return [[open_frame(o) for o in passes[k].frames] for k in some]
+
+# %% ../../nbs/76_archive.reading.ipynb #f959fd95
+def _measure_track(
+    track:int,
+    platforms:dict[str, list['Pass']], # the one that stays first
+    grid:'GeoBox',                   # of the cube
+) -> dict[str, dict]:                # 'track platform' -> fields of Shift, and `on`
+    "How far other platforms of a track lie from the one with most passes"
+    stays, *others = platforms
+    measured = {}
+    reference = _opened(platforms[stays]) if others else []
+    for platform in others:
+        shift = platform_shift(reference, _opened(platforms[platform]), grid)
+        check_shift(shift, f'{platform} and {stays} of track {track}')
+        measured[f'{track} {platform}'] = asdict(shift) | dict(on=stays)
+    return measured
+
+# %% ../../nbs/76_archive.reading.ipynb #2f7350b1
+def measure_platforms(
+    passes:Sequence['Pass'],
+    grid:'GeoBox',    # of the cube
+) -> dict[str, dict]: # 'track platform' -> fields of Shift, and `on`: the platform that stays
+    "The shifts between the platforms of each track; raises `CubeError` if no shift puts one right"
+    tracks = by_platform(passes)
+    return {k: v for track, platforms in tracks.items() for k, v in _measure_track(track, platforms, grid).items()}
+
+# %% ../../nbs/76_archive.reading.ipynb #6d6dd08c
+def shift_of(
+    shifts:dict[str, dict], # of `measure_platforms`
+    one:'Pass',
+) -> Shift:
+    "By how much a pass must move"
+    measured = shifts.get(f'{one.track} {one.platform}', {})
+    return Shift(**{k: v for k, v in measured.items() if k != 'on'})
+
+# %% ../../nbs/76_archive.reading.ipynb #a2b16a4a
+def shift_sentences(
+    shifts:dict[str, dict], # of `measure_platforms`
+) -> list[str]:
+    "What was measured, a sentence for each platform that was held against another"
+    said = []
+    for name, measured in shifts.items():
+        track, platform = name.split(' ')
+        shift = Shift(**{k: v for k, v in measured.items() if k != 'on'})
+        said.append(shift_text(shift, f"{platform} and {measured['on']} of track {track}"))
+    return said
