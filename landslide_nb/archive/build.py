@@ -8,7 +8,7 @@ __all__ = ['NO_MATTER', 'CHUNK', 'MARGIN', 'NO_HEIGHTS', 'HIDDEN', 'WAYS', 'Buil
            'PassReader', 'side_by_side', 'read_into', 'shifts_of', 'heights_of', 'terrain_beside', 'make_beside',
            'beside_of', 'reader_of', 'credit_text', 'built_already', 'check_name', 'write_cube', 'build_cube']
 
-# %% ../../nbs/78_archive.build.ipynb #7d83cfbb
+# %% ../../nbs/78_archive.build.ipynb #9dab31d9
 import hashlib
 import json
 import os
@@ -29,7 +29,7 @@ from .frames import Frame, native_grid
 from .plan import Pass, Plan, PlanOptions, plan_cube, plan_table, search_windows
 from .reading import OpenFrame, Shift, measure_platforms, merge_frames, moved_grid, open_frame
 from .reading import resampling_for, shift_of, shift_sentences
-from .sources import find_frames
+from .sources import search_frames
 from .terrain import DEM_COLLECTION, crop_to, dem_on_grid, find_dem, grid_axes, incidence_of
 from .terrain import label_on_grid, layover_shadow, terrain_layers, unseen_steep_share
 from ..core import Event, FetchError, OutputError, atomic, check_room, remove_abandoned, sole_writer, unwritable_said
@@ -53,18 +53,15 @@ class BuildOptions(PlanOptions):
     workers:int=4               # reads at a time
     window:int=2048             # side of what one of them reads, pixels
 
-# %% ../../nbs/78_archive.build.ipynb #a0155f74
+# %% ../../nbs/78_archive.build.ipynb #b8e01315
 def find_all(
     box:Box,
     event:Event,
     options:BuildOptions,
-) -> list[Frame]: # each once
-    "What a source offers in all the times that a plan may use"
+) -> list[Frame]: # in order of time, each once
+    "What a source offers in all the times that a plan may use; raises `ArchiveError`, `CubeError` or `FetchError`"
     track = options.track if isinstance(options.track, int) else None
-    found = {}
-    for start, end in search_windows(event, options):
-        for frame in find_frames(options.source, box, start, end, track): found[frame.item.id] = frame
-    return list(found.values())
+    return search_frames(options.source, box, search_windows(event, options), track)
 
 # %% ../../nbs/78_archive.build.ipynb #97952206
 @dataclass(frozen=True)
@@ -85,17 +82,15 @@ class Layout:
         height, width = self.grid.shape
         return 8*height*width*len(self.passes)
 
-# %% ../../nbs/78_archive.build.ipynb #e278f4d9
+# %% ../../nbs/78_archive.build.ipynb #8ddc9116
 def lay_out(
-    box:Box|Sequence,  # west, south, east, north, degrees
-    start:str,         # last day before the event
-    end:str,           # first day after it
-    options:BuildOptions=BuildOptions(),
+    frames:list[Frame], # of `find_all`
+    box:Box,
+    event:Event,
+    options:BuildOptions,
 ) -> Layout:
-    "Search and plan a cube; raises `ArchiveError` if none can be built"
-    box = read_box(box)
-    event = Event('event', start, end)
-    plan = plan_cube(find_all(box, event, options), box, event, options)
+    "Plan a cube; raises `ArchiveError` if none can be built"
+    plan = plan_cube(frames, box, event, options)
     native = native_grid([frame for one in plan.passes for frame in one.frames])
     return Layout(plan, cube_grid(box, options.resolution, options.crs, native), options)
 
@@ -113,17 +108,15 @@ def _digest(facts:object) -> str: # 16 hexadecimal digits
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-# %% ../../nbs/78_archive.build.ipynb #83c1e36e
+# %% ../../nbs/78_archive.build.ipynb #9754a0f0
 NO_MATTER = ('workers', 'window') # options that change no pixel
 
 def request_of(
     box:Box,
-    start:str, # last day before the event
-    end:str,   # first day after it
+    event:Event,
     options:BuildOptions,
 ) -> str:
     "A name for what was asked"
-    event = Event('event', start, end)
     chosen = {k: v for k, v in asdict(options).items() if k not in NO_MATTER}
     return _digest([str(box), event.start, event.end, chosen])
 
@@ -511,7 +504,7 @@ def write_cube(
         said = [*layout.plan.sentences, *said, *_empty_sentences(layout, growing)]
         _complete(growing, beside, _attributes(layout, growing, said) | more, out)
 
-# %% ../../nbs/78_archive.build.ipynb #b7d1c3d4
+# %% ../../nbs/78_archive.build.ipynb #18d68eb8
 def build_cube(
     box:Box|Sequence,  # west, south, east, north, degrees; west is greater than east across 180 degrees
     start:str,         # last day before the event
@@ -521,10 +514,11 @@ def build_cube(
 ) -> Path:             # of the cube
     "Build the cube of a place and an event from a catalogue; the same call again goes on where this one was cut off"
     box, out = read_box(box), check_name(out)
+    event = Event('event', start, end)
     chosen = BuildOptions(**options)
-    request = request_of(box, start, end, chosen)
+    request = request_of(box, event, chosen)
     if built_already(out, request): return out
-    layout = lay_out(box, start, end, chosen)
+    layout = lay_out(find_all(box, event, chosen), box, event, chosen)
     print(layout_text(layout), flush=True)
     write_cube(layout, out, request=request)
     return out
