@@ -107,7 +107,7 @@ def _said_in_words(
     except (*faults, *broken) as e:
         raise FetchError(f"The catalogue {url} {_failure(url, e, patience)}.") from e
 
-# %% ../../nbs/72_archive.catalog.ipynb #66c9a5ec
+# %% ../../nbs/72_archive.catalog.ipynb #23631171
 def open_catalog(
     url:str, # of a STAC API
     patience:Patience=Patience(),
@@ -118,7 +118,7 @@ def open_catalog(
     asking = StacApiIO(max_retries=retry_of(patience), timeout=patience.timeout)
     with _said_in_words(url, patience), warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        client = Client.open(url, stac_io=asking)
+        client = Client.open(url, stac_io=asking, timeout=patience.timeout) # without it here, opening undoes it
         if client.get_links('search'): client.add_conforms_to('ITEM_SEARCH') # some servers forget to say so
         return client
 
