@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['TIFF_STARTS', 'HTML_STARTS', 'STAC_EXTENSIONS', 'OPERA_MASKED', 'HYP3_NAME', 'HYP3_LAYERS', 'HYP3_SCALES',
-           'HYP3_RADIOMETRY', 'HYP3_MASKED', 'FIRST_ORBITS', 'S1C_MOVED', 'S1C_FIRST_ORBIT', 'GRANULE', 'README_SCALE',
-           'README_DATE', 'SAME_SCALE', 'SCALE_IN_NAME', 'NAMED_SCALES', 'PLATFORM_IN_NAME', 'is_html', 'Header',
-           'tif_header', 'outline_degrees', 'item_geometry', 'Product', 'check_product', 'orbit_of', 'product_item',
-           'item_properties', 'product_frame', 'opera_table', 'opera_product', 'named_time', 'opera_frames',
-           'say_left_out', 'in_time', 'Member', 'zip_members', 'folder_members', 'hyp3_members', 'track_of_orbit',
-           'readme_track', 'hyp3_scale', 'hyp3_product', 'crc_multihash', 'hyp3_frames', 'say_order', 'scale_in_name',
-           'tif_products', 'tif_product', 'tif_frames']
+           'HYP3_RADIOMETRY', 'HYP3_MASKED', 'GRANULE', 'README_SCALE', 'README_DATE', 'SAME_SCALE', 'SCALE_IN_NAME',
+           'NAMED_SCALES', 'PLATFORM_IN_NAME', 'is_html', 'Header', 'tif_header', 'outline_degrees', 'item_geometry',
+           'Product', 'check_product', 'product_orbit', 'product_item', 'asset_fields', 'item_properties',
+           'product_frame', 'opera_table', 'opera_product', 'named_time', 'opera_frames', 'say_left_out', 'in_time',
+           'Member', 'zip_members', 'folder_members', 'hyp3_members', 'readme_track', 'hyp3_scale', 'hyp3_product',
+           'crc_multihash', 'hyp3_frames', 'say_order', 'scale_in_name', 'tif_products', 'tif_product', 'tif_frames']
 
-# %% ../../nbs/73_archive.files.ipynb #4a346d8c
+# %% ../../nbs/73_archive.files.ipynb #6d496937
+import math
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .frames import Frame
+from .frames import Frame, relative_orbit
 from ..core import CubeError, FetchError, note, read_time
 from ..data.dialects import guess_orbits, polarisation_of
 from ..data.files import DATE_IN_NAME, OPERA_NAME, one_kind, one_line
@@ -66,6 +66,10 @@ class Header:
 
     @property
     def grid(self) -> tuple: return self.crs, self.transform, self.shape
+
+    @property
+    def sentinel(self) -> float|None: # no-data value that is a number
+        return None if self.nodata is None or math.isnan(self.nodata) else float(self.nodata)
 
 # %% ../../nbs/73_archive.files.ipynb #c4f8165c
 def tif_header(
@@ -146,8 +150,8 @@ def check_product(
         if header.grid != headers['vv'].grid:
             raise CubeError(f"{product.hrefs[band]} is on another grid than {product.hrefs['vv']}; download the product again.")
 
-# %% ../../nbs/73_archive.files.ipynb #8529c0e1
-def orbit_of(
+# %% ../../nbs/73_archive.files.ipynb #eb04e679
+def product_orbit(
     product:Product,
     header:Header,
     lon:float, # degrees, of its centre
@@ -161,23 +165,37 @@ def orbit_of(
 # %% ../../nbs/73_archive.files.ipynb #a362e0a8
 def product_item(
     product:Product,
-    header:Header, # of its images
+    headers:Mapping[str, Header], # band -> header
     orbit:str,     # ascending | descending
 ) -> 'Item':
     "A product as a STAC item that odc-stac reads"
     from pystac import Asset, Item, MediaType
+    header = headers['vv']
     geometry, bbox = item_geometry(outline_degrees(header))
     when = product.time.replace(tzinfo=timezone.utc)
     properties = item_properties(product, header, orbit)
     item = Item(product.name, geometry, bbox, when, properties, stac_extensions=STAC_EXTENSIONS)
     for band, href in product.hrefs.items():
-        more = {'file:checksum': product.checksums[band]} if band in product.checksums else {}
-        item.add_asset(band, Asset(str(href), media_type=MediaType.GEOTIFF, roles=['data'], extra_fields=more))
+        said = asset_fields(product, band, headers[band])
+        item.add_asset(band, Asset(str(href), media_type=MediaType.GEOTIFF, roles=['data'], extra_fields=said))
     return item
+
+# %% ../../nbs/73_archive.files.ipynb #03532d70
+def asset_fields(
+    product:Product,
+    band:str,      # vv | vh | mask
+    header:Header, # of this band
+) -> dict:
+    "What a STAC item says of one image: type, no-data value, unit and checksum"
+    said = {'data_type': header.dtype}
+    if header.sentinel is not None: said['nodata'] = header.sentinel
+    if band != 'mask' and product.scale != 'power': said['unit'] = product.scale
+    checksum = product.checksums.get(band)
+    return {'raster:bands': [said], **({'file:checksum': checksum} if checksum else {})}
 
 # %% ../../nbs/73_archive.files.ipynb #35bf1ee9
 STAC_EXTENSIONS = [f'https://stac-extensions.github.io/{o}/schema.json' for o in (
-    'projection/v2.0.0', 'sat/v1.0.0', 'sar/v1.0.0', 'file/v2.1.0')]
+    'projection/v2.0.0', 'raster/v1.1.0', 'sat/v1.0.0', 'sar/v1.0.0', 'file/v2.1.0')]
 
 # %% ../../nbs/73_archive.files.ipynb #df98294d
 def item_properties(
@@ -191,7 +209,7 @@ def item_properties(
     grid = {'proj:shape': list(header.shape), 'proj:transform': list(header.transform)[:6]}
     track = {'sat:orbit_state': orbit, 'sat:relative_orbit': product.track}
     sar = {'sar:instrument_mode': 'IW', 'sar:polarizations': ['VV', 'VH'], 'sar:frequency_band': 'C'}
-    words = {'platform': product.platform, 'landslide_nb:radiometry': product.radiometry, 'landslide_nb:scale': product.scale}
+    words = {'platform': product.platform, 'landslide_nb:radiometry': product.radiometry}
     made = {'created': f'{product.processed.isoformat()}Z'} if product.processed else {}
     return {**crs, **grid, **track, **sar, **words, **made}
 
@@ -204,11 +222,11 @@ def product_frame(
     check_product(product, headers)
     header = headers['vv']
     outline = outline_degrees(header)
-    orbit = orbit_of(product, header, outline.centroid.x)
+    orbit = product_orbit(product, header, outline.centroid.x)
     return Frame(
-        item=product_item(product, header, orbit), bands={band: band for band in headers}, time=product.time,
+        item=product_item(product, headers, orbit), bands={band: band for band in headers}, time=product.time,
         track=product.track, orbit=orbit, platform=product.platform, footprint=outline, processed=product.processed,
-        scale=product.scale, nodata=None if header.nodata is None or header.nodata != header.nodata else header.nodata,
+        scale=product.scale, nodata=header.sentinel,
         mask_values=product.mask_values, size=product.size, checksums=dict(product.checksums))
 
 # %% ../../nbs/73_archive.files.ipynb #4586c69b
@@ -284,7 +302,7 @@ def in_time(
 # %% ../../nbs/73_archive.files.ipynb #68e56b08
 HYP3_NAME = re.compile(
     r'(?P<product>(?P<platform>S1[A-D])_IW_(?P<time>\d{8}T\d{6})_[DS][VH][PRO]_RTC\d+_G_'
-    r'(?P<radiometry>[gs])(?P<scale>[pda])(?P<water>[uw])(?P<filter>[nf])[ec](?P<matching>[dm])_[0-9A-Fa-f]{4})'
+    r'(?P<radiometry>[gs])(?P<scale>[pda])[uw][nf][ec][dm]_[0-9A-Fa-f]{4})'
     r'(?P<layer>_VV\.tif|_VH\.tif|_ls_map\.tif|\.README\.md\.txt)'
 )
 HYP3_LAYERS = {'_VV.tif': 'vv', '_VH.tif': 'vh', '_ls_map.tif': 'mask', '.README.md.txt': 'readme'}
@@ -307,7 +325,8 @@ class Member:
         "The text, or its first `most` bytes"
         zip_path, inside = re.fullmatch(r'(?:/vsizip/\{(.*)\}/)?(.*)', self.href, re.S).groups()
         if zip_path is None: return Path(inside).open('rb').read(most).decode(errors='replace')
-        with zipfile.ZipFile(zip_path) as archive, archive.open(inside) as f: return f.read(most).decode(errors='replace')
+        with zipfile.ZipFile(zip_path) as archive, archive.open(inside) as f:
+            return f.read(most).decode(errors='replace')
 
 # %% ../../nbs/73_archive.files.ipynb #79420391
 def zip_members(
@@ -346,22 +365,8 @@ def hyp3_members(
         if named: products.setdefault(named['product'], {}).setdefault(HYP3_LAYERS[named['layer']], member)
     return products
 
-# %% ../../nbs/73_archive.files.ipynb #61c64cb7
-FIRST_ORBITS = dict(S1A=73, S1B=27, S1C=172, S1D=42) # satellite -> absolute orbit that was of track 1
-S1C_MOVED = datetime(2026, 6, 16) # it took no images between 9 and 23 June 2026
-S1C_FIRST_ORBIT = 99              # since then
-GRANULE = re.compile(r'\b(S1[A-D])_IW_(?:GRDH|SLC_)_1S[DS][VH]_(\d{8}T\d{6})_\d{8}T\d{6}_(\d{6})_[0-9A-F]{6}_[0-9A-F]{4}')
-
-# %% ../../nbs/73_archive.files.ipynb #7e78833c
-def track_of_orbit(
-    platform:str, # S1A | S1B | S1C | S1D
-    orbit:int,    # absolute orbit number
-    time:datetime, # UTC
-) -> int:         # 1 to 175
-    "The track of an absolute orbit number: 175 orbits are a cycle of 12 days"
-    moved = platform == 'S1C' and time > S1C_MOVED
-    first = S1C_FIRST_ORBIT if moved else FIRST_ORBITS[platform]
-    return (orbit - first)%175 + 1
+# %% ../../nbs/73_archive.files.ipynb #4087da1d
+GRANULE = re.compile(r'\b(S1[A-D])_IW_(?:GRDH|SLC_)_1S[DS][VH]_\d{8}T\d{6}_\d{8}T\d{6}_(\d{6})_[0-9A-F]{6}_[0-9A-F]{4}')
 
 # %% ../../nbs/73_archive.files.ipynb #7bce59f3
 def readme_track(
@@ -370,8 +375,8 @@ def readme_track(
     "The track of the granule that a README names"
     granule = GRANULE.search(readme)
     if not granule: return None
-    platform, time, orbit = granule.groups()
-    return track_of_orbit(platform, int(orbit), named_time(time, granule[0]))
+    platform, orbit = granule.groups()
+    return relative_orbit(platform, int(orbit))
 
 # %% ../../nbs/73_archive.files.ipynb #2eb5e237
 README_SCALE = re.compile(r'processed to output\s+(gamma|sigma)\S*\s+(power|amplitude|decibel|dB)', re.I)
@@ -491,9 +496,11 @@ def tif_product(
     if not scale: raise CubeError(f"{vv} does not say whether it holds power, amplitude or dB; write it into the name, such as 20240522_VV_dB.tif, or give the scale.")
     if not orbit and 'T' not in date: raise CubeError(f"{vv} does not say the time of day, so its direction is unknown; give ascending or descending.")
     platform = PLATFORM_IN_NAME.search(vv.stem.replace('_', ' '))
-    return Product(
-        f'{vv.parent.name}_{date}', named_time(date, vv.name), f'S1{platform[1].upper()}' if platform else 'unknown', track,
-        dict(vv=str(vv.absolute()), vh=str(vh.absolute())), orbit, scale=scale, size=vv.stat().st_size + vh.stat().st_size)
+    unit = f'S1{platform[1].upper()}' if platform else 'unknown'
+    hrefs = dict(vv=str(vv.absolute()), vh=str(vh.absolute()))
+    size = sum(o.stat().st_size for o in (vv, vh))
+    name = f'{vv.parent.name}_{date}'
+    return Product(name, named_time(date, vv.name), unit, track, hrefs, orbit, scale=scale, size=size)
 
 # %% ../../nbs/73_archive.files.ipynb #5846029e
 def tif_frames(
