@@ -2370,6 +2370,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'landslide_nb/radar_items.py'),
                                           'landslide_nb.radar_items.in_degrees': ( 'radar_items.html#in_degrees',
                                                                                    'landslide_nb/radar_items.py'),
+                                          'landslide_nb.radar_items.item_footprint': ( 'radar_items.html#item_footprint',
+                                                                                       'landslide_nb/radar_items.py'),
                                           'landslide_nb.radar_items.new_item': ('radar_items.html#new_item', 'landslide_nb/radar_items.py'),
                                           'landslide_nb.radar_items.orbit_number': ( 'radar_items.html#orbit_number',
                                                                                      'landslide_nb/radar_items.py'),
