@@ -62,9 +62,9 @@ def plain(url, box, out):
 
 def build(url, box, out):
     "The cube, written"
-    from landslide_nb.archive.build import BuildOptions, build_cube
+    from landslide_nb.archive.build import build_cube
     from landslide_nb.data.cube import open_cube
-    build_cube(box, *EVENT, out, BuildOptions(source=url, passes=PASSES, archive='none', dem='none', workers=THREADS))
+    build_cube(box, *EVENT, out, source=url, passes=PASSES, archive='none', dem='none', workers=THREADS)
     cube = open_cube(out)
     return int(cube.vv.size + cube.vh.size)
 

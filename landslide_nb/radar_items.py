@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HOKKAIDO_TRACKS', 'ARCHIVE_NODATA', 'COG_TYPE', 'write_image', 'orbit_number', 'product_facts', 'product_name',
-           'radar_properties', 'projection_properties', 'new_item', 'add_cog', 'radar_item', 'in_degrees',
-           'terrain_item', 'collection_with', 'write_catalog']
+           'radar_properties', 'projection_properties', 'item_footprint', 'new_item', 'add_cog', 'radar_item',
+           'in_degrees', 'terrain_item', 'collection_with', 'write_catalog']
 
 # %% ../nbs/05_radar_items.ipynb #9ddee1b2
 from datetime import timezone
@@ -92,7 +92,17 @@ def projection_properties(
         'proj:bbox': list(image.rio.bounds()),
     }
 
-# %% ../nbs/05_radar_items.ipynb #7992e045
+# %% ../nbs/05_radar_items.ipynb #5f3fcd03
+def item_footprint(
+    bounds:tuple, # west, south, east, north, degrees
+) -> dict:        # GeoJSON
+    "A box as the geometry of an item"
+    from shapely.geometry import MultiPolygon, box, mapping
+    west, south, east, north = bounds
+    if west <= east: return mapping(box(*bounds))
+    return mapping(MultiPolygon([box(west, south, 180, north), box(-180, south, east, north)]))
+
+# %% ../nbs/05_radar_items.ipynb #14410d22
 def new_item(
     name:str,
     image:xr.DataArray|xr.Dataset, # dims (y, x) with a CRS: where it lies
@@ -101,14 +111,12 @@ def new_item(
 ) -> 'Item':
     "An item without assets"
     from pystac import Item
-    from shapely.geometry import box, mapping
     bounds = image.rio.transform_bounds('EPSG:4326')
     extensions = [f'https://stac-extensions.github.io/{o}/schema.json' for o in ('projection/v1.1.0', 'raster/v1.1.0')]
     moment = time.to_pydatetime().replace(tzinfo=timezone.utc)
-    place = dict(geometry=mapping(box(*bounds)), bbox=list(bounds))
-    return Item(name, **place, datetime=moment, properties=properties, stac_extensions=extensions)
+    return Item(name, item_footprint(bounds), list(bounds), moment, properties, stac_extensions=extensions)
 
-# %% ../nbs/05_radar_items.ipynb #939a7290
+# %% ../nbs/05_radar_items.ipynb #5abdc3b0
 ARCHIVE_NODATA = -32768.
 COG_TYPE = 'image/tiff; application=geotiff; profile=cloud-optimized'
 
@@ -126,7 +134,7 @@ def add_cog(
     fields = {'raster:bands': [band], 'file:size': Path(path).stat().st_size}
     item.add_asset(key, Asset(str(Path(path).resolve()), media_type=COG_TYPE, roles=['data'], extra_fields=fields))
 
-# %% ../nbs/05_radar_items.ipynb #a7edb9d1
+# %% ../nbs/05_radar_items.ipynb #30578abd
 def radar_item(
     image:xr.Dataset, # one pass: vv, vh (y, x), linear power; coordinates of `product_facts`
     folder:str|Path,  # its files are written into a folder in this one
@@ -139,7 +147,7 @@ def radar_item(
     for band in ('vv', 'vh'): add_cog(item, band, image[band], Path(folder, name, f'iw-{band}.rtc.tiff'), nodata)
     return item
 
-# %% ../nbs/05_radar_items.ipynb #52348e67
+# %% ../nbs/05_radar_items.ipynb #e504ab44
 def in_degrees(
     dem:xr.DataArray, # (y, x), metres, with a CRS
 ) -> xr.DataArray:    # (latitude, longitude)
@@ -148,7 +156,7 @@ def in_degrees(
     there = dem.rio.write_nodata(np.nan).rio.reproject('EPSG:4326', resolution=1/3600, resampling=Resampling.bilinear)
     return there.rio.interpolate_na('nearest')
 
-# %% ../nbs/05_radar_items.ipynb #8785074f
+# %% ../nbs/05_radar_items.ipynb #b222d401
 def terrain_item(
     dem:xr.DataArray, # (y, x), metres, with a CRS
     folder:str|Path,
@@ -161,7 +169,7 @@ def terrain_item(
     add_cog(item, 'data', image, Path(folder, name, f'{name}.tif'), np.nan)
     return item
 
-# %% ../nbs/05_radar_items.ipynb #c446af03
+# %% ../nbs/05_radar_items.ipynb #72e3f2b6
 def collection_with(
     name:str,    # sentinel-1-rtc | cop-dem-glo-30
     items:list,  # `pystac.Item`
@@ -172,7 +180,7 @@ def collection_with(
     collection.add_items(items)
     return collection
 
-# %% ../nbs/05_radar_items.ipynb #8de3d99e
+# %% ../nbs/05_radar_items.ipynb #c9d450b1
 def write_catalog(
     cubes:list,      # canonical cubes; each pass of each is one item, so that a pass in several frames is several cubes
     folder:str|Path, # of the catalogue

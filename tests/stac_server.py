@@ -63,6 +63,12 @@ def other_platform(cube:xr.Dataset, which=slice(1, None, 2), platform='S1C', shi
     for band in ('vv', 'vh'): cube[band][which] = np.roll(cube[band][which].values, shift, (1, 2))
     return cube.assign_coords(platform=('time', platforms))
 
+def at_place(cube:xr.Dataset, crs:str, corner:tuple) -> xr.Dataset:
+    "The same pixels elsewhere on the Earth; corner: x and y of the upper left corner, metres"
+    x = corner[0] + 5 + 10.*np.arange(cube.sizes['x'])
+    y = corner[1] - 5 - 10.*np.arange(cube.sizes['y'])
+    return cube.drop_vars('spatial_ref').assign_coords(x=x, y=y).rio.write_crs(crs)
+
 def zero_borders(cube:xr.Dataset, columns=12) -> xr.Dataset:
     "Both polarisations are zero along the left edge, as products were until 2018"
     return cube.assign({band: cube[band].where(np.arange(cube.sizes['x']) >= columns, 0) for band in ('vv', 'vh')})
