@@ -6,8 +6,9 @@
 __all__ = ['CATALOG', 'DEM', 'ARCHIVE', 'BBOX', 'CHOICES', 'CALENDAR_DAYS', 'track_word', 'add_source_options', 'add_build',
            'build_choices', 'calendar_text', 'show_plan', 'build', 'cube_beside', 'build_for_map']
 
-# %% ../../nbs/83_commands.archive.ipynb #6db05a64
+# %% ../../nbs/83_commands.archive.ipynb #dd6906de
 import argparse
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,27 +74,25 @@ def build_choices(
     chosen = {name: getattr(args, name) for name in CHOICES if getattr(args, name) is not None}
     return {'source': args.catalog, **chosen}
 
-# %% ../../nbs/83_commands.archive.ipynb #6e41ac34
+# %% ../../nbs/83_commands.archive.ipynb #678bc62f
 CALENDAR_DAYS = 60 # since the event: later nobody waits for a pass
 
 def calendar_text(
     frames:list['Frame'],
     event:Event,
-    today:'date',
+    today:date,
 ) -> str:
     "When passes are due: from today on, or for an event long ago from its end on"
-    from datetime import date
     from landslide_nb.archive.plan import due_passes, due_table
     end = date.fromisoformat(event.end)
     first = today if (today - end).days <= CALENDAR_DAYS else end
     return f'Passes due from {first} on:\n{due_table(due_passes(frames, first))}'
 
-# %% ../../nbs/83_commands.archive.ipynb #6ddfd506
+# %% ../../nbs/83_commands.archive.ipynb #bae43783
 def show_plan(
     args:argparse.Namespace, # of `add_build`
 ) -> None:
     "Print when passes are due and what a cube would be made of"
-    from datetime import datetime, timezone
     from landslide_nb.archive.box import read_box
     from landslide_nb.archive.build import BuildOptions, find_all, lay_out, layout_text
     box, event = read_box(args.bbox), event_of(args)
