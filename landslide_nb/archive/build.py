@@ -95,13 +95,12 @@ def lay_out(
     native = native_grid([frame for one in plan.passes for frame in one.frames])
     return Layout(plan, cube_grid(box, options.resolution, options.crs, native), options)
 
-# %% ../../nbs/78_archive.build.ipynb #e70ae72e
+# %% ../../nbs/78_archive.build.ipynb #1847071e
 def layout_text(
     layout:Layout,
 ) -> str:
-    "The plan as a table, what was said of it, and the grid"
-    size = f'{grid_text(layout.grid)}, {layout.nbytes/1e6:,.0f} MB of pixels'
-    return '\n'.join([plan_table(layout.plan), *layout.plan.sentences, size])
+    "The plan as a table with its sentences, and the grid"
+    return f'{plan_table(layout.plan)}\n{grid_text(layout.grid)}, {layout.nbytes/1e6:,.0f} MB of pixels'
 
 # %% ../../nbs/78_archive.build.ipynb #f64ef9ce
 def _digest(facts:object) -> str: # 16 hexadecimal digits
