@@ -130,10 +130,8 @@ def orbit_of(
     said = read_orbits([item.properties.get('sat:orbit_state', '')])[0]
     return str(said if said != 'unknown' else guess_orbits([time], lon)[0])
 
-# %% ../../nbs/71_archive.frames.ipynb #d33af912
-def _in_one_turn(
-    shape:'BaseGeometry', # degrees
-) -> 'BaseGeometry':      # longitudes beyond 180 where it crosses that meridian
+# %% ../../nbs/71_archive.frames.ipynb #b8625a5b
+def _in_one_turn(shape:'BaseGeometry') -> 'BaseGeometry': # longitudes beyond 180 where it crosses that meridian
     "A shape whose longitudes do not jump"
     from shapely import transform, union_all
     west, _, east, _ = shape.bounds
@@ -157,10 +155,8 @@ def footprint_of(
     if drawn.is_empty or drawn.area == 0 or not all(map(math.isfinite, drawn.bounds)): return None
     return drawn
 
-# %% ../../nbs/71_archive.frames.ipynb #9f11baf4
-def _plain_bounds(
-    item:'Item',
-) -> tuple: # west, south, east, north; east beyond 180 where it crosses that meridian
+# %% ../../nbs/71_archive.frames.ipynb #1bf02501
+def _plain_bounds(item:'Item') -> tuple: # west, south, east, north; east beyond 180 where it crosses that meridian
     "The box of an item, of two or three dimensions"
     n = len(item.bbox)//2
     west, south, east, north = (*item.bbox[:2], *item.bbox[n:n + 2])
@@ -188,11 +184,8 @@ def bands_of(
         if len(said) == 1: names.setdefault(str(said[0]).lower(), key)
     return {band: names[band] for band in ('vv', 'vh', 'mask') if band in names}
 
-# %% ../../nbs/71_archive.frames.ipynb #cd21f78c
-def _band_field(
-    asset:'Asset',
-    name:str, # nodata | unit
-) -> object:
+# %% ../../nbs/71_archive.frames.ipynb #0ecb3cb5
+def _band_field(asset:'Asset', name:str) -> object: # nodata | unit
     "What an asset says of its only band, in either version of STAC's fields"
     listed = asset.extra_fields.get('raster:bands') or asset.extra_fields.get('bands') or [{}]
     return listed[0].get(name, asset.extra_fields.get(name)) if isinstance(listed[0], dict) else None
@@ -226,10 +219,8 @@ def processed_of(
         except ValueError: continue
     return None
 
-# %% ../../nbs/71_archive.frames.ipynb #71203037
-def _written_grid(
-    fields:dict, # of an item or an asset
-) -> 'GeoBox|None':
+# %% ../../nbs/71_archive.frames.ipynb #9582f705
+def _written_grid(fields:dict) -> 'GeoBox|None': # fields of an item and an asset
     "The grid that proj:* fields describe, if they are whole"
     from affine import Affine
     from odc.geo.geobox import GeoBox
@@ -260,47 +251,34 @@ def grid_of_item(
     overlaps = east - west > 180 or seen.buffer(.01).covers(footprint.centroid)
     return grid if overlaps else None
 
-# %% ../../nbs/71_archive.frames.ipynb #df479f4a
-def _without_grid(
-    item:'Item',
-) -> None:
+# %% ../../nbs/71_archive.frames.ipynb #2a511b77
+def _without_grid(item:'Item') -> None:
     "Remove what an item says of grids, in place"
     for fields in (item.properties, *(asset.extra_fields for asset in item.assets.values())):
         for name in [name for name in fields if name.startswith('proj:')]: del fields[name]
 
-# %% ../../nbs/71_archive.frames.ipynb #4086eee2
-def _not_corrected(
-    item:'Item',
-) -> bool:
+# %% ../../nbs/71_archive.frames.ipynb #831b8346
+def _not_corrected(item:'Item') -> bool:
     "Whether a product is in slant or ground range, not on the ground"
     words = f'{item.id} {item.collection_id}'.lower()
     return bool(re.search('grd|slc', words)) and 'rtc' not in words
 
-# %% ../../nbs/71_archive.frames.ipynb #37ba21f5
-def _refuse(
-    item:'Item',
-    lacks:str, # what is missing
-) -> None:
+# %% ../../nbs/71_archive.frames.ipynb #dd2d7215
+def _refuse(item:'Item', lacks:str) -> None: # what is missing
     "Raise `CubeError` for an item that is no frame"
     raise CubeError(f"The item {item.id!r} {lacks}; Sentinel-1 RTC products are needed (gamma0, terrain-corrected, VV and VH).")
 
-# %% ../../nbs/71_archive.frames.ipynb #50420731
-def _check_item(
-    item:'Item',
-    found:dict, # track, time, footprint and bands
-) -> None:
+# %% ../../nbs/71_archive.frames.ipynb #901e08ae
+def _check_item(item:'Item', found:dict) -> None: # found: track, orbit, time, footprint and bands
     "Raise `CubeError` for an item from which no frame can be made"
     if _not_corrected(item): _refuse(item, 'is not terrain-corrected')
     missing = [f'no {band.upper()} image' for band in ('vv', 'vh') if band not in found['bands']]
-    words = dict(time='no time', footprint='no usable footprint', track='no track and no name that tells it')
-    missing += [words[name] for name in words if found[name] is None]
+    words = dict(time='no time', footprint='no usable footprint', track='no track and no name that tells it', orbit='no direction')
+    missing += [words[name] for name in words if found[name] in (None, 'unknown')]
     if missing: _refuse(item, f"has {' and '.join(missing)}")
 
-# %% ../../nbs/71_archive.frames.ipynb #6a248575
-def _of_files(
-    item:'Item',
-    bands:dict, # band -> key
-) -> dict:      # scale, nodata, size, checksums
+# %% ../../nbs/71_archive.frames.ipynb #adeb976a
+def _of_files(item:'Item', bands:dict) -> dict: # band -> key; scale, nodata, size and checksums
     "What an item says of its files"
     assets = {band: item.assets[key] for band, key in bands.items()}
     sizes = [asset.extra_fields.get('file:size') for asset in assets.values()]
@@ -312,7 +290,7 @@ def _of_files(
         checksums={band: said for band, said in sums.items() if said},
     )
 
-# %% ../../nbs/71_archive.frames.ipynb #3f1b728d
+# %% ../../nbs/71_archive.frames.ipynb #80f97280
 def item_frame(
     item:'Item',              # STAC item of a Sentinel-1 RTC product
     sign:Callable|None=None,  # href -> href that may be read now
@@ -321,13 +299,13 @@ def item_frame(
     from shapely.geometry import mapping
     item = item.clone() # catalogues keep theirs as it is
     platform, time = platform_of(item), acquired_at(item)
-    found = dict(bands=bands_of(item), time=time, footprint=footprint_of(item), track=track_of(item, platform))
+    place = footprint_of(item)
+    orbit = orbit_of(item, time, place.centroid.x) if place and time else None
+    found = dict(bands=bands_of(item), time=time, footprint=place, track=track_of(item, platform), orbit=orbit)
     _check_item(item, found)
-    place = found['footprint']
     if not all(grid_of_item(item, key, place) for key in found['bands'].values()): _without_grid(item)
     item.geometry, item.bbox = mapping(place), list(place.bounds)
-    orbit = orbit_of(item, time, place.centroid.x)
-    return Frame(item, orbit=orbit, platform=platform or 'unknown', processed=processed_of(item), sign=sign,
+    return Frame(item, platform=platform or 'unknown', processed=processed_of(item), sign=sign,
                  **found, **_of_files(item, found['bands']))
 
 # %% ../../nbs/71_archive.frames.ipynb #8d08f667

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WORDS', 'RTC_NAME', 'Windows', 'split_address', 'choose_collection', 'search_frames', 'find_frames']
 
-# %% ../../nbs/74_archive.sources.ipynb #046da39f
+# %% ../../nbs/74_archive.sources.ipynb #8493f10a
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -47,36 +47,20 @@ def choose_collection(
 # %% ../../nbs/74_archive.sources.ipynb #b8b391b8
 Windows = Sequence[tuple[date, date]] # first and last day of each search
 
-# %% ../../nbs/74_archive.sources.ipynb #e3ad701a
-def _in_windows(
-    frames:list[Frame],
-    box:Box,
-    windows:Windows,
-    track:int|None,
-) -> list[Frame]:
+# %% ../../nbs/74_archive.sources.ipynb #ec5e6818
+def _in_windows(frames:list[Frame], box:Box, windows:Windows, track:int|None) -> list[Frame]:
     "The frames that lie in a box and in one of some stretches of days"
     return [o for o in frames if any(fits(o, box, first, last, track) for first, last in windows)]
 
-# %% ../../nbs/74_archive.sources.ipynb #4a0bf89a
-def _by_search(
-    search, # of a box, two days and a track
-    box:Box,
-    windows:Windows,
-    track:int|None,
-) -> list[Frame]: # each once
+# %% ../../nbs/74_archive.sources.ipynb #5f4189dc
+def _by_search(search:Callable, box:Box, windows:Windows, track:int|None) -> list[Frame]: # each once
     "What a catalogue finds in some stretches of days"
     found = [frame for first, last in windows for frame in search(box, first, last, track=track)]
     return list({frame.item.id: frame for frame in found}.values())
 
-# %% ../../nbs/74_archive.sources.ipynb #93173e48
-def _from_api(
-    url:str, # of a STAC API, perhaps of one of its collections
-    box:Box,
-    windows:Windows,
-    track:int|None,
-    patience:Patience,
-) -> list[Frame]:
-    "The frames of a STAC API"
+# %% ../../nbs/74_archive.sources.ipynb #e282c073
+def _from_api(url:str, box:Box, windows:Windows, track:int|None, patience:Patience) -> list[Frame]:
+    "The frames of a STAC API, or of one of its collections"
     api, named = split_address(url)
     def search(collection):
         def one(*place, track): return search_catalog(api, *place, collection, track, patience)
@@ -88,25 +72,44 @@ def _from_api(
     note(f"The catalogue {api} has no collection {COLLECTION!r}; {other!r} is used.")
     return search(other)
 
-# %% ../../nbs/74_archive.sources.ipynb #76ac51df
-def _from_files(
-    source:str|Path, # a path, or the address of a static catalogue
-    box:Box,
-    windows:Windows,
-    track:int|None,
-) -> list[Frame]:
-    "The frames of files; raises `ArchiveError` where none of them fits"
+# %% ../../nbs/74_archive.sources.ipynb #11c21418
+def _none_fits(source:str|Path, frames:list[Frame], box:Box, track:int|None) -> ArchiveError:
+    "Why files are of no use for a place"
+    times = [o.time.date() for o in frames]
+    first = ' '.join(f'{o:.2f}' for o in frames[0].footprint.bounds)
+    on = '' if track is None else f' on track {track}'
+    return ArchiveError(f"{source} holds {len(frames)} products of {min(times)} to {max(times)}, the first at {first}; "
+                        f"none of them{on} lies over the box {box} in the days of the event and its archive.")
+
+# %% ../../nbs/74_archive.sources.ipynb #e2ec8c33
+def _from_files(source:str|Path, box:Box, windows:Windows, track:int|None) -> list[Frame]:
+    "The frames of files at a path, or of a static catalogue; raises `ArchiveError` where none of them fits"
     from landslide_nb.archive.remote import local_frames, static_frames
     frames = static_frames(source) if is_url(source) else local_frames(source, track)
     found = _in_windows(frames, box, windows, track)
-    if found or not frames: return found
-    times = [o.time.date() for o in frames]
-    west, south, east, north = frames[0].footprint.bounds
-    on = '' if track is None else f' on track {track}'
-    raise ArchiveError(f"{source} holds {len(frames)} products of {min(times)} to {max(times)}, the first at {west:.2f} {south:.2f} {east:.2f} {north:.2f}; "
-                       f"none of them{on} lies over the box {box} in the days of the event and its archive.")
+    if frames and not found: raise _none_fits(source, frames, box, track)
+    return found
 
-# %% ../../nbs/74_archive.sources.ipynb #b5dfad32
+# %% ../../nbs/74_archive.sources.ipynb #271e6c11
+def _existing(text:str) -> Path:
+    "A path that is there; raises `ArchiveError` for another one"
+    path = Path(text).expanduser()
+    if path.exists(): return path
+    raise ArchiveError(f"The source {text!r} is neither a word ({', '.join(WORDS)}), nor an address (https://...), nor a path that exists.")
+
+# %% ../../nbs/74_archive.sources.ipynb #7c3f35a2
+def _from_address(url:str, box:Box, windows:Windows, track:int|None, patience:Patience) -> list[Frame]:
+    "The frames of a STAC API or of a static catalogue, whichever lies at an address"
+    static = url.endswith('.json') or not has_search(split_address(url)[0], patience)
+    return _from_files(url, box, windows, track) if static else _from_api(url, box, windows, track, patience)
+
+# %% ../../nbs/74_archive.sources.ipynb #44797b61
+def _from_opera(box:Box, windows:Windows, track:int|None) -> list[Frame]:
+    "The frames of OPERA's archive"
+    from landslide_nb.archive.remote import search_opera
+    return _by_search(search_opera, box, windows, track)
+
+# %% ../../nbs/74_archive.sources.ipynb #4b90618f
 def search_frames(
     source:str|Path,      # see above
     box:Box,
@@ -116,24 +119,11 @@ def search_frames(
 ) -> list[Frame]:         # in order of time, each product once
     "The frames of a source over a box, in some stretches of days; raises `ArchiveError`, `CubeError` or `FetchError`"
     text = str(source)
-    if text == 'opera':
-        from landslide_nb.archive.remote import search_opera
-        found = _by_search(search_opera, box, windows, track)
+    if text == 'opera': found = _from_opera(box, windows, track)
     elif text == 'planetary': found = _from_api(PLANETARY, box, windows, track, patience)
-    elif text.startswith(('http://', 'https://')):
-        api = not text.endswith('.json') and has_search(split_address(text)[0], patience)
-        found = _from_api(text, box, windows, track, patience) if api else _from_files(text, box, windows, track)
+    elif text.startswith(('http://', 'https://')): found = _from_address(text, box, windows, track, patience)
     else: found = _from_files(_existing(text), box, windows, track)
     return sorted(found, key=lambda frame: (frame.time, frame.item.id))
-
-# %% ../../nbs/74_archive.sources.ipynb #7f81cfd3
-def _existing(
-    text:str, # path
-) -> Path:
-    "A path that is there; raises `ArchiveError` for another one"
-    path = Path(text).expanduser()
-    if path.exists(): return path
-    raise ArchiveError(f"The source {text!r} is neither a word ({', '.join(WORDS)}), nor an address (https://...), nor a path that exists.")
 
 # %% ../../nbs/74_archive.sources.ipynb #e5c21b69
 def find_frames(
