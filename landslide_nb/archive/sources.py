@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORDS', 'RTC_NAME', 'Windows', 'split_address', 'choose_collection', 'search_frames', 'find_frames']
 
-# %% ../../nbs/74_archive.sources.ipynb #8493f10a
+# %% ../../nbs/74_archive.sources.ipynb #a44a1247
 import re
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -14,7 +14,7 @@ from pathlib import Path
 from .box import ArchiveError, Box
 from .catalog import COLLECTION, PLANETARY, Patience, collections_of, fits, has_search, is_planetary, search_catalog
 from .frames import Frame
-from ..core import CubeError, note
+from ..core import note
 from ..data.files import is_url
 
 # %% ../../nbs/74_archive.sources.ipynb #8293b0d9
