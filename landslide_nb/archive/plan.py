@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SAME_PASS', 'COPY', 'ARCHIVES', 'SEASONS', 'SEASON', 'YEAR', 'REPEAT', 'ENDED', 'MOVED', 'RECENT', 'PART', 'Pass',
            'split_passes', 'is_copy', 'newest', 'coverage_of', 'passes_of', 'PlanOptions', 'anniversary', 'event_days',
-           'search_windows', 'TrackPlan', 'archive_of', 'plan_track', 'Due', 'due_passes', 'due_text', 'due_table',
-           'best_first', 'choose_tracks', 'Plan', 'read_size', 'plan_cube', 'plan_table']
+           'search_windows', 'TrackPlan', 'archive_of', 'nearest_passes', 'plan_track', 'Due', 'due_passes', 'due_text',
+           'due_table', 'gap_of', 'best_first', 'choose_tracks', 'Plan', 'read_size', 'plan_cube', 'plan_table']
 
 # %% ../../nbs/75_archive.plan.ipynb #2c61d8f5
 import math
@@ -114,7 +114,7 @@ SEASON = timedelta(days=60)    # how far from the anniversary
 YEAR = timedelta(days=365)
 REPEAT = timedelta(days=12)    # until a satellite flies a track again
 
-# %% ../../nbs/75_archive.plan.ipynb #1a4d0ff6
+# %% ../../nbs/75_archive.plan.ipynb #6a638862
 @dataclass(frozen=True)
 class PlanOptions:
     "Which passes a cube holds"
@@ -127,6 +127,10 @@ class PlanOptions:
         if self.archive not in ARCHIVES: raise ArchiveError(f"archive={self.archive!r} is unknown; choose {', '.join(ARCHIVES)}.")
         if self.passes < 1: raise ArchiveError(f"passes={self.passes} a side leaves nothing to compare; give 1 or more.")
         if not 0 < self.cover <= 1: raise ArchiveError(f"cover={self.cover} is no share of the box; give more than 0 and at most 1.")
+    @property
+    def reach(self) -> timedelta:
+        "How far from the event the passes of the pair are looked for: two repeats more than needed"
+        return REPEAT*(self.passes + 2)
 
 # %% ../../nbs/75_archive.plan.ipynb #41bdd466
 def anniversary(
@@ -144,14 +148,14 @@ def event_days(
     "The two days of an event"
     return date.fromisoformat(event.start), date.fromisoformat(event.end)
 
-# %% ../../nbs/75_archive.plan.ipynb #b27d1ad8
+# %% ../../nbs/75_archive.plan.ipynb #37cc10f0
 def search_windows(
     event:Event,
     options:PlanOptions=PlanOptions(),
 ) -> list[tuple[date, date]]: # first and last day of each search, in order of time
     "The days in which the passes of a plan may lie"
     start, end = event_days(event)
-    reach = REPEAT*(options.passes + 2)
+    reach = options.reach
     before = max(reach, YEAR) if options.archive == 'year' else reach
     windows = [(start - before, end + reach)]
     if options.archive != 'none':
@@ -207,7 +211,18 @@ def archive_of(
     if archive == 'year': chosen.update({o.time: o for o in older if o.day >= start - YEAR})
     return tuple(chosen[time] for time in sorted(chosen))
 
-# %% ../../nbs/75_archive.plan.ipynb #962b1d2f
+# %% ../../nbs/75_archive.plan.ipynb #3062f2b0
+def nearest_passes(
+    passes:list[Pass], # of one track on one side of the event
+    day:date,          # of the event
+    options:PlanOptions,
+) -> tuple:            # of `Pass`, in order of time
+    "The passes of a pair on one side"
+    close = [o for o in passes if abs(o.day - day) <= options.reach]
+    nearest = sorted(close or passes, key=lambda o: abs(o.day - day))[:options.passes]
+    return tuple(sorted(nearest, key=lambda o: o.time))
+
+# %% ../../nbs/75_archive.plan.ipynb #89cf988d
 def plan_track(
     passes:list[Pass], # of one track, in order of time
     event:Event,
@@ -216,10 +231,10 @@ def plan_track(
     "Which passes of a track are before, after and archive; a side may be empty"
     start, end = event_days(event)
     early = [o for o in passes if o.day <= start]
-    before, older = early[-options.passes:], early[:-options.passes]
-    after = [o for o in passes if o.day >= end][:options.passes]
-    archive = archive_of(older, start, options.archive)
-    return TrackPlan(passes[0].track, passes[0].orbit, tuple(before), tuple(after), archive)
+    before = nearest_passes(early, start, options)
+    after = nearest_passes([o for o in passes if o.day >= end], end, options)
+    older = [o for o in early if o not in before]
+    return TrackPlan(passes[0].track, passes[0].orbit, before, after, archive_of(older, start, options.archive))
 
 # %% ../../nbs/75_archive.plan.ipynb #9697c596
 ENDED = dict(S1B=date(2021, 12, 23), S1A=date(2026, 6, 29)) # last images
@@ -286,15 +301,26 @@ def _days_away(plan:TrackPlan, event:Event) -> float: # mean over the passes of 
     start, end = event_days(event)
     return mean([*((start - o.day).days for o in plan.before), *((o.day - end).days for o in plan.after)])
 
-# %% ../../nbs/75_archive.plan.ipynb #f70c39b6
+# %% ../../nbs/75_archive.plan.ipynb #e6c56686
+def gap_of(
+    plan:TrackPlan, # with passes on both sides
+    event:Event,
+) -> timedelta:
+    "How far from the event the nearest pass is, on the side where it is farther"
+    start, end = event_days(event)
+    return max(start - plan.before[-1].day, plan.after[0].day - end)
+
+# %% ../../nbs/75_archive.plan.ipynb #fcbddc52
 def best_first(
     plans:list[TrackPlan], # with passes on both sides
     event:Event,
+    options:PlanOptions=PlanOptions(),
 ) -> list[TrackPlan]:
-    "Tracks in order: coverage, then passes on the poorer side, then nearness in time, then who saw it first"
+    "Tracks in order: near at all, coverage, passes on the poorer side, nearness in time, who saw it first"
     def rank(plan):
         poorer = min(len(plan.before), len(plan.after))
-        return -round(20*plan.coverage), -poorer, round(_days_away(plan, event)), plan.after[0].day, plan.track
+        far = gap_of(plan, event) > options.reach
+        return far, -round(20*plan.coverage), -poorer, round(_days_away(plan, event)), plan.after[0].day, plan.track
     return sorted(plans, key=rank)
 
 # %% ../../nbs/75_archive.plan.ipynb #1fb8c43b
@@ -325,20 +351,21 @@ def _asked_tracks(track:'int|tuple|str|None', known:list[int]) -> list[int]: # a
     if not missing: return asked
     raise ArchiveError(f"Track {', '.join(map(str, missing))} has no usable pass over the place; tracks that have are {', '.join(map(str, known)) or 'none'}.")
 
-# %% ../../nbs/75_archive.plan.ipynb #9803038f
+# %% ../../nbs/75_archive.plan.ipynb #147f2403
 def choose_tracks(
     frames:list[Frame],
     plans:dict[int, TrackPlan], # track -> plan
     event:Event,
-    track:'int|tuple|str|None', # as in `PlanOptions`
+    options:PlanOptions,
 ) -> list[TrackPlan]:           # best first
     "The tracks of a plan; raises `ArchiveError` where none has passes on both sides, or a named one has not"
+    track = options.track
     asked = [plans[o] for o in _asked_tracks(track, sorted(plans))]
     whole = [o for o in asked if o.before and o.after]
     several = track == 'all' or isinstance(track, (tuple, list))
     lacking = [o for o in asked if o not in whole]
     if not whole or (lacking and track not in (None, 'all')): raise _missing_side(frames, lacking, event)
-    ranked = best_first(whole, event)
+    ranked = best_first(whole, event, options)
     return ranked if several else ranked[:1]
 
 # %% ../../nbs/75_archive.plan.ipynb #da537b66
@@ -397,23 +424,25 @@ def _about_partial(partial:list[Pass], cover:float) -> list[str]: # left out; wh
     verb, was = ('pass covers', 'was') if len(partial) == 1 else ('passes cover', 'were')
     return [f'{len(partial)} {verb} less than {_share(cover)} of the box and {was} left out: {names}.']
 
-# %% ../../nbs/75_archive.plan.ipynb #bfad7faa
-def _few_passes(plan:TrackPlan, frames:list[Frame], options:PlanOptions) -> list[str]:
+# %% ../../nbs/75_archive.plan.ipynb #9ce4b09f
+def _few_passes(plan:TrackPlan, frames:list[Frame], event:Event, options:PlanOptions) -> list[str]:
     "Sentences about a track with fewer passes than asked for"
     said, name = [], f'Track {plan.track}'
     due = due_passes([o for o in frames if o.track == plan.track], plan.after[-1].day + timedelta(days=1))
     if len(plan.after) < options.passes: said.append(f'{name} has {len(plan.after)} of {options.passes} passes after the event; {due_text(due)}.')
     if len(plan.before) < options.passes: said.append(f'{name} has {len(plan.before)} of {options.passes} passes before the event.')
+    far = gap_of(plan, event)
+    if far > options.reach: said.append(f'{name} has its nearest pass {far.days} days from the event on one side, so that much else may have changed.')
     if options.archive != 'none' and not plan.archive: said.append(f'{name} has no archive of passes from before, so there will be no null pairs.')
     return said
 
 # %% ../../nbs/75_archive.plan.ipynb #9e097623
 PART = .95 # share of the box from which on it counts as covered
 
-# %% ../../nbs/75_archive.plan.ipynb #754e444e
-def _about_track(plan:TrackPlan, frames:list[Frame], options:PlanOptions) -> list[str]:
+# %% ../../nbs/75_archive.plan.ipynb #8068178a
+def _about_track(plan:TrackPlan, frames:list[Frame], event:Event, options:PlanOptions) -> list[str]:
     "Sentences about a track"
-    said = _few_passes(plan, frames, options)
+    said = _few_passes(plan, frames, event, options)
     part = [f'{o.day} ({_share(o.coverage)})' for o in (*plan.before, *plan.after) if o.coverage < PART]
     if part: said.append(f'Track {plan.track} does not cover all of the box on {_listed(part)}.')
     platforms = sorted({o.platform for o in plan.passes})
@@ -429,7 +458,7 @@ def _about_choice(chosen:list[TrackPlan], plans:dict[int, TrackPlan]) -> list[st
     said = [f'{o.track} ({o.orbit}, {len(o.before)} before, {len(o.after)} after)' for o in others]
     return [f'Also over the place: track {_listed(said)}.']
 
-# %% ../../nbs/75_archive.plan.ipynb #b055eab7
+# %% ../../nbs/75_archive.plan.ipynb #278ede54
 def _no_pass(box:Box, partial:list[Pass], cover:float) -> ArchiveError:
     "Why there is no pass at all"
     if not partial:
@@ -437,9 +466,10 @@ def _no_pass(box:Box, partial:list[Pass], cover:float) -> ArchiveError:
                             "that the order is west south east north, and whether the catalogue reaches there.")
     most = max(partial, key=lambda o: o.coverage)
     enough = math.floor(100*most.coverage)/100
-    return ArchiveError(f"No pass covers {_share(cover)} of the box {box}; the most is {_share(most.coverage)} ({most}); give a smaller box, or --cover {enough:g}.")
+    advice = f'give a smaller box, or --cover {enough:g}' if enough >= .05 else 'give a smaller box, or another catalogue'
+    return ArchiveError(f"No pass covers {_share(cover)} of the box {box}; the most is {_share(most.coverage)} ({most}); {advice}.")
 
-# %% ../../nbs/75_archive.plan.ipynb #81be3f57
+# %% ../../nbs/75_archive.plan.ipynb #1083397d
 def plan_cube(
     frames:Iterable[Frame], # of any tracks, of the days of `search_windows`
     box:Box,
@@ -453,17 +483,17 @@ def plan_cube(
     if not full: raise _no_pass(box, passes, options.cover)
     by_track = {track: [o for o in full if o.track == track] for track in {o.track for o in full}}
     plans = {track: plan_track(those, event, options) for track, those in by_track.items()}
-    chosen = choose_tracks(frames, plans, event, options.track)
+    chosen = choose_tracks(frames, plans, event, options)
     tracks = {o.track for o in chosen}
     partial = [o for o in passes if o.coverage < options.cover and o.track in tracks]
     said = [*_about_copies(copies), *_about_partial(partial, options.cover)]
-    for plan in chosen: said += _about_track(plan, frames, options)
+    for plan in chosen: said += _about_track(plan, frames, event, options)
     said += _about_choice(chosen, plans)
     grid = native_grid(frames)
     pixel = abs(grid.affine.a) if grid else RESOLUTION
     return Plan(box, event, tuple(chosen), tuple(said), pixel)
 
-# %% ../../nbs/75_archive.plan.ipynb #24801306
+# %% ../../nbs/75_archive.plan.ipynb #7c83d223
 def _row(plan:TrackPlan, box:Box, pixel:float) -> dict: # m
     "A track in the table of a plan"
     return {
@@ -474,7 +504,7 @@ def _row(plan:TrackPlan, box:Box, pixel:float) -> dict: # m
         'after': len(plan.after),
         'archive': len(plan.archive),
         'covers': _share(plan.coverage),
-        'MB': f'{read_size(plan.passes, box, pixel)/1e6:,.0f}',
+        'MB': f'{read_size(plan.passes, box, pixel)/1e6:,.1f}',
     }
 
 # %% ../../nbs/75_archive.plan.ipynb #664b4cc0
