@@ -208,12 +208,12 @@ def scale_of(
     if unit in ('db', 'decibel', 'decibels'): return 'dB'
     return 'amplitude' if unit == 'amplitude' else 'power'
 
-# %% ../../nbs/71_archive.frames.ipynb #6189f15d
+# %% ../../nbs/71_archive.frames.ipynb #daba9944
 def processed_of(
     item:'Item',
 ) -> datetime|None: # UTC without a time zone
     "When a product was made"
-    names = ('processing:datetime', 'created', 'updated')
+    names = ('processing:datetime', 's1:processing_datetime', 'created', 'updated')
     for said in (name_parts(item.id).get('processed'), *map(item.properties.get, names)):
         try: return read_time(said)
         except ValueError: continue

@@ -458,18 +458,19 @@ def _about_choice(chosen:list[TrackPlan], plans:dict[int, TrackPlan]) -> list[st
     said = [f'{o.track} ({o.orbit}, {len(o.before)} before, {len(o.after)} after)' for o in others]
     return [f'Also over the place: track {_listed(said)}.']
 
-# %% ../../nbs/75_archive.plan.ipynb #278ede54
-def _no_pass(box:Box, partial:list[Pass], cover:float) -> ArchiveError:
+# %% ../../nbs/75_archive.plan.ipynb #15d0ef07
+def _no_pass(box:Box, partial:list[Pass], options:PlanOptions) -> ArchiveError:
     "Why there is no pass at all"
     if not partial:
-        return ArchiveError(f"There is no Sentinel-1 pass over the box {box} in the days searched; check that it lies on land, "
+        of, leave = ('', '') if options.track in (None, 'all') else (f' of track {options.track}', 'leave --track out, and ')
+        return ArchiveError(f"There is no Sentinel-1 pass{of} over the box {box} in the days searched; {leave}check that it lies on land, "
                             "that the order is west south east north, and whether the catalogue reaches there.")
-    most = max(partial, key=lambda o: o.coverage)
+    cover, most = options.cover, max(partial, key=lambda o: o.coverage)
     enough = math.floor(100*most.coverage)/100
     advice = f'give a smaller box, or --cover {enough:g}' if enough >= .05 else 'give a smaller box, or another catalogue'
     return ArchiveError(f"No pass covers {_share(cover)} of the box {box}; the most is {_share(most.coverage)} ({most}); {advice}.")
 
-# %% ../../nbs/75_archive.plan.ipynb #1083397d
+# %% ../../nbs/75_archive.plan.ipynb #cb793aa3
 def plan_cube(
     frames:Iterable[Frame], # of any tracks, of the days of `search_windows`
     box:Box,
@@ -480,7 +481,7 @@ def plan_cube(
     frames = list(frames)
     passes, copies = passes_of(frames, box)
     full = [o for o in passes if o.coverage >= options.cover]
-    if not full: raise _no_pass(box, passes, options.cover)
+    if not full: raise _no_pass(box, passes, options)
     by_track = {track: [o for o in full if o.track == track] for track in {o.track for o in full}}
     plans = {track: plan_track(those, event, options) for track, those in by_track.items()}
     chosen = choose_tracks(frames, plans, event, options)
