@@ -307,6 +307,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'landslide_nb/archive/frames.py'),
                                              'landslide_nb.archive.frames._of_files': ( 'archive.frames.html#_of_files',
                                                                                         'landslide_nb/archive/frames.py'),
+                                             'landslide_nb.archive.frames._place_of': ( 'archive.frames.html#_place_of',
+                                                                                        'landslide_nb/archive/frames.py'),
                                              'landslide_nb.archive.frames._plain_bounds': ( 'archive.frames.html#_plain_bounds',
                                                                                             'landslide_nb/archive/frames.py'),
                                              'landslide_nb.archive.frames._refuse': ( 'archive.frames.html#_refuse',
