@@ -193,6 +193,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'landslide_nb/archive/catalog.py'),
                                               'landslide_nb.archive.catalog._failure': ( 'archive.catalog.html#_failure',
                                                                                          'landslide_nb/archive/catalog.py'),
+                                              'landslide_nb.archive.catalog._matched': ( 'archive.catalog.html#_matched',
+                                                                                         'landslide_nb/archive/catalog.py'),
                                               'landslide_nb.archive.catalog._needs_key': ( 'archive.catalog.html#_needs_key',
                                                                                            'landslide_nb/archive/catalog.py'),
                                               'landslide_nb.archive.catalog._said_in_words': ( 'archive.catalog.html#_said_in_words',

@@ -163,7 +163,13 @@ def _check_page(url:str, new:dict, seen:dict, n:int, patience:Patience) -> None:
         raise FetchError(f"The catalogue {url} gave {len(seen):,} products on {n} pages and is not done; "
                          "give a smaller box or fewer years (it may ignore the box).")
 
-# %% ../../nbs/72_archive.catalog.ipynb #44ccfb0a
+# %% ../../nbs/72_archive.catalog.ipynb #77986558
+def _matched(page:dict) -> int: # 0: not said
+    "How many products a page says there are"
+    said = page.get('numberMatched')
+    return said if isinstance(said, int) else 0
+
+# %% ../../nbs/72_archive.catalog.ipynb #97d9f5f4
 def search_pages(
     url:str,      # of a STAC API
     asked:dict,   # collections, bbox, datetime
@@ -180,7 +186,7 @@ def search_pages(
             new = {feature['id']: feature for feature in page['features']}
             _check_page(url, new, seen, n, patience)
             seen.update(new)
-            matched = page.get('numberMatched') or matched
+            matched = max(matched, _matched(page))
     if matched > len(seen): note(f"The catalogue {url} says that {matched} products match and gave {len(seen)}; some passes may be missing.")
     return list(seen.values())
 
