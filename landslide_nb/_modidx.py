@@ -390,6 +390,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'landslide_nb/archive/remote.py'),
                                              'landslide_nb.archive.remote.receive_image': ( 'archive.remote.html#receive_image',
                                                                                             'landslide_nb/archive/remote.py'),
+                                             'landslide_nb.archive.remote.refuse_page': ( 'archive.remote.html#refuse_page',
+                                                                                          'landslide_nb/archive/remote.py'),
                                              'landslide_nb.archive.remote.said_of_cmr': ( 'archive.remote.html#said_of_cmr',
                                                                                           'landslide_nb/archive/remote.py'),
                                              'landslide_nb.archive.remote.search_opera': ( 'archive.remote.html#search_opera',

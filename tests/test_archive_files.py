@@ -311,7 +311,7 @@ def test_opera_is_searched_through_asf_search(cmr):
     assert [f'{o.time:%Y-%m-%d %H:%M:%S}' for o in frames] == ['2024-05-22 08:47:48', '2024-06-03 08:47:48']
     assert {(o.track, o.orbit, o.platform, o.mask_values) for o in frames} == {(9, 'descending', 'S1A', (1, 2, 3))}
     assert [sorted(o.bands) for o in frames] == [['mask', 'vh', 'vv']]*2
-    total = sum(o.stat().st_size for o in cmr.folder.glob('*20240522*.tif'))
+    total = sum(o.stat().st_size for o in cmr.folder.glob('*_20240522T084748Z_*.tif'))
     assert frames[0].size == total and all(o.startswith('d50110') and len(o) == 38 for o in frames[0].checksums.values())
     assert cmr.asked[0]['temporal'][0].startswith('2024-05-01T00:00:00Z,2024-06-30T23:59:59Z')
 

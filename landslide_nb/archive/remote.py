@@ -7,7 +7,7 @@ __all__ = ['MOST_BYTES', 'MOST_DOCUMENTS', 'DEEPEST', 'SIGN_IN', 'MOST_PAGES', '
            'walk_items', 'folder_items', 'with_targets', 'settled', 'masked_values', 'static_frames', 'local_frames',
            'extra_package', 'patient_asf_session', 'said_of_cmr', 'asked_of_cmr', 'cmr_products', 'opera_urls',
            'archive_information', 'opera_item', 'search_opera', 'files_of', 'OperaFiles', 'earthdata_session',
-           'image_name', 'fetch_image', 'md5_of', 'check_answer', 'receive_image', 'fetch_opera']
+           'image_name', 'fetch_image', 'md5_of', 'check_answer', 'refuse_page', 'receive_image', 'fetch_opera']
 
 # %% ../../nbs/79_archive.remote.ipynb #bb68ea1b
 import json
@@ -405,7 +405,6 @@ def fetch_image(
 def _fetch_part(href:str, part:Path, size:int|None, checksum:str) -> None: # complete and checked, or not there
     receive_image(href, part, size)
     try:
-        if is_html(part): raise FetchError(f"{href} sent a web page in place of an image; {SIGN_IN}.")
         if checksum or size: verify(part, size, checksum or f'md5:{md5_of(part)}', 'it was deleted, call again')
     except FetchError:
         part.unlink()
@@ -428,6 +427,16 @@ def check_answer(
     if answer.status_code >= 400 and answer.status_code != 416:
         raise FetchError(f"{href} answered {answer.status_code} {answer.reason}; search again, or try again later.")
 
+# %% ../../nbs/79_archive.remote.ipynb #2755f72b
+def refuse_page(
+    part:Path, # what came
+    href:str,  # from here
+) -> None:
+    "Raise `FetchError` for a web page in place of an image, and remove it"
+    if not (part.exists() and is_html(part)): return
+    part.unlink()
+    raise FetchError(f"{href} sent a web page in place of an image; {SIGN_IN}.")
+
 # %% ../../nbs/79_archive.remote.ipynb #4a8d3f10
 def receive_image(
     href:str,
@@ -446,8 +455,10 @@ def receive_image(
             answer = earthdata_session().get(href, headers=rest, stream=True, timeout=(10, 60))
             check_answer(answer, href)
             if answer.status_code == 416: part.unlink() # what lies there is no beginning of this file
-            elif receive(answer, part, have, size, 'call again') == size or size is None: return
+            else: have = receive(answer, part, have, size, 'call again')
         except requests.RequestException: continue # cut off: try to resume
+        refuse_page(part, href)
+        if have == size or (have and size is None): return
     raise FetchError(f"{href} was cut short at {bytes_of(part):,} bytes{f' of {size:,}' if size else ''}; call again to resume.")
 
 # %% ../../nbs/79_archive.remote.ipynb #f66601ff
