@@ -1,5 +1,5 @@
 "Frames from files, static catalogues and OPERA's archive: real crops, names nobody thought of, hostile documents, and NASA's catalogue on loopback."
-import hashlib, json, shutil, ssl, subprocess, sys, threading
+import hashlib, json, shutil, ssl, subprocess, sys, threading, zipfile
 from contextlib import contextmanager
 from datetime import date, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -84,7 +84,7 @@ words = st.text('OPERA_L2RTC-S1TIWZAv.0123456789VH_masktifdpgunec', max_size=90)
 @given(words)
 def test_names_never_raise_anything_strange(name):
     for pattern in (files.OPERA_NAME, files.HYP3_NAME): pattern.match(name)
-    files.scale_in_name(name)
+    files.said_in_name(name)
     files.readme_track(name)
 
 numbers = st.integers(0, 99_999_999)
@@ -112,6 +112,37 @@ def test_every_order_of_hyp3(tmp_path_factory, order):
     assert frame.scale == dict(p='power', d='dB', a='amplitude')[order[1]]
     assert frame.item.properties['landslide_nb:radiometry'] == dict(g='gamma0', s='sigma0')[order[0]]
     shutil.rmtree(folder)
+
+def test_an_encrypted_zip_is_said(tmp_path):
+    name = 'S1A_IW_20240522T084748_DVP_RTC30_G_gpuned_1A2B'
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as archive: archive.writestr(f'{name}/{name}_VV.tif', b'x')
+    data = bytearray((tmp_path/'a.zip').read_bytes())
+    for mark, at in ((b'PK\x03\x04', 6), (b'PK\x01\x02', 8)): data[data.index(mark) + at] |= 1
+    (tmp_path/'a.zip').write_bytes(data)
+    with pytest.raises(LandslideError, match='encrypted'): files.hyp3_frames(tmp_path/'a.zip')
+
+@settings(max_examples=100, deadline=None)
+@given(where=st.integers(0, 10**6), value=st.integers(0, 255))
+@pytest.mark.filterwarnings('ignore')
+def test_a_damaged_zip_is_said_or_read(zipped_product, where, value):
+    "Any one byte of a zip may be wrong"
+    good, path = zipped_product
+    data = bytearray(good)
+    data[where % len(data)] = value
+    path.write_bytes(data)
+    try: frames = files.hyp3_frames(path, track=9)
+    except LandslideError as e: assert str(e)
+    else: assert len(frames) == 1
+
+@pytest.fixture(scope='module')
+def zipped_product(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('zipped')
+    name = 'S1A_IW_20240522T084748_DVP_RTC30_G_gpuned_1A2B'
+    for band in ('VV', 'VH'): write_tif(folder/name/f'{name}_{band}.tif', shape=(4, 5))
+    (folder/name/f'{name}.README.md.txt').write_text('processed to output gamma-0 power\n')
+    with zipfile.ZipFile(folder/'good.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted((folder/name).iterdir()): archive.write(path, f'{name}/{path.name}')
+    return (folder/'good.zip').read_bytes(), folder/'bad.zip'
 
 def test_an_infinite_readme_is_not_read_to_the_end(tmp_path):
     name = 'S1A_IW_20240522T084748_DVP_RTC30_G_gpuned_1A2B'
@@ -321,6 +352,16 @@ def test_a_track_is_asked_for_and_filtered_again(cmr):
     assert remote.search_opera(box, *days, track=137) == []
     assert any('137' in str(values) for values in cmr.asked[0].values())
     assert len(remote.search_opera(box, *days, track=9)) == 2
+
+def test_across_180_degrees(cmr):
+    "CMR draws a burst there with longitudes that jump; both halves of the box are asked for, and it is found once"
+    write_opera(cmr.folder, time='20240522T174748')
+    name = opera_name(time='20240522T174748')
+    points = [(179.6, -17.1), (-179.6, -17.1), (-179.6, -16.9), (179.6, -16.9), (179.6, -17.1)]
+    cmr.pages = [[granule(cmr.folder, name, cmr.at, points=points)]]
+    (frame,) = remote.search_opera(Box(179.8, -17.05, 180.1, -16.95), *days)
+    np.testing.assert_allclose(frame.footprint.bounds, (179.6, -17.1, 180.4, -16.9))
+    assert len(cmr.asked) == 2
 
 def test_a_box_elsewhere_gives_nothing(cmr):
     fill(cmr)

@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['TIFF_STARTS', 'HTML_STARTS', 'STAC_EXTENSIONS', 'OPERA_MASKED', 'HYP3_NAME', 'HYP3_LAYERS', 'HYP3_SCALES',
            'HYP3_RADIOMETRY', 'HYP3_MASKED', 'GRANULE', 'README_SCALE', 'README_DATE', 'SAME_SCALE', 'SCALE_IN_NAME',
-           'NAMED_SCALES', 'PLATFORM_IN_NAME', 'is_html', 'Header', 'tif_header', 'outline_degrees', 'item_geometry',
-           'Product', 'check_product', 'product_orbit', 'product_item', 'asset_fields', 'item_properties',
-           'product_frame', 'opera_table', 'opera_product', 'named_time', 'opera_frames', 'say_left_out', 'in_time',
-           'Member', 'zip_members', 'folder_members', 'hyp3_members', 'readme_track', 'hyp3_scale', 'hyp3_product',
-           'crc_multihash', 'hyp3_frames', 'say_order', 'scale_in_name', 'tif_products', 'tif_product', 'tif_frames']
+           'NAMED_SCALES', 'ORBIT_IN_NAME', 'TRACK_IN_NAME', 'PLATFORM_IN_NAME', 'is_html', 'Header', 'tif_header',
+           'outline_degrees', 'item_geometry', 'Product', 'check_product', 'product_orbit', 'product_item',
+           'asset_fields', 'item_properties', 'product_frame', 'opera_table', 'opera_product', 'named_time',
+           'opera_frames', 'say_left_out', 'in_time', 'Member', 'zip_members', 'folder_members', 'hyp3_members',
+           'readme_track', 'hyp3_scale', 'hyp3_product', 'crc_multihash', 'hyp3_frames', 'say_order', 'Said',
+           'said_in_name', 'tif_products', 'tif_product', 'check_said', 'tif_frames']
 
-# %% ../../nbs/73_archive.files.ipynb #6d496937
+# %% ../../nbs/73_archive.files.ipynb #01d0f9a0
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -50,8 +52,8 @@ def is_html(
     return text.startswith(HTML_STARTS) or b'<html' in text
 
 # %% ../../nbs/73_archive.files.ipynb #db482168
-def _start_of(path:Path) -> bytes:
-    with open(path, 'rb') as f: return f.read(1024)
+def _start_of(path:Path, most:int=1024) -> bytes:
+    with open(path, 'rb') as f: return f.read(most)
 
 # %% ../../nbs/73_archive.files.ipynb #61c2d378
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def product_orbit(
     written = product.orbit or header.tags.get('ORBIT_PASS_DIRECTION', '')
     orbit = written.strip().lower() or str(guess_orbits([product.time], lon)[0])
     if orbit in ('ascending', 'descending'): return orbit
-    raise CubeError(f"{product.name} does not say whether it is ascending or descending ({orbit}); give the direction.")
+    raise CubeError(f"{product.name} does not say whether it is ascending or descending, and the time of day does not tell it there; leave it out.")
 
 # %% ../../nbs/73_archive.files.ipynb #a362e0a8
 def product_item(
@@ -321,12 +323,21 @@ class Member:
     size:int       # bytes
     crc:int|None=None # CRC-32, of a member of a zip
 
-    def read_text(self, most:int=2**20) -> str:
-        "The text, or its first `most` bytes"
+    def read_text(self,
+        most:int=2**20, # bytes
+    ) -> str:
+        "The text, or its beginning; raises `CubeError` where it cannot be read"
         zip_path, inside = re.fullmatch(r'(?:/vsizip/\{(.*)\}/)?(.*)', self.href, re.S).groups()
-        if zip_path is None: return Path(inside).open('rb').read(most).decode(errors='replace')
-        with zipfile.ZipFile(zip_path) as archive, archive.open(inside) as f:
-            return f.read(most).decode(errors='replace')
+        try:
+            if zip_path is None: start = _start_of(Path(inside), most)
+            else: start = _start_in_zip(zip_path, inside, most)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as e:
+            raise CubeError(f"Cannot read {self.href}: {one_line(e)}; download it again.") from e
+        return start.decode(errors='replace')
+
+# %% ../../nbs/73_archive.files.ipynb #919b9986
+def _start_in_zip(path:str, name:str, most:int) -> bytes:
+    with zipfile.ZipFile(path) as archive, archive.open(name) as f: return f.read(most)
 
 # %% ../../nbs/73_archive.files.ipynb #79420391
 def zip_members(
@@ -339,6 +350,7 @@ def zip_members(
     except FetchError as e: raise CubeError(str(e)) from e
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as e:
         raise CubeError(f"{path} is not a whole zip ({one_line(e)}); download it again.") from e
+    if any(o.flag_bits & 1 for o in infos): raise CubeError(f"{path} is encrypted; unpack it and give the folder.")
     start = f'/vsizip/{{{path.absolute()}}}'
     return [Member(o.filename.rpartition('/')[2], f'{start}/{o.filename}', o.file_size, o.CRC) for o in infos]
 
@@ -454,22 +466,40 @@ def say_order(
 # %% ../../nbs/73_archive.files.ipynb #faa3b2f9
 SCALE_IN_NAME = re.compile(r'(?<![a-z])(db|power|amplitude|amp|linear|decibel)(?![a-z])', re.I)
 NAMED_SCALES = dict(db='dB', decibel='dB', power='power', linear='power', amp='amplitude', amplitude='amplitude')
+ORBIT_IN_NAME = re.compile(r'(?<![a-z])(asc|desc|dsc|ascending|descending)(?![a-z])', re.I)
+TRACK_IN_NAME = re.compile(r'(?<![a-z0-9])(?:t|track|path|relorb)[- ]?(\d{1,3})(?!\d)', re.I)
 PLATFORM_IN_NAME = re.compile(r'(?<![a-z0-9])S1([A-D])(?![a-z0-9])', re.I)
 
-# %% ../../nbs/73_archive.files.ipynb #f88bb806
-def scale_in_name(
-    name:str,
-) -> str: # power | amplitude | dB; '' if it does not say
-    "What the name of a file says of its values"
-    found = SCALE_IN_NAME.search(name.replace('_', ' '))
-    return NAMED_SCALES[found[1].lower()] if found else ''
+# %% ../../nbs/73_archive.files.ipynb #a0718993
+@dataclass(frozen=True)
+class Said:
+    "What is known of images beside date and polarisation"
+    track:int|None=None # relative orbit
+    orbit:str=''        # ascending | descending
+    scale:str=''        # power | amplitude | dB
+    platform:str='unknown' # S1A | S1B | S1C | S1D
+
+# %% ../../nbs/73_archive.files.ipynb #bb63cbf0
+def said_in_name(
+    name:str,    # of a file
+    user:Said=Said(), # what the user says, where the name does not
+) -> Said:
+    "What the name of a file says of its image"
+    text = name.replace('_', ' ')
+    scale, orbit = SCALE_IN_NAME.search(text), ORBIT_IN_NAME.search(text)
+    track, unit = TRACK_IN_NAME.search(text), PLATFORM_IN_NAME.search(text)
+    direction = 'ascending' if orbit and orbit[1].lower().startswith('asc') else 'descending'
+    return Said(
+        track=int(track[1]) if track else user.track,
+        orbit=direction if orbit else user.orbit,
+        scale=NAMED_SCALES[scale[1].lower()] if scale else user.scale,
+        platform=f'S1{unit[1].upper()}' if unit else user.platform,
+    )
 
 # %% ../../nbs/73_archive.files.ipynb #67dcf6cf
 def tif_products(
     folder:Path,
-    track:int,
-    orbit:str, # ascending | descending | ''
-    scale:str, # power | amplitude | dB | ''
+    user:Said, # where the names do not say it
 ) -> list[Product]:
     "The GeoTIFFs of a folder by date; those with both polarisations"
     products = {}
@@ -478,40 +508,45 @@ def tif_products(
         if date and pol: products.setdefault(date[0], {}).setdefault(pol, []).append(path)
     whole = {date: files for date, files in products.items() if len(files) == 2}
     say_left_out(folder, set(products) - set(whole), len(products))
-    return [tif_product(date, files, track, orbit, scale) for date, files in whole.items()]
+    return [tif_product(date, files, user) for date, files in whole.items()]
 
 # %% ../../nbs/73_archive.files.ipynb #e4f547d8
 def tif_product(
-    date:str, # as it is written
+    date:str,  # as it is written
     files:Mapping[str, list[Path]], # vv, vh -> files of that name
-    track:int,
-    orbit:str, # ascending | descending | ''
-    scale:str, # power | amplitude | dB | ''
+    user:Said, # where the names do not say it
 ) -> Product:
     "Two GeoTIFFs of one date; raises `CubeError` for more than two, and for what names and user do not say"
     twice = [o for o in files.values() if len(o) > 1]
     if twice: raise CubeError(f"{' and '.join(o.name for o in twice[0])} are of one date and polarisation; keep one of them in the folder.")
     (vv,), (vh,) = files['vv'], files['vh']
-    scale = scale or scale_in_name(vv.stem)
-    if not scale: raise CubeError(f"{vv} does not say whether it holds power, amplitude or dB; write it into the name, such as 20240522_VV_dB.tif, or give the scale.")
-    if not orbit and 'T' not in date: raise CubeError(f"{vv} does not say the time of day, so its direction is unknown; give ascending or descending.")
-    platform = PLATFORM_IN_NAME.search(vv.stem.replace('_', ' '))
-    unit = f'S1{platform[1].upper()}' if platform else 'unknown'
+    said = said_in_name(vv.stem, user)
+    check_said(vv, said, date)
     hrefs = dict(vv=str(vv.absolute()), vh=str(vh.absolute()))
     size = sum(o.stat().st_size for o in (vv, vh))
     name = f'{vv.parent.name}_{date}'
-    return Product(name, named_time(date, vv.name), unit, track, hrefs, orbit, scale=scale, size=size)
+    return Product(name, named_time(date, vv.name), said.platform, said.track, hrefs, said.orbit, scale=said.scale, size=size)
+
+# %% ../../nbs/73_archive.files.ipynb #7a184284
+def check_said(
+    path:Path,
+    said:Said,
+    date:str, # as it is written
+) -> None:
+    "Raise `CubeError` for an image of which something must still be said"
+    if said.track is None: raise CubeError(f"{path} does not say its track; give the track (relative orbit, 1 to 175) or write it into the names, such as 20240522_T009_VV.tif.")
+    if not said.scale: raise CubeError(f"{path} does not say whether it holds power, amplitude or dB; write that into the names, such as 20240522_dB_VV.tif.")
+    if not said.orbit and 'T' not in date: raise CubeError(f"{path} says neither direction nor time of day; write asc or desc into the names, such as 20240522_asc_VV.tif.")
 
 # %% ../../nbs/73_archive.files.ipynb #5846029e
 def tif_frames(
     folder:Path|str,
-    track:int|None=None, # relative orbit of all images; must be given
-    orbit:str='',        # ascending | descending; '': from the time of day in the names
-    scale:str='',        # power | amplitude | dB; '': from the names
+    track:int|None=None, # relative orbit of images whose names do not say it
+    orbit:str='',        # ascending | descending, likewise; '': by the time of day
+    scale:str='',        # power | amplitude | dB, likewise
 ) -> list[Frame]:        # in order of time
     "The frames of GeoTIFFs whose names hold date and polarisation; raises `CubeError` where something is not known"
     folder = Path(folder)
-    if track is None: raise CubeError(f"{folder} holds GeoTIFFs whose names do not say the track; give the track (relative orbit, 1 to 175).")
-    products = tif_products(folder, track, orbit, scale)
-    if not products: raise CubeError(f"{folder} holds no GeoTIFFs with date and polarisation in their names, such as 20240522T084748_VV.tif; rename them.")
-    return in_time(map(product_frame, products))
+    products = tif_products(folder, Said(track, orbit, scale))
+    if products: return in_time(map(product_frame, products))
+    raise CubeError(f"{folder} holds no GeoTIFFs with date and polarisation in their names, such as 20240522T084748_VV.tif; rename them.")
