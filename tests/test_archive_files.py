@@ -434,3 +434,87 @@ def test_without_a_sign_in_the_page_is_named(tmp_path, monkeypatch):
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, 'asf_search', None)
     with pytest.raises(FetchError, match=r'pip install landslide_nb\[opera\]'): remote.search_opera(box, *days)
+
+# ---- from files to a cube
+
+def in_halves(path, folder, burst, columns, west_shift, seconds, factor=1., made=None):
+    "Some columns of a real image as an image of another burst, seconds later"
+    old, (time, processed) = path.name.split('_')[3], path.name.split('_')[4:6]
+    later = f'{int(time[9:15]) + seconds:06}'
+    name = path.name.replace(old, burst).replace(time, f'{time[:9]}{later}Z').replace(processed, made or processed)
+    with rasterio.open(path) as f: values, profile, transform = f.read(1), f.profile, f.transform
+    part = values[:, slice(*columns)]*np.float32(factor)
+    profile.update(width=part.shape[1], transform=transform*rasterio.Affine.translation(west_shift, 0))
+    folder.mkdir(exist_ok=True)
+    with rasterio.open(folder/name, 'w', **profile) as f: f.write(part, 1)
+
+def test_a_cube_of_bursts_is_the_real_image(shared, tmp_path):
+    "A real burst cut in two that overlap, as two bursts of each pass, one pass processed twice: the cube is the image again, with the newest processing"
+    from rasterio.warp import transform_bounds
+    from landslide_nb.archive.build import build_cube
+    from landslide_nb.data.cube import open_cube
+    source = shared/'opera_rtc_s1'/'T137-292318-IW1'
+    for path in source.glob('*_2021*.tif'):
+        if not path.name.split('_')[4].startswith('2021'): continue
+        in_halves(path, tmp_path/'bursts', 'T137-292318-IW1', (0, 60), 0, 0)
+        in_halves(path, tmp_path/'bursts', 'T137-292319-IW2', (40, 100), 40, 3)
+    for path in source.glob('*_20211207T*.tif'): # processed again, twice as bright
+        in_halves(path, tmp_path/'bursts', 'T137-292318-IW1', (0, 60), 0, 0, 2., '20260101T000000Z')
+        in_halves(path, tmp_path/'bursts', 'T137-292319-IW2', (40, 100), 40, 3, 2., '20260101T000000Z')
+    box = transform_bounds('EPSG:32611', 'EPSG:4326', 166_500, 3_776_900, 167_900, 3_778_500)
+    out = build_cube(box, '2021-12-02', '2021-12-05', tmp_path/'cube.zarr', source=str(tmp_path/'bursts'), passes=3, archive='none', dem='none')
+    cube, whole = open_cube(out).load(), open_cube(source).load()
+    assert cube.sizes['time'] == 6 and set(cube.track.values) == {137} and set(cube.platform.values) == {'S1A', 'S1B'}
+    for k, day in enumerate(cube.time.values.astype('datetime64[D]')):
+        (same,) = np.flatnonzero(whole.time.values.astype('datetime64[D]') == day)
+        factor = np.float32(2 if str(day) == '2021-12-07' else 1)
+        for band in ('vv', 'vh'):
+            expected = whole[band][same].sel(y=cube.y, x=cube.x, method='nearest', tolerance=.1).values*factor
+            np.testing.assert_array_equal(cube[band][k].values, expected)
+    assert cube.vv.notnull().all()
+
+UNITS = dict(p=lambda o: o, a=np.sqrt, d=lambda o: 10*np.log10(o))
+
+def as_hyp3(path, folder, letter, orbit):
+    "Both polarisations of a real image as a HyP3 product in a zip, in power, amplitude or dB, with 12 pixels in shadow"
+    time = path.name.split('_')[4].rstrip('Z')
+    name = f'{path.name.split("_")[6]}_IW_{time}_DVP_RTC30_G_g{letter}uned_1A2B'
+    words = dict(p='power', a='amplitude', d='decibel')
+    unit = name[:3]
+    readme = f'The source granule is:\n{unit}_IW_GRDH_1SDV_{time}_{time}_{orbit:06}_068F0A_C0DE\nThese files have been processed to output gamma-0 {words[letter]}.\n'
+    with rasterio.open(path) as f: profile = f.profile
+    shadow = np.ones((100, 100), 'uint8')
+    shadow[50:53, 50:54] = 17
+    with zipfile.ZipFile(folder/f'{name}.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f'{name}/{name}.README.md.txt', readme)
+        for pol in ('VV', 'VH'):
+            with rasterio.open(str(path).replace('_VV', f'_{pol}')) as f: values = UNITS[letter](f.read(1))
+            with rasterio.MemoryFile() as memory:
+                with memory.open(**{**profile, 'nodata': 0.}) as f: f.write(values.astype('float32'), 1)
+                archive.writestr(f'{name}/{name}_{pol}.tif', memory.read())
+        with rasterio.MemoryFile() as memory:
+            with memory.open(**{**profile, 'dtype': 'uint8', 'nodata': None}) as f: f.write(shadow, 1)
+            archive.writestr(f'{name}/{name}_ls_map.tif', memory.read())
+
+def test_a_cube_of_hyp3_zips_is_linear_power(shared, tmp_path):
+    "Real images as HyP3 would give them: power, amplitude and dB in one folder become the same linear power; shadow is no data"
+    from rasterio.warp import transform_bounds
+    from landslide_nb.archive.build import build_cube
+    from landslide_nb.data.cube import open_cube
+    source, folder = shared/'opera_rtc_s1'/'T137-292318-IW1', tmp_path/'zips'
+    folder.mkdir()
+    orbits = {'20211119': 40634, '20211201': 40809, '20211213': 40984} # of S1A on track 137
+    for (day, orbit), letter in zip(orbits.items(), 'pad'):
+        (path,) = source.glob(f'*_{day}T*_VV.tif')
+        as_hyp3(path, folder, letter, orbit)
+    box = transform_bounds('EPSG:32611', 'EPSG:4326', 166_500, 3_776_900, 167_900, 3_778_500)
+    cube = open_cube(build_cube(box, '2021-12-02', '2021-12-05', tmp_path/'cube.zarr', source=str(folder), archive='none', dem='none')).load()
+    whole = open_cube(source).load()
+    assert set(cube.track.values) == {137} and cube.sizes['time'] == 3
+    hidden = (cube.x >= 165_660 + 50*30) & (cube.x < 165_660 + 54*30) & (cube.y <= 3_779_190 - 50*30) & (cube.y > 3_779_190 - 53*30)
+    assert int(hidden.sum()) == 12
+    for k, day in enumerate(cube.time.values.astype('datetime64[D]')):
+        (same,) = np.flatnonzero(whole.time.values.astype('datetime64[D]') == day)
+        for band in ('vv', 'vh'):
+            expected = whole[band][same].sel(y=cube.y, x=cube.x, method='nearest', tolerance=.1)
+            np.testing.assert_allclose(cube[band][k].values, expected.where(~hidden.transpose('y', 'x').values).values, rtol=1e-5)
