@@ -85,7 +85,7 @@ words = st.text('OPERA_L2RTC-S1TIWZAv.0123456789VH_masktifdpgunec', max_size=90)
 def test_names_never_raise_anything_strange(name):
     for pattern in (files.OPERA_NAME, files.HYP3_NAME): pattern.match(name)
     files.said_in_name(name)
-    files.readme_track(name)
+    files._readme_track(name)
 
 numbers = st.integers(0, 99_999_999)
 
