@@ -10,13 +10,16 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
-import requests
 from hypothesis import given, settings, strategies as st
 from rasterio.transform import from_origin
 
 from landslide_nb.archive import files, remote
 from landslide_nb.archive.box import Box
 from landslide_nb.core import FetchError, LandslideError
+
+def examples(n):
+    "The same n examples each time"
+    return settings(max_examples=n, deadline=None, database=None, derandomize=True)
 
 def write_tif(path, west=759_750, north=9_407_190, shape=(20, 30), crs='EPSG:32754', dtype='float32', nodata=np.nan, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +83,7 @@ def test_copies_of_one_kind_are_used(shared):
 
 words = st.text('OPERA_L2RTC-S1TIWZAv.0123456789VH_masktifdpgunec', max_size=90)
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(words)
 def test_names_never_raise_anything_strange(name):
     for pattern in (files.OPERA_NAME, files.HYP3_NAME): pattern.match(name)
@@ -89,7 +92,7 @@ def test_names_never_raise_anything_strange(name):
 
 numbers = st.integers(0, 99_999_999)
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(day=numbers, second=st.integers(0, 999_999), track=st.integers(0, 999), unit=st.sampled_from('ABCDZ'))
 def test_impossible_dates_and_tracks_are_said(tmp_path_factory, day, second, track, unit):
     folder = tmp_path_factory.mktemp('names')
@@ -101,7 +104,7 @@ def test_impossible_dates_and_tracks_are_said(tmp_path_factory, day, second, tra
 
 letters = st.tuples(*[st.sampled_from(o) for o in ('gs', 'pda', 'uw', 'nf', 'ec', 'dm')]).map(''.join)
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(letters)
 @pytest.mark.filterwarnings('ignore')
 def test_every_order_of_hyp3(tmp_path_factory, order):
@@ -121,7 +124,7 @@ def test_an_encrypted_zip_is_said(tmp_path):
     (tmp_path/'a.zip').write_bytes(data)
     with pytest.raises(LandslideError, match='encrypted'): files.hyp3_frames(tmp_path/'a.zip')
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(where=st.integers(0, 10**6), value=st.integers(0, 255))
 @pytest.mark.filterwarnings('ignore')
 def test_a_damaged_zip_is_said_or_read(zipped_product, where, value):
@@ -170,7 +173,7 @@ def good_item(tmp_path_factory):
     return folder, item_json(folder)
 
 @pytest.mark.filterwarnings('ignore')
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(field=fields, value=anything)
 def test_any_field_may_hold_anything(good_item, field, value):
     folder, good = good_item
@@ -180,7 +183,7 @@ def test_any_field_may_hold_anything(good_item, field, value):
     else: assert frames[0].track == 9
 
 @pytest.mark.filterwarnings('ignore')
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(name=st.sampled_from(['datetime', 'start_datetime', 'created', 'platform', 'proj:code', 'proj:shape', 'proj:transform', 'sat:relative_orbit', 'sat:orbit_state']), value=anything)
 def test_any_property_may_hold_anything(good_item, name, value):
     folder, good = good_item
@@ -195,6 +198,27 @@ def test_an_image_stays_in_its_folder(tmp_path, href):
     good['assets']['vv']['href'] = href
     (tmp_path/'item.json').write_text(json.dumps(good))
     with pytest.raises(LandslideError): remote.static_frames(tmp_path/'item.json')
+
+hrefs = st.text('./\\:~%abcAB0 \0hftpsvi', max_size=40) | st.text(max_size=40)
+
+@examples(500)
+@given(href=hrefs, start=st.sampled_from(['', '../', '/', './', 'http://', 'HTTPS://', 'file:///', '//']))
+def test_no_href_leads_out_of_a_folder(tmp_path_factory, href, start):
+    root = tmp_path_factory.getbasetemp().resolve()
+    try: target = remote.target_of(start + href, root/'a'/'item.json', root)
+    except LandslideError: return
+    assert Path(target).is_relative_to(root) or target.lower().startswith(('http://', 'https://'))
+
+def test_an_image_that_is_a_map_to_others_is_refused(tmp_path):
+    "GDAL goes by content: a VRT called .tif would lead anywhere"
+    good = write_item(tmp_path)
+    image = tmp_path/f'{opera_name()}_VV.tif'
+    moved = image.rename(tmp_path/'moved.tif')
+    image.write_text(f'<VRTDataset rasterXSize="30" rasterYSize="20"><SRS>EPSG:32754</SRS><GeoTransform>759750, 30, 0, 9407190, 0, -30</GeoTransform>'
+                     f'<VRTRasterBand dataType="Float32" band="1"><SimpleSource><SourceFilename>{moved}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>')
+    with rasterio.open(image) as f: assert f.driver == 'VRT'
+    with pytest.raises(LandslideError, match='Cannot read'): remote.static_frames(good)
+    with pytest.raises(LandslideError, match='Cannot read'): files.opera_frames(tmp_path)
 
 def test_a_link_through_a_symbolic_link_stays_in_its_folder(tmp_path):
     good = item_json(tmp_path/'there')
@@ -384,11 +408,7 @@ def test_pages_without_end(cmr, monkeypatch):
     cmr.pages = cmr.pages*50
     with pytest.raises(FetchError, match='more than'): remote.search_opera(box, *days)
 
-@pytest.fixture
-def signed_in(monkeypatch):
-    monkeypatch.setattr(remote, 'earthdata_session', requests.Session)
-
-def test_what_was_searched_is_read(cmr, signed_in, tmp_path, monkeypatch):
+def test_what_was_searched_is_read(cmr, tmp_path, monkeypatch):
     "The same frames after a download; a second one asks for nothing"
     fill(cmr)
     frames = remote.search_opera(box, *days)
@@ -399,7 +419,7 @@ def test_what_was_searched_is_read(cmr, signed_in, tmp_path, monkeypatch):
     monkeypatch.setenv('LANDSLIDE_NB_CACHE', str(tmp_path/'cache'))
     with pytest.raises(FetchError, match='404'): frames[0].sign(frames[0].item.assets['vv'].href)
 
-def test_a_frame_signs_by_downloading(cmr, signed_in, tmp_path, monkeypatch):
+def test_a_frame_signs_by_downloading(cmr, tmp_path, monkeypatch):
     monkeypatch.setenv('LANDSLIDE_NB_CACHE', str(tmp_path/'cache'))
     fill(cmr)
     frame = remote.search_opera(box, *days)[0]
@@ -407,14 +427,14 @@ def test_a_frame_signs_by_downloading(cmr, signed_in, tmp_path, monkeypatch):
     assert path.startswith(str(tmp_path/'cache')) and Path(path).read_bytes() == (cmr.folder/Path(path).name).read_bytes()
 
 @pytest.mark.parametrize('fault', [(401, b''), (403, b''), (200, b'<!DOCTYPE html><title>Earthdata Login</title>')])
-def test_a_missing_sign_in_is_said(cmr, signed_in, tmp_path, fault):
+def test_a_missing_sign_in_is_said(cmr, tmp_path, fault):
     fill(cmr)
     frames = remote.search_opera(box, *days)
     cmr.faults = [fault]
     with pytest.raises(FetchError, match='netrc.*EARTHDATA_TOKEN|EARTHDATA_TOKEN'): remote.fetch_opera(frames, tmp_path/'here')
     assert list((tmp_path/'here').glob('[!.]*')) == []
 
-def test_a_file_that_differs_is_not_kept(cmr, signed_in, tmp_path):
+def test_a_file_that_differs_is_not_kept(cmr, tmp_path):
     fill(cmr)
     frames = remote.search_opera(box, *days)
     for path in cmr.folder.glob('*_VV.tif'):
@@ -423,6 +443,15 @@ def test_a_file_that_differs_is_not_kept(cmr, signed_in, tmp_path):
         path.write_bytes(data)
     with pytest.raises(FetchError, match='md5'): remote.fetch_opera(frames, tmp_path/'here')
     assert not list((tmp_path/'here').glob('*_VV.tif'))
+
+def test_the_token_is_for_nasa_and_asf_alone(cmr, tmp_path, monkeypatch):
+    "An address elsewhere is asked without it"
+    def never(): raise AssertionError('signed in')
+    monkeypatch.setattr(remote, 'earthdata_session', never)
+    fill(cmr)
+    frames = remote.search_opera(box, *days)
+    assert len(remote.fetch_opera(frames, tmp_path/'here')) == 2
+    with pytest.raises(AssertionError, match='signed in'): remote.fetch_image('https://cumulus.asf.alaska.edu/OPERA_L2_RTC-S1_x.tif', tmp_path)
 
 def test_without_a_sign_in_the_page_is_named(tmp_path, monkeypatch):
     "The real earthaccess, in a home without .netrc"
