@@ -87,7 +87,8 @@ def tif_header(
 def _any_header(href:str) -> Header:
     import rasterio
     try:
-        with rasterio.open(href, driver='GTiff') as f: return Header(f.crs, f.transform, f.shape, f.dtypes[0], f.nodata, f.tags())
+        with rasterio.open(href, driver='GTiff') as f: # a VRT under that name would lead anywhere
+            return Header(f.crs, f.transform, f.shape, f.dtypes[0], f.nodata, f.tags())
     except Exception as e: raise CubeError(_why_unreadable(href, e)) from e # any driver may fail in its own way
 
 # %% ../../nbs/73_archive.files.ipynb #cb936a16

@@ -94,8 +94,11 @@ def _resolved(folder:Path, href:str) -> Path|None: # None: no path at all
 
 # %% ../../nbs/79_archive.remote.ipynb #7a2dda3d
 def _web_target(href:str, where:str|Path) -> str:
-    url = urljoin(str(where), href) if is_url(str(where)) else href
-    if urlsplit(url).scheme.lower() in ('http', 'https'): return url
+    try:
+        url = urljoin(str(where), href) if is_url(str(where)) else href
+        parts = urlsplit(url)
+        if parts.scheme.lower() in ('http', 'https') and parts.hostname: return url
+    except ValueError: pass # no address at all
     raise CubeError(f"{where} has a link that is neither http nor https, {href[:80]!r}; mend the catalogue.")
 
 # %% ../../nbs/79_archive.remote.ipynb #29b1ef10
