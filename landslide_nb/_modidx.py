@@ -284,6 +284,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'landslide_nb/archive/files.py'),
                                             'landslide_nb.archive.files._zip_members': ( 'archive.files.html#_zip_members',
                                                                                          'landslide_nb/archive/files.py'),
+                                            'landslide_nb.archive.files.footprint_of_image': ( 'archive.files.html#footprint_of_image',
+                                                                                               'landslide_nb/archive/files.py'),
                                             'landslide_nb.archive.files.grid_fields': ( 'archive.files.html#grid_fields',
                                                                                         'landslide_nb/archive/files.py'),
                                             'landslide_nb.archive.files.hyp3_frames': ( 'archive.files.html#hyp3_frames',

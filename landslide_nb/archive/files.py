@@ -6,11 +6,11 @@
 __all__ = ['TIFF_STARTS', 'HTML_STARTS', 'EARTHDATA', 'STAC_EXTENSIONS', 'OPERA_MASKED', 'HYP3_NAME', 'HYP3_LAYERS',
            'HYP3_SCALES', 'HYP3_RADIOMETRY', 'HYP3_MASKED', 'GRANULE', 'README_SCALE', 'README_DATE', 'SAME_SCALE',
            'ORDERED', 'SCALE_IN_NAME', 'NAMED_SCALES', 'ORBIT_IN_NAME', 'TRACK_IN_NAME', 'PLATFORM_IN_NAME', 'is_html',
-           'Header', 'tif_header', 'outline_degrees', 'item_geometry', 'Product', 'product_item', 'grid_fields',
-           'product_frame', 'opera_table', 'named_time', 'opera_frames', 'in_time', 'Member', 'hyp3_members',
-           'hyp3_frames', 'Said', 'said_in_name', 'tif_frames']
+           'Header', 'tif_header', 'outline_degrees', 'footprint_of_image', 'item_geometry', 'Product', 'product_item',
+           'grid_fields', 'product_frame', 'opera_table', 'named_time', 'opera_frames', 'in_time', 'Member',
+           'hyp3_members', 'hyp3_frames', 'Said', 'said_in_name', 'tif_frames']
 
-# %% ../../nbs/73_archive.files.ipynb #b9bd896d
+# %% ../../nbs/73_archive.files.ipynb #f48f5682
 import math
 import re
 import zipfile
@@ -35,6 +35,7 @@ if TYPE_CHECKING: # loaded when they are needed
     from pystac import Asset, Item
     from rasterio.crs import CRS
     from shapely import Polygon
+    from shapely.geometry.base import BaseGeometry
 
 # %% ../../nbs/73_archive.files.ipynb #90043727
 TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+') # TIFF and BigTIFF, in both orders of bytes
@@ -120,6 +121,18 @@ def _edge_points(header:Header, n:int=8) -> tuple: # x, y of n points a side
     rows = np.concatenate([np.zeros(n), there, np.ones(n), 1 - there])
     return header.transform*(cols*header.shape[1], rows*header.shape[0])
 
+# %% ../../nbs/73_archive.files.ipynb #8188becc
+def footprint_of_image(
+    header:Header,
+) -> 'BaseGeometry': # longitudes beyond 180 where it crosses that meridian
+    "Where an image lies, without its empty corners as far as its maker says them"
+    from shapely import from_wkt, make_valid
+    outline = outline_degrees(header)
+    written = from_wkt(header.tags.get('BOUNDING_POLYGON', ''), on_invalid='ignore')
+    if written is None or outline.bounds[2] > 180: return outline
+    inside = outline & make_valid(written)
+    return inside if inside.area > 0 else outline
+
 # %% ../../nbs/73_archive.files.ipynb #c32ebe2d
 def item_geometry(
     outline:'Polygon', # longitudes perhaps beyond 180
@@ -176,7 +189,7 @@ def product_item(
 ) -> 'Item':
     "A product as a STAC item that odc-stac reads"
     from pystac import Item
-    geometry, bbox = item_geometry(outline_degrees(headers['vv']))
+    geometry, bbox = item_geometry(footprint_of_image(headers['vv']))
     when = product.time.replace(tzinfo=timezone.utc)
     properties = {**grid_fields(headers['vv']), **_properties(product, orbit)}
     item = Item(product.name, geometry, bbox, when, properties, stac_extensions=STAC_EXTENSIONS)
@@ -223,11 +236,11 @@ def product_frame(
     "A product as a frame; raises `CubeError` for files that cannot be read or do not fit each other"
     headers = {band: tif_header(href) for band, href in product.hrefs.items()}
     _check_fit(product, headers)
-    outline = outline_degrees(headers['vv'])
-    orbit = _orbit_of(product, headers['vv'], outline.centroid.x)
+    footprint = footprint_of_image(headers['vv'])
+    orbit = _orbit_of(product, headers['vv'], footprint.centroid.x)
     item = product_item(product, headers, orbit)
     bands = {band: band for band in headers}
-    return Frame(item, bands, orbit=orbit, footprint=outline, nodata=headers['vv'].sentinel, **_kept(product))
+    return Frame(item, bands, orbit=orbit, footprint=footprint, nodata=headers['vv'].sentinel, **_kept(product))
 
 # %% ../../nbs/73_archive.files.ipynb #a40cd867
 def _kept(product:Product) -> dict: # what a frame takes over
