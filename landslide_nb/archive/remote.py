@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MOST_DOCUMENTS', 'DEEPEST', 'SIGN_IN', 'MOST_PAGES', 'OPERA_MASK_NAME', 'MD5_MULTIHASH', 'SIGNED_IN_AT',
-           'read_document', 'target_of', 'walk_items', 'static_frames', 'local_frames', 'extra_package', 'cmr_products',
-           'search_opera', 'OperaFiles', 'wants_sign_in', 'earthdata_session', 'image_name', 'fetch_image',
-           'fetch_opera']
+           'read_document', 'target_of', 'walk_items', 'settled', 'static_frames', 'local_frames', 'extra_package',
+           'cmr_products', 'search_opera', 'OperaFiles', 'wants_sign_in', 'earthdata_session', 'image_name',
+           'fetch_image', 'fetch_opera']
 
 # %% ../../nbs/79_archive.remote.ipynb #b77ee54b
 import json
@@ -155,7 +155,7 @@ def _is_tif(href:object) -> bool:
     except ValueError: return False
 
 # %% ../../nbs/79_archive.remote.ipynb #971ae8f1
-def _settled(frame:Frame) -> Frame: # of an item with whole paths
+def settled(frame:Frame) -> Frame: # of an item with whole paths
     "The same with a mask that is understood, and the grid of its file; raises `CubeError` for a damaged one"
     href = frame.item.assets[frame.bands['vv']].href
     values = _masked_values(href)
@@ -185,7 +185,7 @@ def static_frames(
     source:Path|str, # path or URL of a catalogue, a collection or an item; or a folder of items beside their images
 ) -> list[Frame]:    # in order of time
     "The frames of a static STAC catalogue; raises `CubeError` or `FetchError`"
-    frames = _in_time(map(_settled, frames_of(str(source), list(_found_items(source)))))
+    frames = _in_time(map(settled, frames_of(str(source), list(_found_items(source)))))
     if frames: return frames
     raise CubeError(f"{source} holds no item of a Sentinel-1 RTC product with VV and VH; give another catalogue.")
 
