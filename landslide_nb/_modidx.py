@@ -1366,6 +1366,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'landslide_nb.gaps.letters_of': ('gaps.html#letters_of', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.packing_of': ('gaps.html#packing_of', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.unpack': ('gaps.html#unpack', 'landslide_nb/gaps.py'),
+                                   'landslide_nb.gaps.unseen_of_map': ('gaps.html#unseen_of_map', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.unseen_shares': ('gaps.html#unseen_shares', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.unseen_text': ('gaps.html#unseen_text', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.with_file': ('gaps.html#with_file', 'landslide_nb/gaps.py')},
