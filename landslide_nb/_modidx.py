@@ -492,6 +492,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'landslide_nb/archive/terrain.py'),
                                               'landslide_nb.archive.terrain.tiles_in': ( 'archive.terrain.html#tiles_in',
                                                                                          'landslide_nb/archive/terrain.py'),
+                                              'landslide_nb.archive.terrain.turns_of': ( 'archive.terrain.html#turns_of',
+                                                                                         'landslide_nb/archive/terrain.py'),
                                               'landslide_nb.archive.terrain.unseen_steep_share': ( 'archive.terrain.html#unseen_steep_share',
                                                                                                    'landslide_nb/archive/terrain.py'),
                                               'landslide_nb.archive.terrain.warp_heights': ( 'archive.terrain.html#warp_heights',

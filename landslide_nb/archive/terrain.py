@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['HEIGHT_NAMES', 'PATIENT', 'WINDOW', 'FILL_M', 'DEM_COLLECTION', 'SUB_SWATHS', 'NEAR', 'FAR', 'MIDDLE', 'SWATH_KM',
            'CONFIDENCES', 'grid_axes', 'layer_on', 'plain', 'height_band', 'check_heights', 'open_heights', 'bounds_in',
-           'around', 'pixels_in', 'read_heights', 'warp_heights', 'add_heights', 'narrow_gaps', 'fill_gaps', 'as_list',
-           'widened', 'crop_to', 'gap_sentences', 'dem_on_grid', 'boxes_of', 'tile_of', 'tiles_in', 'find_dem', 'rise',
-           'terrain_layers', 'away_from_radar', 'across_swath', 'frame_incidence', 'incidence_of', 'local_incidence',
-           'layover_shadow', 'unseen_steep_share', 'read_layer', 'confidence_values', 'sure_enough', 'label_sentence',
-           'label_on_grid']
+           'turns_of', 'around', 'pixels_in', 'read_heights', 'warp_heights', 'add_heights', 'narrow_gaps', 'fill_gaps',
+           'as_list', 'widened', 'crop_to', 'gap_sentences', 'dem_on_grid', 'boxes_of', 'tile_of', 'tiles_in',
+           'find_dem', 'rise', 'terrain_layers', 'away_from_radar', 'across_swath', 'frame_incidence', 'incidence_of',
+           'local_incidence', 'layover_shadow', 'unseen_steep_share', 'read_layer', 'confidence_values', 'sure_enough',
+           'label_sentence', 'label_on_grid']
 
 # %% ../../nbs/77_archive.terrain.ipynb #f73f9960
 import re
@@ -95,7 +95,7 @@ def check_heights(
 PATIENT = dict(GDAL_HTTP_MAX_RETRY='5', GDAL_HTTP_RETRY_DELAY='1', GDAL_HTTP_TIMEOUT='60') # of GDAL, s
 PATIENT |= dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR') # asks for the file alone
 
-# %% ../../nbs/77_archive.terrain.ipynb #60bca78c
+# %% ../../nbs/77_archive.terrain.ipynb #b10a5d81
 @contextmanager
 def open_heights(
     file:str|Path, # path or address
@@ -106,18 +106,25 @@ def open_heights(
             check_heights(f)
             yield f
     except RasterioError as e:
-        why = str(e).replace(str(file), plain(file))[:160]
+        why = str(e.__cause__ or e).replace(str(file), plain(file))[:160]
         raise CubeError(f"Cannot read the heights {plain(file)}: {why}; give a raster that GDAL reads.") from e
 
-# %% ../../nbs/77_archive.terrain.ipynb #5aa81ae1
+# %% ../../nbs/77_archive.terrain.ipynb #ce3cca6a
 def bounds_in(
     part:'GeoBox', # a part of the grid
-    crs:object,    # of the file, anything rasterio takes
-) -> list[tuple]:  # (west, south, east, north), one or two
+    crs:CRS,       # of the file
+) -> tuple|None:   # west, south, east, north; east is beyond 180 degrees where it crosses that meridian; None: nowhere
     "Where a part of a grid lies in another CRS"
     west, south, east, north = transform_bounds(str(part.crs), crs, *part.boundingbox.bbox)
-    if west <= east: return [(west, south, east, north)]
-    return [(west, south, 180., north), (-180., south, east, north)]
+    if not np.isfinite([west, south, east, north]).all(): return None
+    return west, south, east if west <= east else east + 360, north
+
+# %% ../../nbs/77_archive.terrain.ipynb #b91ab54a
+def turns_of(
+    crs:CRS, # of the file
+) -> tuple:  # in its units
+    "By how much the same place may be written further east"
+    return (0, -360, 360) if crs.is_geographic else (0,)
 
 # %% ../../nbs/77_archive.terrain.ipynb #63615e21
 def around(
@@ -128,14 +135,15 @@ def around(
     first, last = int(np.floor(min(ends))) - 2, int(np.ceil(max(ends))) + 2
     return slice(max(0, first), max(0, min(length, last)))
 
-# %% ../../nbs/77_archive.terrain.ipynb #905b4e5a
+# %% ../../nbs/77_archive.terrain.ipynb #56dd8744
 def pixels_in(
     f:'DatasetReader', # open raster, also south up or rotated
     bounds:tuple,      # west, south, east, north in its CRS
+    turn:int,          # how much further east it writes them
 ) -> tuple[slice, slice]: # rows, columns; empty where it lies elsewhere
     "The pixels of a file within some bounds"
     west, south, east, north = bounds
-    corners = [(west, north), (east, north), (west, south), (east, south)]
+    corners = [(x + turn, y) for x in (west, east) for y in (south, north)]
     columns, rows = zip(*(~f.transform*corner for corner in corners))
     return around(rows, f.height), around(columns, f.width)
 
@@ -153,18 +161,18 @@ def read_heights(
     clean, _ = NoData('dem', {}, {})(unpacked)
     return clean
 
-# %% ../../nbs/77_archive.terrain.ipynb #ef3b13f5
+# %% ../../nbs/77_archive.terrain.ipynb #6c375ac5
 def warp_heights(
     f:'DatasetReader', # open raster
     part:'GeoBox',     # a part of the grid
 ) -> np.ndarray:       # (y, x) float32, m; NaN = no data
     "The heights of a file on a part of a grid, bilinear"
-    warped = np.full(part.shape, np.nan, 'float32')
+    warped, bounds = np.full(part.shape, np.nan, 'float32'), bounds_in(part, f.crs)
     target = dict(dst_transform=part.transform, dst_crs=str(part.crs), dst_nodata=np.nan, init_dest_nodata=False)
-    for bounds in bounds_in(part, f.crs):
-        rows, columns = pixels_in(f, bounds)
+    for turn in turns_of(f.crs) if bounds else ():
+        rows, columns = pixels_in(f, bounds, turn)
         if rows.start >= rows.stop or columns.start >= columns.stop: continue
-        corner = f.transform*f.transform.translation(columns.start, rows.start)
+        corner = f.transform.translation(-turn, 0)*f.transform*f.transform.translation(columns.start, rows.start)
         source = dict(src_transform=corner, src_crs=f.crs, src_nodata=np.nan, resampling=Resampling.bilinear)
         reproject(read_heights(f, rows, columns), warped, **source, **target)
     return warped
