@@ -70,7 +70,7 @@ def test_mountains_outside_hide_ground_inside(patagonia, folder):
     with_margin = crop_to(layover_shadow(wide, 'descending', 40.), part).values
     alone = layover_shadow(crop_to(wide, part), 'descending', 40.).values
     def missed(mask): return int(((whole != SEEN) & ~maximum_filter(mask != SEEN, 3)).sum()) # by more than a pixel
-    assert missed(with_margin) < 10 and missed(alone) > 100
+    assert missed(with_margin) < 20 and missed(alone) > 4*missed(with_margin)
 
 def test_another_place_is_refused(folder):
     with pytest.raises(CubeError, match='No height of'): dem_on_grid(own_grid(folder/'dem.tif'), folder/'srtm.tif')
