@@ -37,7 +37,7 @@ def test_degrees_become_metres_without_a_made_up_height(folder):
     dem, said = dem_on_grid(grid, path)
     with rasterio.open(path) as f: heights = f.read(1, masked=True)
     assert heights.min() <= dem.min() and dem.max() <= heights.max()
-    assert said == [f'{float(np.isnan(dem).mean()):.1%} of the grid has no height (sea, or a wider gap)']
+    assert said == [f'{float(np.isnan(dem).mean()):.1%} of the grid has no height (sea, or a wider gap).']
 
 def test_voids_of_a_radar_dem_are_filled_or_stay(patagonia):
     dem, said = patagonia # holds -9999

@@ -247,15 +247,15 @@ def crop_to(
     inside = layer.sel(y=axes.y, x=axes.x, method='nearest')
     return inside.assign_coords(axes.coords)
 
-# %% ../../nbs/77_archive.terrain.ipynb #60e96aeb
+# %% ../../nbs/77_archive.terrain.ipynb #e659b7e4
 def gap_sentences(
     filled:int,          # pixels
     heights:np.ndarray,  # (y, x) m, of the grid without its margin
 ) -> list[str]:
     "What a person should know of the gaps of a DEM"
     missing = np.isnan(heights).mean()
-    fills = [f'{filled:,} pixels in gaps of the DEM up to {FILL_M:.0f} m wide were filled'] if filled else []
-    return fills + ([f'{missing:.1%} of the grid has no height (sea, or a wider gap)'] if missing else [])
+    fills = [f'{filled:,} pixels in gaps of the DEM up to {FILL_M:.0f} m wide were filled.'] if filled else []
+    return fills + ([f'{missing:.1%} of the grid has no height (sea, or a wider gap).'] if missing else [])
 
 # %% ../../nbs/77_archive.terrain.ipynb #1a6b829e
 def _elsewhere(grid:'GeoBox', files:str|Path|list) -> CubeError:
@@ -506,7 +506,7 @@ def sure_enough(
     if not sure.any(): raise CubeError(f"None of the {len(table)} polygons reaches confidence {least:g} in {field}; give a lower one.")
     return sure
 
-# %% ../../nbs/77_archive.terrain.ipynb #f711730a
+# %% ../../nbs/77_archive.terrain.ipynb #a94474a7
 def label_sentence(
     label:xr.DataArray, # (y, x) uint8
     slides:int,         # polygons that count
@@ -515,7 +515,7 @@ def label_sentence(
     "What became what"
     pixels, unknown = int((label.values == 1).sum()), float((label.values == 255).mean())
     unsure = f', {doubtful} of too little confidence became not mapped' if doubtful else ''
-    return f'{slides} mapped polygons became {pixels:,} landslide pixels{unsure}; {unknown:.1%} of the grid is not mapped'
+    return f'{slides} mapped polygons became {pixels:,} landslide pixels{unsure}; {unknown:.1%} of the grid is not mapped.'
 
 # %% ../../nbs/77_archive.terrain.ipynb #0162cbeb
 def label_on_grid(
