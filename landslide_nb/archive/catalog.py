@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUSY', 'LONGEST_WAIT', 'KEY_VARIABLE', 'KEY_PAGE', 'PLANETARY', 'COLLECTION', 'Patience', 'retry_of', 'is_planetary',
-           'open_catalog', 'search_pages', 'halves', 'fits', 'frames_of', 'sign_planetary', 'search_catalog']
+           'open_catalog', 'has_search', 'collections_of', 'search_pages', 'halves', 'fits', 'frames_of',
+           'sign_planetary', 'search_catalog']
 
 # %% ../../nbs/72_archive.catalog.ipynb #e1617656
 import re, warnings
@@ -107,7 +108,7 @@ def _said_in_words(
     except (*faults, *broken) as e:
         raise FetchError(f"The catalogue {url} {_failure(url, e, patience)}.") from e
 
-# %% ../../nbs/72_archive.catalog.ipynb #66c9a5ec
+# %% ../../nbs/72_archive.catalog.ipynb #23631171
 def open_catalog(
     url:str, # of a STAC API
     patience:Patience=Patience(),
@@ -118,9 +119,28 @@ def open_catalog(
     asking = StacApiIO(max_retries=retry_of(patience), timeout=patience.timeout)
     with _said_in_words(url, patience), warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        client = Client.open(url, stac_io=asking)
+        client = Client.open(url, stac_io=asking, timeout=patience.timeout) # without it here, opening undoes it
         if client.get_links('search'): client.add_conforms_to('ITEM_SEARCH') # some servers forget to say so
         return client
+
+# %% ../../nbs/72_archive.catalog.ipynb #706408d6
+def has_search(
+    url:str, # of a catalogue
+    patience:Patience=Patience(),
+) -> bool:
+    "Whether a catalogue is a STAC API; a static one is only files; raises `FetchError`"
+    return bool(open_catalog(url, patience).get_links('search'))
+
+# %% ../../nbs/72_archive.catalog.ipynb #ab63d658
+def collections_of(
+    url:str, # of a STAC API
+    patience:Patience=Patience(),
+) -> list[str]:
+    "The names of the collections of a STAC API; raises `FetchError`"
+    client = open_catalog(url, patience)
+    with _said_in_words(url, patience), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return [collection.id for collection in client.get_collections()]
 
 # %% ../../nbs/72_archive.catalog.ipynb #b64b2136
 def _check_page(

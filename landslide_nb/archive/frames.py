@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['PRODUCT_NAME', 'BURST_NAME', 'ORBITS', 'ORBIT_OFFSETS', 'MOVED_AFTER', 'MOVED_OFFSET', 'Frame', 'mock_item',
-           'name_parts', 'platform_of', 'relative_orbit', 'track_of', 'start_of', 'orbit_of', 'footprint_of', 'near',
+           'name_parts', 'platform_of', 'relative_orbit', 'track_of', 'acquired_at', 'orbit_of', 'footprint_of', 'near',
            'bands_of', 'nodata_of', 'scale_of', 'processed_of', 'grid_of_item', 'item_frame', 'native_grid']
 
-# %% ../../nbs/71_archive.frames.ipynb #4b1131b3
+# %% ../../nbs/71_archive.frames.ipynb #1d56bb40
 import math, re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -109,8 +109,8 @@ def track_of(
     except (KeyError, TypeError, ValueError): return None
     return track if 1 <= track <= ORBITS else None
 
-# %% ../../nbs/71_archive.frames.ipynb #8f093078
-def start_of(
+# %% ../../nbs/71_archive.frames.ipynb #c21a716c
+def acquired_at(
     item:'Item',
 ) -> datetime|None: # UTC without a time zone
     "When the acquisition began"
@@ -312,7 +312,7 @@ def _of_files(
         checksums={band: said for band, said in sums.items() if said},
     )
 
-# %% ../../nbs/71_archive.frames.ipynb #8f639c5b
+# %% ../../nbs/71_archive.frames.ipynb #3f1b728d
 def item_frame(
     item:'Item',              # STAC item of a Sentinel-1 RTC product
     sign:Callable|None=None,  # href -> href that may be read now
@@ -320,7 +320,7 @@ def item_frame(
     "The frame of a STAC item; raises `CubeError` for an item that is no Sentinel-1 RTC product"
     from shapely.geometry import mapping
     item = item.clone() # catalogues keep theirs as it is
-    platform, time = platform_of(item), start_of(item)
+    platform, time = platform_of(item), acquired_at(item)
     found = dict(bands=bands_of(item), time=time, footprint=footprint_of(item), track=track_of(item, platform))
     _check_item(item, found)
     place = found['footprint']

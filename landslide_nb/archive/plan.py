@@ -8,19 +8,15 @@ __all__ = ['SAME_PASS', 'COPY', 'ARCHIVES', 'SEASONS', 'SEASON', 'YEAR', 'REPEAT
            'search_windows', 'TrackPlan', 'archive_of', 'plan_track', 'Due', 'due_passes', 'due_text', 'due_table',
            'best_first', 'choose_tracks', 'Plan', 'read_size', 'plan_cube', 'plan_table']
 
-# %% ../../nbs/75_archive.plan.ipynb #99ddb6f1
+# %% ../../nbs/75_archive.plan.ipynb #42059623
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from statistics import mean
-from typing import TYPE_CHECKING
 
 from .box import RESOLUTION, ArchiveError, Box
 from .frames import Frame, native_grid, near
 from ..core import DEGREE, Event
-
-if TYPE_CHECKING: # loaded when they are needed
-    from shapely.geometry.base import BaseGeometry
 
 # %% ../../nbs/75_archive.plan.ipynb #b48942bc
 @dataclass(frozen=True)
@@ -309,7 +305,7 @@ def best_first(
         return -round(20*plan.coverage), -poorer, _days_away(plan, event), plan.track
     return sorted(plans, key=rank)
 
-# %% ../../nbs/75_archive.plan.ipynb #e07e413f
+# %% ../../nbs/75_archive.plan.ipynb #2ba674c5
 def _missing_side(
     frames:list[Frame],
     plans:list[TrackPlan], # none of them with passes on both sides
@@ -323,7 +319,8 @@ def _missing_side(
     if not any(o.before for o in plans):
         return ArchiveError(f"There is no pass over the place on or before {start}; check the two days of the event, or use another catalogue.")
     sides = ', '.join(f"track {o.track} only {'before' if o.before else 'after'}" for o in plans)
-    due = due_text(due_passes([frame for frame in frames if any(o.before and o.track == frame.track for o in plans)], end))
+    open_ended = {o.track for o in plans if o.before}
+    due = due_text(due_passes([frame for frame in frames if frame.track in open_ended], end))
     return ArchiveError(f"No track has passes on both sides of the event ({sides}), and a pair never mixes tracks; {due}.")
 
 # %% ../../nbs/75_archive.plan.ipynb #3eb7576a
