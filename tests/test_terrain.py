@@ -1,4 +1,6 @@
 "Heights, hidden ground and labels of real places: DEMs from five sources, and the landslides of Noto."
+import json
+
 import numpy as np
 import pytest
 import rasterio
@@ -9,7 +11,11 @@ from landslide_nb.archive.terrain import crop_to, dem_on_grid, grid_axes, label_
 from landslide_nb.archive.terrain import terrain_layers, unseen_steep_share
 from landslide_nb.core import CubeError
 from landslide_nb.data.grid import read_polygons
+from landslide_nb.data.pair import make_pair
+from landslide_nb.gaps import unseen_of_map
 from landslide_nb.look import FLIGHT, LAYOVER, SEEN, SHADOW
+from landslide_nb.mapping.report import scene_table
+from landslide_nb.mapping.runfolder import map_attrs
 
 @pytest.fixture(scope='module')
 def folder(shared): return shared/'terrain'
@@ -85,3 +91,37 @@ def test_noto_becomes_a_label(shared):
     assert label.shape == (grid_axes(grid).sizes['y'], grid_axes(grid).sizes['x'])
     assert float((label == 1).sum())*100 == pytest.approx(area, rel=.1)
     assert f'{int((label == 1).sum()):,} landslide pixels' in said
+
+
+# From a catalogue
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    "A steep simulated place as a catalogue offers it, and the cube that was built from it"
+    from landslide_nb.archive.build import build_cube
+    from landslide_nb.data.cube import open_cube
+    from landslide_nb.data.events import event_cube
+    from landslide_nb.loopback import serve_catalog
+    from landslide_nb.radar_items import write_catalog
+    folder = tmp_path_factory.mktemp('built')
+    event = event_cube('demo_b', size=224)
+    event = event.assign(dem=event.dem*1.8)
+    write_catalog([event], folder/'catalogue')
+    west, south, east, north = event.rio.transform_bounds('EPSG:4326')
+    inset = (east - west)/4
+    box = west + inset, south + inset, east - inset, north - inset
+    with serve_catalog(folder/'catalogue') as api:
+        path = build_cube(box, event.event_start, event.event_end, folder/'cube.zarr', source=api.url, archive='none')
+    return open_cube(path)
+
+def test_a_built_cube_is_blind_where_its_track_is(built):
+    hidden = np.isnan(built.vv.isel(time=0).values)
+    share = float(hidden[built.slope.values >= 20].mean())
+    assert .02 < share < .7
+    assert json.loads(built.unseen) == pytest.approx({str(int(built.track[0])): share}, abs=.005)
+
+def test_its_map_says_so(built):
+    pair = make_pair(built)
+    said = unseen_of_map(map_attrs(pair))
+    assert said.startswith(f'track {pair.track} ({pair.orbit}) cannot see') and said.endswith('steeper than 20 degrees')
+    assert said in scene_table(dict(expected_area_m2=0., threshold=.5, polygons=0, area_above_threshold_m2=0., valid_fraction=1., **map_attrs(pair)))
