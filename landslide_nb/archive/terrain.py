@@ -91,11 +91,12 @@ def check_heights(
     if unit.lower().startswith('m'): return
     raise CubeError(f"The heights of {plain(f.name)} are in {unit}; convert them to metres.")
 
-# %% ../../nbs/77_archive.terrain.ipynb #82f0dc7d
+# %% ../../nbs/77_archive.terrain.ipynb #70691d5a
 PATIENT = dict(GDAL_HTTP_MAX_RETRY='5', GDAL_HTTP_RETRY_DELAY='1', GDAL_HTTP_TIMEOUT='60') # of GDAL, s
 PATIENT |= dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR') # asks for the file alone
+PATIENT |= dict(CPL_VSIL_CURL_NON_CACHED='/vsicurl/') # forgets that a file was refused
 
-# %% ../../nbs/77_archive.terrain.ipynb #b10a5d81
+# %% ../../nbs/77_archive.terrain.ipynb #7509afee
 @contextmanager
 def open_heights(
     file:str|Path, # path or address
@@ -106,8 +107,9 @@ def open_heights(
             check_heights(f)
             yield f
     except RasterioError as e:
+        remedy = 'try again, or give a file of heights' if '://' in str(file) else 'give a raster that GDAL reads'
         why = str(e.__cause__ or e).replace(str(file), plain(file))[:160]
-        raise CubeError(f"Cannot read the heights {plain(file)}: {why}; give a raster that GDAL reads.") from e
+        raise CubeError(f"Cannot read the heights {plain(file)}: {why}; {remedy}.") from e
 
 # %% ../../nbs/77_archive.terrain.ipynb #ce3cca6a
 def bounds_in(
