@@ -678,6 +678,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'landslide_nb/archive/terrain.py'),
                                               'landslide_nb.archive.terrain.layover_shadow': ( 'archive.terrain.html#layover_shadow',
                                                                                                'landslide_nb/archive/terrain.py'),
+                                              'landslide_nb.archive.terrain.least_of': ( 'archive.terrain.html#least_of',
+                                                                                         'landslide_nb/archive/terrain.py'),
                                               'landslide_nb.archive.terrain.local_incidence': ( 'archive.terrain.html#local_incidence',
                                                                                                 'landslide_nb/archive/terrain.py'),
                                               'landslide_nb.archive.terrain.named_layer': ( 'archive.terrain.html#named_layer',

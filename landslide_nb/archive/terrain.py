@@ -9,7 +9,7 @@ __all__ = ['HEIGHT_NAMES', 'PATIENT', 'WINDOW', 'FILL_M', 'DEM_COLLECTION', 'BES
            'fill_gaps', 'as_list', 'widened', 'crop_to', 'gap_sentences', 'dem_on_grid', 'boxes_of', 'tile_of',
            'touches', 'tiles_around', 'find_dem', 'rise', 'terrain_layers', 'away_from_radar', 'across_swath',
            'frame_incidence', 'incidence_of', 'local_incidence', 'layover_shadow', 'unseen_steep_share', 'named_layer',
-           'confidence_values', 'sure_enough', 'label_sentence', 'label_on_grid']
+           'confidence_values', 'least_of', 'sure_enough', 'label_sentence', 'label_on_grid']
 
 # %% ../../nbs/77_archive.terrain.ipynb #f73f9960
 import re
@@ -464,7 +464,7 @@ def unseen_steep_share(
     if not hills.any(): return float('nan')
     return float((hidden.values[hills] != SEEN).mean())
 
-# %% ../../nbs/77_archive.terrain.ipynb #38ee3837
+# %% ../../nbs/77_archive.terrain.ipynb #9a5f2e75
 def named_layer(
     source:str|Path|gpd.GeoDataFrame, # vector file, or `file|layername=layer`; or its table
 ) -> gpd.GeoDataFrame:
@@ -472,11 +472,12 @@ def named_layer(
     if isinstance(source, gpd.GeoDataFrame): return source
     path, _, layer = str(source).partition('|layername=')
     if not Path(path).exists(): raise CubeError(f"{path} does not exist; give a vector file with polygons.")
-    try: names = gpd.list_layers(path).name.tolist()
+    try: layers = gpd.list_layers(path)
     except Exception as e: raise CubeError(f"Cannot read {path}: {str(e)[:120]}; give a vector file with polygons.") from e
+    names = layers.name[layers.geometry_type.notna()].tolist()
     if not layer and len(names) == 1: layer = names[0]
     if layer in names: return gpd.read_file(path, layer=layer)
-    raise CubeError(f"{path} holds the layers {', '.join(names)}; name one of them as {path}|layername={names[0]}.")
+    raise CubeError(f"{path} holds the layers {', '.join(names) or 'of no shapes'}; name one of them as {path}|layername=NAME.")
 
 # %% ../../nbs/77_archive.terrain.ipynb #bc62f66e
 CONFIDENCES = ('low', 'medium', 'high')
@@ -496,17 +497,25 @@ def confidence_values(
     if len(odd): raise CubeError(f"{field} holds {str(odd.iloc[0])!r}; confidence is a number, or low, medium or high.")
     return values.to_numpy(float)
 
-# %% ../../nbs/77_archive.terrain.ipynb #5655fe15
+# %% ../../nbs/77_archive.terrain.ipynb #8633b390
+def least_of(
+    word:float|str, # number, or low, medium, high
+) -> float:
+    "The least confidence that counts, as a number; raises `CubeError` if it is none"
+    if word in CONFIDENCES: return CONFIDENCES.index(word)
+    try: return float(word)
+    except ValueError as e: raise CubeError(f"{word!r} is no confidence; give a number, or low, medium or high.") from e
+
+# %% ../../nbs/77_archive.terrain.ipynb #d49df89b
 def sure_enough(
     table:gpd.GeoDataFrame,
     field:str,       # column of confidence
     least:float|str, # of a landslide: number, or low, medium, high
 ) -> np.ndarray:     # bool, one a polygon
     "Which polygons count as landslides; raises `CubeError` if none does"
-    least = CONFIDENCES.index(least) if least in CONFIDENCES else float(least)
-    sure = confidence_values(table, field) >= least
-    if not sure.any(): raise CubeError(f"None of the {len(table)} polygons reaches confidence {least:g} in {field}; give a lower one.")
-    return sure
+    sure = confidence_values(table, field) >= least_of(least)
+    if sure.any(): return sure
+    raise CubeError(f"None of the {len(table)} polygons reaches confidence {least} in {field}; give a lower one.")
 
 # %% ../../nbs/77_archive.terrain.ipynb #a94474a7
 def label_sentence(
