@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -251,7 +252,7 @@ PLACES = dict( # box -> a word of the sentence
     over_the_pole=(['142.2', '89.99', '142.3', '90.5'], 'latitude'),
     no_size=(['142.23', '42.79', '142.23', '42.80'], 'west'),
     at_sea=(['-140.1', '10', '-140', '10.1'], 'pass'),
-    too_large=(['141', '42', '144', '44'], 'resolution'),
+    larger_than_all_frames=(['141', '42', '144', '44'], 'smaller box'),
 )
 
 @pytest.mark.parametrize('name', PLACES)
@@ -261,6 +262,11 @@ def test_a_place_that_cannot_be_is_one_sentence(name, place, tmp_path, build_her
         out = build_here('--catalog', api.url, '--bbox', *box, *EVENT, '--archive', 'none', '--dem', 'none')
         assert images_read(api) == {}
     one_sentence(out, word)
+    assert left_over(tmp_path) == []
+
+def test_a_grid_beyond_reason_is_one_sentence(place, tmp_path, build_here):
+    with archive_of(place, tmp_path/'archive') as api: out = build_here(*asked(api, place, *EVENT, '--resolution', '.05'))
+    one_sentence(out, '--resolution')
     assert left_over(tmp_path) == []
 
 def test_no_pass_after_the_event_says_when_the_next_is_due(place, tmp_path, build_here):
@@ -358,12 +364,13 @@ def test_what_is_half_built_of_another_plan_is_refused(place, tmp_path, build_he
         one_sentence(build_here(*asked(api, place, *EVENT, '--passes', '2')), 'another plan')
 
 def test_two_builds_of_one_cube_do_not_mix(place, tmp_path):
+    gate = threading.Event()
     with archive_of(place, tmp_path/'archive') as api:
-        api.faults.append(archives.slow('.tiff', .3))
+        api.faults.append(archives.on('.tiff', lambda request: gate.wait(120) and None))
         process = begin(api, place, tmp_path/'cube.zarr')
-        until(lambda: (tmp_path/'.cube.zarr.unfinished').exists())
+        until(lambda: images_read(api))
         one_sentence(build(api, place, tmp_path/'cube.zarr'), 'another process')
-        api.faults.clear()
+        gate.set()
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err[-2000:]
 
