@@ -6,13 +6,14 @@
 __all__ = ['CATALOG', 'DEM', 'ARCHIVE', 'BBOX', 'CHOICES', 'CALENDAR_DAYS', 'track_word', 'add_source_options', 'add_build',
            'build_choices', 'calendar_text', 'show_plan', 'build', 'cube_beside', 'build_for_map']
 
-# %% ../../nbs/83_commands.archive.ipynb #6db05a64
+# %% ../../nbs/83_commands.archive.ipynb #793537ac
 import argparse
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .options import crs_word, event_of, path_word, say
-from ..core import Event, EventError
+from ..core import Event, EventError, OutputError
 
 if TYPE_CHECKING: # loaded when they are needed
     from landslide_nb.archive.frames import Frame
@@ -45,7 +46,7 @@ def add_source_options(
     p.add_argument('--extent', type=path_word, metavar='FILE', help='what was mapped for --label, any vector file (default: everything was)')
     p.add_argument('--workers', type=int, metavar='N', help='reads at a time (default 4)')
 
-# %% ../../nbs/83_commands.archive.ipynb #7b41a467
+# %% ../../nbs/83_commands.archive.ipynb #334c3617
 BBOX = 'box in degrees: the borders in the west, south, east and north (west is greater than east across 180 degrees)'
 
 def add_build(
@@ -55,13 +56,13 @@ def add_build(
     p.add_argument('--bbox', required=True, type=float, nargs=4, metavar=('W', 'S', 'E', 'N'), help=BBOX)
     p.add_argument('--start', required=True, metavar='YYYY-MM-DD', help='last day before the event')
     p.add_argument('--end', required=True, metavar='YYYY-MM-DD', help='first day after the event')
-    goal = p.add_mutually_exclusive_group(required=True)
-    goal.add_argument('--out', type=path_word, metavar='CUBE.zarr', help='cube to write; one that was cut off is continued')
-    goal.add_argument('--plan', action='store_true', help='show the plan and when the next passes are due, and read no image')
+    p.add_argument('--out', type=path_word, metavar='CUBE.zarr', help='cube to write; one that was cut off is continued')
+    p.add_argument('--plan', action='store_true', help='show the plan and when the next passes are due, and read no image')
     p.add_argument('--track', type=track_word, metavar='N|N,N|all', help='relative orbits (default: the best one)')
     p.add_argument('--passes', type=int, metavar='N', help='passes on each side of the event (default 3)')
     p.add_argument('--crs', type=crs_word, metavar='EPSG:CODE', help='coordinate reference system (default: that of the source)')
     add_source_options(p)
+    p.set_defaults(event=None) # it has no name
 
 # %% ../../nbs/83_commands.archive.ipynb #1010103d
 CHOICES = ('track', 'passes', 'archive', 'resolution', 'crs', 'dem', 'label', 'extent', 'workers') # of BuildOptions, and of the command
@@ -73,27 +74,25 @@ def build_choices(
     chosen = {name: getattr(args, name) for name in CHOICES if getattr(args, name) is not None}
     return {'source': args.catalog, **chosen}
 
-# %% ../../nbs/83_commands.archive.ipynb #6e41ac34
+# %% ../../nbs/83_commands.archive.ipynb #678bc62f
 CALENDAR_DAYS = 60 # since the event: later nobody waits for a pass
 
 def calendar_text(
     frames:list['Frame'],
     event:Event,
-    today:'date',
+    today:date,
 ) -> str:
     "When passes are due: from today on, or for an event long ago from its end on"
-    from datetime import date
     from landslide_nb.archive.plan import due_passes, due_table
     end = date.fromisoformat(event.end)
     first = today if (today - end).days <= CALENDAR_DAYS else end
     return f'Passes due from {first} on:\n{due_table(due_passes(frames, first))}'
 
-# %% ../../nbs/83_commands.archive.ipynb #6ddfd506
+# %% ../../nbs/83_commands.archive.ipynb #bae43783
 def show_plan(
     args:argparse.Namespace, # of `add_build`
 ) -> None:
     "Print when passes are due and what a cube would be made of"
-    from datetime import datetime, timezone
     from landslide_nb.archive.box import read_box
     from landslide_nb.archive.build import BuildOptions, find_all, lay_out, layout_text
     box, event = read_box(args.bbox), event_of(args)
@@ -102,13 +101,13 @@ def show_plan(
     say(calendar_text(frames, event, datetime.now(timezone.utc).date()))
     say(layout_text(lay_out(frames, box, event, options)))
 
-# %% ../../nbs/83_commands.archive.ipynb #999307c4
+# %% ../../nbs/83_commands.archive.ipynb #867681d8
 def build(
     args:argparse.Namespace, # of `add_build`
 ) -> None:
     "`landslide-nb build`: a cube of a place and an event, from a catalogue of Sentinel-1; the same command continues one that was cut off"
-    args.event = None
     if args.plan: return show_plan(args)
+    if args.out is None: raise OutputError("Give --out CUBE.zarr, the cube to write, or --plan to see only what it would hold.")
     from landslide_nb.archive.build import build_cube
     path = build_cube(args.bbox, args.start, args.end, args.out, **build_choices(args))
     say(f'cube: {path}')
