@@ -9,7 +9,7 @@ __all__ = ['NO_MATTER', 'CHUNK', 'MARGIN', 'NO_HEIGHTS', 'HIDDEN', 'NOT_SEEN', '
            'terrain_beside', 'make_beside', 'beside_of', 'readers_of', 'credit_text', 'built_already', 'check_name',
            'write_cube', 'build_cube']
 
-# %% ../../nbs/78_archive.build.ipynb #50920875
+# %% ../../nbs/78_archive.build.ipynb #3fd30f49
 import hashlib
 import json
 import os
@@ -17,7 +17,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,14 +115,14 @@ def _chosen(options:BuildOptions) -> dict: # name -> value
     "What was chosen of the pixels"
     return {k: v for k, v in asdict(options).items() if k not in NO_MATTER}
 
-# %% ../../nbs/78_archive.build.ipynb #2ddb3f80
+# %% ../../nbs/78_archive.build.ipynb #7e18f680
 def request_of(
     box:Box,
     event:Event,
     options:BuildOptions,
 ) -> str:
     "A name for what was asked"
-    return _digest([str(box), event.start, event.end, _chosen(options)])
+    return _digest([astuple(box), event.start, event.end, _chosen(options)])
 
 # %% ../../nbs/78_archive.build.ipynb #c45ce39d
 def layout_digest(
