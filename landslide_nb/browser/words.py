@@ -23,6 +23,7 @@ import pandas as pd
 from .runs import HIGHEST, LOWEST, RunFolder
 from .scan import Scan, at_threshold, pr_curve
 from ..data.grid import area_text, span_text
+from ..data.pair import track_text
 
 # %% ../../nbs/64_browser.words.ipynb #fbba2dd9
 def share_text(
@@ -246,8 +247,7 @@ def run_html(
     m = run.metrics
     parts = [f'<b>{_escaped(run.title)}</b>']
     if m.get('event_start'): parts.append(f"between {_escaped(m['event_start'])} and {_escaped(m.get('event_end'))}")
-    if m.get('orbit'): parts.append(f"{_escaped(m['orbit'])} orbit")
-    if m.get('track'): parts.append(f"track {_escaped(m['track'])}")
+    if m.get('orbit'): parts.append(_escaped(track_text(m)))
     parts.append(f'{run.shape[1]:,} x {run.shape[0]:,} px')
     if _is_number(m.get('auprc')): parts.append(_score(m))
     more = [_escaped(text) for text in (passes_words(m), model_words(m), null_words(m)) if text]

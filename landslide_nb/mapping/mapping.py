@@ -88,11 +88,12 @@ def scene_pair(
     channels:list[str],        # those the model reads
     event:str|Event|tuple|None=None, # name, `Event` or (start, end); None: what the cube knows
     passes:int|None=3,         # passes averaged on each side; None: all
-    orbit:str|None=None,       # ascending or descending; None: the one with most usable passes
+    orbit:str|None=None,       # ascending or descending; None: that of the track
+    track:str|int|None=None,   # relative orbit; None: the one with most usable passes
 ) -> xr.Dataset:               # dims (moment, y, x), dB; with the cube's `dem` and `slope`
     "The pair a model maps, with the terrain beside it"
     extra = [name for name in channels if name not in ('vv', 'vh')]
-    pair = make_pair(cube, event, passes=passes, orbit=orbit, extra=extra)
+    pair = make_pair(cube, event, passes=passes, orbit=orbit, track=track, extra=extra)
     terrain = [name for name in ('dem', 'slope') if name in cube and name not in pair]
     return pair.assign({name: cube[name] for name in terrain})
 
@@ -127,8 +128,9 @@ def map_cube(
     folder:str|Path,             # new or empty run folder
     event:str|Event|tuple|None=None, # name, `Event` or (start, end); None: what the cube knows
     passes:int|None=3,           # passes averaged on each side; None: all
-    orbit:str|None=None,         # ascending or descending; None: the one with most usable passes
+    orbit:str|None=None,         # ascending or descending; None: that of the track
     crs:str|None=None,           # of a cube that has none, such as EPSG:32654
+    track:str|int|None=None,     # relative orbit; None: the one with most usable passes
     **options,                   # of `map_pair`
 ) -> dict:                       # what metrics.json holds
     "Open a cube, pair it, map it, write the run folder"
@@ -137,6 +139,6 @@ def map_cube(
     cube = hold_small(open_cube(source, crs=crs))
     if cube.rio.crs is None: raise CubeError(f"{cube.attrs.get('source', 'The cube')} has no CRS; give that of its coordinates, such as crs='EPSG:32654'.")
     options = with_settled_zones(options, cube)
-    pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit)
+    pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit, track)
     meta = place_threshold(cube, pair, net, meta, progress=options.get('progress', True))
     return map_pair(pair, (net, meta), folder, **options)

@@ -28,7 +28,7 @@ import xarray as xr
 from .. import __version__
 from ..core import OF_SYSTEMS, CubeError, OutputError, atomic, new_folder
 from ..data.grid import pixel_area, scene_windows
-from ..data.pair import pair_statistics, static_layer
+from ..data.pair import pair_statistics, track_text, static_layer
 from ..learn.uncertainty import area_interval, doubts
 from ..learn.models import domain_shift
 from .areas import errors_here, landslide_polygons, mapped_polygons, ranked_cells, ranked_zones
@@ -232,7 +232,7 @@ def made_properties(
     "How the map was made, in the words of the processing extension"
     before, after = (len(attrs.get(key, [])) for key in ('passes_pre', 'passes_post'))
     lineage = (f"Siamese segmentation of {before} Sentinel-1 passes before and {after} after the event, "
-               f"{attrs.get('orbit', 'unknown')} orbit")
+               f'{track_text(attrs)}')
     return {
         'title': f"Landslide probability, {attrs.get('event_name', 'event')}",
         'created': datetime.now(timezone.utc).isoformat(),
@@ -444,9 +444,9 @@ def find_layers(
 # %% ../../nbs/38_mapping.runfolder.ipynb #2bc3fd55
 def map_attrs(
     pair:xr.Dataset, # of `make_pair`
-) -> dict:           # event_*, passes_*, orbit, average, balance_db, source: those it has
+) -> dict:           # event_*, passes_*, orbit, track, unseen_steep_share, average, balance_db, source: those it has
     "What a run folder keeps of how its pair was made"
-    names = ('orbit', 'average', 'balance_db', 'source')
+    names = ('orbit', 'track', 'unseen_steep_share', 'average', 'balance_db', 'source')
     return {key: value for key, value in pair.attrs.items() if key.startswith(('event_', 'passes_')) or key in names}
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #224b1283
