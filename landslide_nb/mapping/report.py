@@ -23,6 +23,7 @@ from .. import __version__
 from ..data.grid import area_text, pixel_area, scene_windows, span_text, widen
 from ..data.pair import log_ratio
 from ..learn.metrics import StreamingAP
+from .hits import area_words, exposure_text, scene_rows, with_capital
 from .nulls import null_text
 
 if TYPE_CHECKING: # loaded when they are needed
@@ -164,7 +165,8 @@ def found_text(
     m:dict, # metrics of `write_products`
 ) -> str:
     "What a map found in a sentence or two, also when that is nothing"
-    expected, threshold = expected_text(m), m['threshold']
+    hit, threshold = exposure_text(m), m['threshold']
+    expected = f'{expected_text(m)}; {hit}' if hit else expected_text(m)
     if m['polygons']:
         cover = area_text(m['area_above_threshold_m2'])
         return f"{expected}; {m['polygons']} polygons above probability {threshold:.2f} cover {cover}"
@@ -354,6 +356,7 @@ def scene_table(
 ) -> str:   # HTML
     "The facts of a scene"
     facts = area_facts(m) | pass_facts(m) | truth_facts(m)
+    facts |= scene_rows(m)
     if 'nulls' in m: facts['null check'] = null_text(m['nulls'])
     return f"<table>{''.join(html_row(fact) for fact in facts.items())}</table>"
 
@@ -365,10 +368,14 @@ def cells_table(
     worst:'GeoDataFrame', # of `ranked_cells` or `ranked_zones`
 ) -> str:                 # HTML
     "A table of cells or zones"
-    rows = [html_row(CELLS_HEAD, 'th')]
+    rows, head = [], CELLS_HEAD
     for _, cell in worst.iterrows():
         areas = [area_text(m2) for m2 in (cell.expected_m2, cell.low_m2, cell.high_m2)]
-        rows.append(html_row([cell['rank'], f'{cell.lat:.4f}', f'{cell.lon:.4f}', *areas, f'{cell.max_probability:.2f}']))
+        hit = area_words(cell)
+        head = [*CELLS_HEAD, *hit]
+        place = [cell['rank'], f'{cell.lat:.4f}', f'{cell.lon:.4f}']
+        rows.append(html_row([*place, *areas, f'{cell.max_probability:.2f}', *hit.values()]))
+    rows.insert(0, html_row(head, 'th'))
     return f"<table>{''.join(rows)}</table>"
 
 # %% ../../nbs/36_mapping.report.ipynb #2813b2d5
@@ -417,7 +424,7 @@ def report_page(
     title = f"Landslides: {metrics.get('event_name', 'event')}"
     body = PAGE.format(
         title=html.escape(title), start=start, end=end,
-        found=html.escape(found_text(metrics).capitalize()),
+        found=html.escape(with_capital(found_text(metrics))),
         warnings=warning_box(metrics.get('warnings', [])),
         picture=base64.b64encode(picture).decode(),
         scene=scene_table(metrics),

@@ -32,6 +32,8 @@ from ..data.pair import pair_statistics, static_layer
 from ..learn.uncertainty import area_interval, doubts
 from ..learn.models import domain_shift
 from .areas import errors_here, landslide_polygons, mapped_polygons, ranked_cells, ranked_zones
+from .exposure import Exposed, ExposureFiles, expose, settle_exposure
+from .hits import exposure_facts
 from .report import plot_scene, report_page, scene_metrics, suspect
 from .scene import check_scene
 
@@ -423,6 +425,7 @@ class LayerOptions:
     min_area:float=500. # minimum mapping unit of polygons, m2
     cell:float=1000.    # side of a ranked cell, m
     zones:'str|Path|GeoDataFrame|None'=None # polygons to rank beside the cells: they become the layer `zones`
+    exposure:ExposureFiles|Exposed|None=None # roads, places and population to count
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #a765eca7
 def find_layers(
@@ -543,11 +546,12 @@ def write_products(
     pair:xr.Dataset,       # dims (moment, y, x), dB, in memory or lazy; may carry `landslides`, `dem`, `slope`
     prob:xr.DataArray,     # dims (y, x), calibrated probability, in memory or lazy
     meta:dict|None=None,   # of the model that made it: arch, version, training, input, calibration
-    **options,             # of `LayerOptions`: min_area, cell, zones
+    **options,             # of `LayerOptions`: min_area, cell, zones, exposure
 ) -> dict:                 # what metrics.json holds
     "Write the run folder: COGs, GeoPackage, metrics, STAC item, picture and report; raises `OutputError` if it is not empty"
     meta, options = meta or {}, LayerOptions(**options)
     check_scene(pair, ['vv', 'vh'])
+    exposed = settle_exposure(options.exposure, prob)
     attrs, threshold = map_attrs(pair), threshold_of(meta)
     tags = dict(software=f'landslide_nb {__version__}', threshold=threshold, arch=meta.get('arch', ''), **attrs)
     with whole_folder(folder) as tmp, bounded():
@@ -555,11 +559,13 @@ def write_products(
         prob, pair = from_cogs(tmp, prob, pair)
         record, elsewhere = errors_here(meta.get('calibration') or {}, prob, attrs)
         layers = find_layers(pair, prob, threshold, record, options)
+        layers = expose(layers, exposed, prob, tmp/'probability.tif')
         for name, layer in layers.items(): layer.to_file(tmp/'landslides.gpkg', layer=name, driver='GPKG')
         metrics = scene_metrics(pair, prob, threshold)
         metrics['warnings'] = [*map_warnings(meta, metrics, pair, prob), *elsewhere]
         metrics |= expected_interval(metrics, prob, record)
         metrics |= {**layer_facts(layers, options.min_area), **attrs, **model_facts(meta, record)}
+        metrics |= exposure_facts(layers, exposed)
         write_json(tmp/'metrics.json', metrics)
         write_page(tmp, pair, prob, layers, metrics, record)
         item = stac_item(tmp, prob, attrs, Path(folder).resolve().name)
