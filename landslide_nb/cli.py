@@ -57,7 +57,7 @@ def uncollected() -> Iterator[None]:
 
 # %% ../nbs/84_cli.ipynb #2e479365
 def map_scene(
-    args:argparse.Namespace, # cube, model, out, tile, tta, min_area, zones, roads, places, population and the pair options
+    args:argparse.Namespace, # of `add_map`
 ) -> None:
     "`landslide-nb map`: a run folder from a cube and a stage-2 model; the same command continues one that was cut off"
     from landslide_nb.mapping.runfolder import new_run_folder

@@ -76,7 +76,7 @@ def worst_text(
             f"{share_text(share)} of the scene's total.")
     hit = exposure_text(run.metrics)
     if hit: text = f'{with_capital(hit)}. {text}'
-    return text.replace(' %', '\xa0%').replace(' ha', '\xa0ha').replace(' km ', '\xa0km ') # a number and its unit stay on one line
+    return text.replace(' %', '\xa0%').replace(' ha', '\xa0ha') # a number and its unit stay on one line
 
 # %% ../../nbs/64_browser.words.ipynb #0219498a
 def _certainty(run):

@@ -365,7 +365,8 @@ def names_near(
     "The names of places within 1 km of polygons, the nearest first"
     area, place = places.sindex.query(areas.values, predicate='dwithin', distance=NEAR_M)
     away = places.geometry.values[place].distance(areas.values[area])
-    found = pd.DataFrame(dict(area=area, name=places.name.values[place], away=away)).sort_values(['area', 'away'])
+    found = pd.DataFrame(dict(area=area, place=place, name=places.name.values[place], away=away))
+    found = found.sort_values(['area', 'away', 'place']) # of several inside, as the file has them
     names = found.drop_duplicates(['area', 'name']).groupby('area').name.agg(list)
     return [names.get(k, []) for k in range(len(areas))]
 

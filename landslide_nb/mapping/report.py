@@ -23,7 +23,7 @@ from .. import __version__
 from ..data.grid import area_text, pixel_area, scene_windows, span_text, widen
 from ..data.pair import log_ratio
 from ..learn.metrics import StreamingAP
-from .hits import area_words, exposure_text, scene_rows, with_capital
+from .hits import READ_EXPOSURE, area_words, exposure_text, scene_rows, with_capital
 from .nulls import null_text
 
 if TYPE_CHECKING: # loaded when they are needed
@@ -376,7 +376,8 @@ def cells_table(
         place = [cell['rank'], f'{cell.lat:.4f}', f'{cell.lon:.4f}']
         rows.append(html_row([*place, *areas, f'{cell.max_probability:.2f}', *hit.values()]))
     rows.insert(0, html_row(head, 'th'))
-    return f"<table>{''.join(rows)}</table>"
+    note = f'<p>{READ_EXPOSURE}</p>' if head != CELLS_HEAD else ''
+    return f"<table>{''.join(rows)}</table>{note}"
 
 # %% ../../nbs/36_mapping.report.ipynb #2813b2d5
 GUIDE = """<h2>How to read the numbers</h2><ul>
