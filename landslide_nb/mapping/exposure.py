@@ -249,9 +249,14 @@ def people_on(
     areas:'GeoSeries|GeoDataFrame', # polygons, any CRS
 ) -> np.ndarray:         # (areas,)
     "How many people live in polygons; a pixel that a border cuts counts by its share"
-    from landslide_nb.mapping.areas import zone_sums # imports torch, which who reads words need not wait for
+    from exactextract import exact_extract
+    from exactextract.raster import NumPyRasterSource
     if not len(areas): return np.zeros(0)
-    return zone_sums(people, people, outline_table(areas, people), 'sum')['sum'].fillna(0.).values
+    west, south, east, north = people.rio.bounds()
+    counts = np.nan_to_num(people.values.astype('float64'))
+    raster = NumPyRasterSource(counts, west, south, east, north, srs_wkt=people.rio.crs.to_wkt())
+    sums = exact_extract(raster, outline_table(areas, people), ['sum'], output='pandas')
+    return sums['sum'].fillna(0.).values
 
 # %% ../../nbs/34_mapping.exposure.ipynb #04759c70
 def known_share(
