@@ -60,7 +60,7 @@ def uncollected() -> Iterator[None]:
 
 # %% ../nbs/84_cli.ipynb #2e479365
 def map_scene(
-    args:argparse.Namespace, # cube, model, out, tile, tta, min_area, zones and the pair options
+    args:argparse.Namespace, # of `add_map`
 ) -> None:
     "`landslide-nb map`: a run folder from a cube and a stage-2 model; the same command continues one that was cut off"
     from landslide_nb.mapping.runfolder import new_run_folder
@@ -68,13 +68,15 @@ def map_scene(
     event_of(args) # a wrong date is refused before any work
     with uncollected():
         from landslide_nb.learn.models import load_model
+        from landslide_nb.mapping.exposure import ExposureFiles
         from landslide_nb.mapping.mapping import hold_small, with_settled_zones
         from landslide_nb.mapping.nulls import null_text, place_threshold
         net, meta = load_model(args.model)
     source = str(build_for_map(args)) if args.bbox else args.cube
     cube = hold_small(cube_of(source, args))
     pair = pair_of(cube, args, [c for c in meta['input']['channels'] if c not in ('vv', 'vh')])
-    options = dict(tile=args.tile, tta=args.tta, min_area=args.min_area, zones=args.zones)
+    exposure = ExposureFiles(args.roads, args.places, args.population)
+    options = dict(tile=args.tile, tta=args.tta, min_area=args.min_area, zones=args.zones, exposure=exposure)
     options = with_settled_zones(options, pair)
     meta = place_threshold(cube, pair, net, meta)
     if 'nulls' in meta: say(null_text(meta['nulls']))
@@ -91,6 +93,9 @@ def add_map(
     p.add_argument('--model', default='base', type=path_word, metavar=MODEL, help='stage-2 model (default: base, the weights in the package, which need no label)')
     p.add_argument('--out', required=True, type=path_word, metavar='DIR', help='new or empty run folder; one that was cut off is continued')
     p.add_argument('--zones', type=path_word, metavar='FILE', help='polygons (districts, catchments, roads) to rank beside the 1 km cells')
+    p.add_argument('--roads', type=path_word, metavar='FILE', help='lines: how much of them is hit, for polygons, cells and zones')
+    p.add_argument('--places', type=path_word, metavar='FILE', help='points with a column of names: those within 1 km are named')
+    p.add_argument('--population', type=path_word, metavar='RASTER', help='people a pixel (GeoTIFF): how many are hit, with an interval')
     p.add_argument('--min-area', type=float, default=500., metavar='M2', help='smallest polygon (default 500)')
     p.add_argument('--tta', action='store_true', help='average over the eight symmetries of the square: steadier, eight times slower')
     p.add_argument('--tile', type=int, default=2048, metavar='PX', help='side of what is read and written at once; smaller needs less memory (default 2048)')

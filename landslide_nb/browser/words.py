@@ -24,6 +24,7 @@ from .runs import HIGHEST, LOWEST, RunFolder
 from .scan import Scan, at_threshold, pr_curve
 from ..data.grid import area_text, span_text
 from ..data.pair import track_text
+from ..mapping.hits import exposure_text, with_capital
 
 # %% ../../nbs/64_browser.words.ipynb #fbba2dd9
 def share_text(
@@ -83,6 +84,8 @@ def worst_text(
     text = (f"{_certainty(run)}, in the {side_of(run, middle.x, middle.y)} of the scene, at {place}: "
             f"{area_text(worst.expected_m2)} of landslide expected{_between(worst)}, "
             f"{share_text(share)} of the scene's total.")
+    hit = exposure_text(run.metrics)
+    if hit: text = f'{with_capital(hit)}. {text}'
     return text.replace(' %', '\xa0%').replace(' ha', '\xa0ha') # a number and its unit stay on one line
 
 # %% ../../nbs/64_browser.words.ipynb #0219498a

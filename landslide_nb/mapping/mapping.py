@@ -21,6 +21,7 @@ from ..data.cube import open_cube
 from ..data.pair import make_pair
 from ..learn.models import load_model
 from .areas import settle_zones
+from .exposure import Exposed, ExposureFiles, settle_exposure
 from .nulls import place_threshold
 from .runfolder import hidden_folder, new_run_folder, write_products
 from .scene import check_scene, predict_tiles
@@ -70,6 +71,7 @@ def map_pair(
     min_area:float=500.,    # minimum mapping unit of polygons, m2
     cell:float=1000.,       # side of a ranked cell, m
     zones:'str|Path|GeoDataFrame|None'=None, # polygons to rank beside the cells
+    exposure:ExposureFiles|Exposed|None=None, # roads, places and population to count
     **options,              # of `MapOptions`: tile, tta, fast, progress
 ) -> dict:                  # what metrics.json holds
     "Map a pair of any size into a run folder; continues where a killed mapping stopped"
@@ -77,10 +79,11 @@ def map_pair(
     net, meta = load_model(model) if isinstance(model, (str, Path)) else model
     check_scene(pair, meta['input']['channels'])
     if zones is not None: zones = settle_zones(zones, pair)
+    exposure = settle_exposure(exposure, pair)
     check_room(folder, pair.sizes['y']*pair.sizes['x']*BYTES_A_PIXEL)
     with only_mapping(folder), kept_tiles(folder) as work:
         with full_disk_said(work): prob = predict_tiles(pair, net, meta, work, **options)
-        return write_products(folder, pair, prob, meta, min_area=min_area, cell=cell, zones=zones)
+        return write_products(folder, pair, prob, meta, min_area=min_area, cell=cell, zones=zones, exposure=exposure)
 
 # %% ../../nbs/39_mapping.mapping.ipynb #a3786269
 def scene_pair(
@@ -115,11 +118,11 @@ def hold_small(
 def with_settled_zones(
     options:dict,    # of `map_pair`
     cube:xr.Dataset, # or pair, with a CRS
-) -> dict:           # the same, its zones ready to be ranked
-    "Options whose zones are known to be usable before any work; raises `OutputError`"
-    zones = options.get('zones')
-    if zones is None: return options
-    return {**options, 'zones': settle_zones(zones, cube)}
+) -> dict:           # the same, its files read and checked
+    "Options whose zones, roads, places and people are known to be usable before any work; raises `OutputError`"
+    zones, files = options.get('zones'), options.get('exposure')
+    if zones is not None: zones = settle_zones(zones, cube)
+    return {**options, 'zones': zones, 'exposure': settle_exposure(files, cube)}
 
 # %% ../../nbs/39_mapping.mapping.ipynb #35695136
 def map_cube(
