@@ -615,6 +615,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'landslide_nb.cli.app': ('cli.html#app', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.demo': ('cli.html#demo', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.fetch': ('cli.html#fetch', 'landslide_nb/cli.py'),
+                                  'landslide_nb.cli.lacks_memory': ('cli.html#lacks_memory', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.main': ('cli.html#main', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.map_scene': ('cli.html#map_scene', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.map_summary': ('cli.html#map_summary', 'landslide_nb/cli.py'),
