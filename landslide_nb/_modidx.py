@@ -619,6 +619,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'landslide_nb.cli.main': ('cli.html#main', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.map_scene': ('cli.html#map_scene', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.map_summary': ('cli.html#map_summary', 'landslide_nb/cli.py'),
+                                  'landslide_nb.cli.memory_left': ('cli.html#memory_left', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.parser': ('cli.html#parser', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.run_settled': ('cli.html#run_settled', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.say_warning': ('cli.html#say_warning', 'landslide_nb/cli.py'),
