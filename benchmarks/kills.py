@@ -577,7 +577,7 @@ def two_after_a_kill(bench):
     problems = [f'{end.how}: {end.result}' for end in [one.end() for one in both] if end.how not in ('done', 'said')]
     return problems + bench.finish(home)
 
-def own_words(end): return re.match(r'\w*MemoryError|RuntimeError.*allocate memory|.*Unable to allocate', str(end.result))
+def own_words(end): return re.match(r'\w*MemoryError|RuntimeError.*(allocate memory|start new thread)|.*Unable to allocate', str(end.result))
 
 def out_of_memory(bench):
     problems = []
@@ -693,7 +693,7 @@ def do_step(step, args, say):
 def import_all():
     "Everything a step needs, so that a forked process begins at once"
     import psutil, torch # noqa: F401
-    import pyarrow.parquet, safetensors.torch # noqa: F401
+    import pyarrow.parquet, safetensors.torch, xarray.backends.zarr, zarr.storage # noqa: F401
     import landslide_nb.all # noqa: F401
     import landslide_nb.cli, landslide_nb.download, landslide_nb.study.experiment, landslide_nb.weights.adapt # noqa: F401
     torch.set_num_threads(1)

@@ -5,10 +5,10 @@
     python tests/environments.py --quick oldest   one of them
     python tests/environments.py --plan           which would be made, and which Pythons are missing
 
-`oldest` takes the lower bound of every line of settings.ini on the oldest Python that the package declares; `newest` takes
-what the registry offers today, on each Python. Both are made by uv in a folder that is removed at the end (`--keep` keeps
-it). nbdev needs a newer fastcore than the package does: it is left out of the oldest environment, where the notebooks are
-run by nbconvert.
+`oldest` takes the lower bound of every line of settings.ini on the oldest Python that the package declares. nbdev, by which
+the notebooks are tested, needs a newer fastcore than the package does: it is left out there, and the notebooks run in
+`notebooks`, the lower bounds that go with nbdev. `newest` takes what the registry offers today, on each Python. All are made
+by uv, in folders that are removed at the end (`--keep` keeps them).
 """
 import argparse
 import os
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 root = Path(__file__).parents[1]
+KINDS = ('oldest', 'notebooks', 'newest')
 PYTHONS = ('3.11', '3.12', '3.13', '3.14')
 QUICK_TESTS = ('test_golden.py', 'test_doors.py', 'test_metamorphic.py', 'test_cli.py')
 QUICK_NOTEBOOKS = ('00_core', '04_gaps', '05_guard', '12_data.files', '13_data.cube', '25_learn.data', '33_mapping.areas', '60_browser.runs')
@@ -40,7 +41,7 @@ def declared(*keys):
 
 @dataclass(frozen=True)
 class Environment:
-    kind:str   # oldest | newest
+    kind:str   # oldest | notebooks | newest
     python:str # 3.11
 
     @property
@@ -49,10 +50,10 @@ class Environment:
     @property
     def requirements(self):
         lines = declared('requirements', 'dev_requirements')
-        return [line for line in lines if self.kind == 'newest' or not line.startswith('nbdev')]
+        return [line for line in lines if self.kind != 'oldest' or not line.startswith('nbdev')]
 
     @property
-    def resolution(self): return 'lowest-direct' if self.kind == 'oldest' else 'highest'
+    def resolution(self): return 'highest' if self.kind == 'newest' else 'lowest-direct'
 
 
 def run(*words, timeout=600, **options):
@@ -76,7 +77,7 @@ def installed(uv, python):
 
 def planned(kinds, pythons):
     "The oldest dependencies on the oldest Python, the newest on each"
-    first = [Environment('oldest', settings()['min_python'])] if 'oldest' in kinds else []
+    first = [Environment(kind, settings()['min_python']) for kind in ('oldest', 'notebooks') if kind in kinds]
     return [*first, *(Environment('newest', python) for python in pythons if 'newest' in kinds)]
 
 def make(uv, environment, base, folder):
@@ -91,31 +92,31 @@ def make(uv, environment, base, folder):
     return python
 
 def test_files(environment, quick):
+    if environment.kind == 'notebooks': return []
     if quick: return [root/'tests'/name for name in QUICK_TESTS]
     left_out = NEEDS_NBDEV if environment.kind == 'oldest' else ()
     return [path for path in sorted((root/'tests').glob('test_*.py')) if path.name not in left_out]
 
 def notebooks(environment, quick):
     "Those that the tests do not run already"
-    if environment.kind == 'newest' and not quick: return []
+    if environment.kind == 'oldest' or (environment.kind == 'newest' and not quick): return []
     every = sorted((root/'nbs').glob('[0-9]*.ipynb'))
     return [path for path in every if not quick or path.stem in QUICK_NOTEBOOKS]
 
-def try_notebook(python, notebook, folder):
-    words = (python, '-m', 'nbconvert', '--to', 'notebook', '--execute', '--output-dir', folder/'executed', notebook)
-    return run(*words, timeout=1800, cwd=notebook.parent, capture_output=True)
+def try_tests(environment, python, args):
+    files = test_files(environment, args.quick)
+    words = (python, '-m', 'pytest', '-q', '-n', args.jobs, '-p', 'no:cacheprovider', *files)
+    return not files or run(*words, cwd=root, timeout=6*3600).returncode == 0
 
-def try_all(environment, python, folder, args):
+def try_notebook(python, notebook):
+    out = run(python.with_name('nbdev-test'), notebook, '--n-workers', 0, timeout=1800, cwd=root, capture_output=True)
+    return out.returncode == 0 and 'Success' in out.stdout + out.stderr
+
+def try_all(environment, python, args):
     "Sentences about what failed"
-    # the package lies here: no other copy of it may be found
-    calm = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'PYTHONPATH': str(root)}
-    words = (python, '-m', 'pytest', '-q', '-n', args.jobs, '-p', 'no:cacheprovider', *test_files(environment, args.quick))
-    failed = [] if run(*words, cwd=root, env=calm, timeout=6*3600).returncode == 0 else ['tests failed (see above)']
-    os.environ.update(calm)
-    for notebook in notebooks(environment, args.quick):
-        out = try_notebook(python, notebook, folder)
-        if out.returncode: failed.append(f'{notebook.name}: {out.stderr.strip().splitlines()[-1][:200]}')
-    return failed
+    os.environ.update(OMP_NUM_THREADS='1', MPLBACKEND='agg', PYTHONPATH=str(root)) # no other copy of the package may be found
+    failed = [] if try_tests(environment, python, args) else ['tests failed (see above)']
+    return failed + [f'{o.name} failed' for o in notebooks(environment, args.quick) if not try_notebook(python, o)]
 
 def do(uv, environment, base, args):
     "Make an environment, try it, remove it; returns the sentence of the report"
@@ -124,14 +125,14 @@ def do(uv, environment, base, args):
     try: python = make(uv, environment, base, folder)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as e:
         return f'{environment.name}: could not be made ({" ".join(e.cmd[1:3])} failed)'
-    try: failed = try_all(environment, python, folder, args)
+    try: failed = try_all(environment, python, args)
     finally:
         if not args.keep: shutil.rmtree(folder)
     return f'{environment.name}: {"; ".join(failed) or "passed"} ({(time.time() - began)/60:.0f} minutes)'
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('kinds', nargs='*', metavar='oldest|newest', help='which to make (default both)')
+    parser.add_argument('kinds', nargs='*', metavar='oldest|notebooks|newest', help='which to make (default all)')
     parser.add_argument('--quick', action='store_true', help='a part of the tests, and a few notebooks')
     parser.add_argument('--python', action='append', metavar='3.X', help='only these, for the newest dependencies; may be repeated')
     parser.add_argument('--jobs', default='1', help='tests at the same time (default 1)')
@@ -139,10 +140,10 @@ def main(argv=None):
     parser.add_argument('--keep', action='store_true', help='do not remove the environments')
     parser.add_argument('--plan', action='store_true', help='only say what would be done')
     args = parser.parse_args(argv)
-    if set(args.kinds) - {'oldest', 'newest'}: parser.error('the kinds are oldest and newest')
+    if set(args.kinds) - set(KINDS): parser.error(f'the kinds are {", ".join(KINDS)}')
     with tempfile.TemporaryDirectory() as tools:
         uv = find_uv(Path(tools))
-        wanted = planned(args.kinds or ('oldest', 'newest'), args.python or PYTHONS)
+        wanted = planned(args.kinds or KINDS, args.python or PYTHONS)
         there = {python: installed(uv, python) for python in {environment.python for environment in wanted}}
         said = []
         for environment in wanted:

@@ -1,5 +1,5 @@
 "Nothing ends in a dead end after all the work: zones, folders and cubes that could not be used are put right or refused at the door."
-import errno, os, subprocess, warnings
+import errno, os, subprocess, sys, warnings
 from pathlib import Path
 
 import geopandas as gpd
@@ -411,3 +411,19 @@ def test_python_is_told_about_its_own_word(place):
     metrics = map_cube(place/'bare.zarr', place/'m.safetensors', place/'run', crs='EPSG:32654', **options)
     assert metrics['event_name'] == 'hokkaido'
     assert set(FILES) < set(names(place/'run'))
+
+
+@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='the limit of memory is known on Linux only')
+def test_next_to_no_memory_is_a_sentence_and_not_a_hang(tmp_path):
+    "With 64 MB more than is loaded, a map hung in a library"
+    code = f"""
+import resource, sys
+import landslide_nb.all
+from landslide_nb.cli import main
+pages = int(open('/proc/self/statm').read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages*resource.getpagesize() + 2**26,)*2)
+sys.exit(main(['map', 'demo_a', '--out', {str(tmp_path/'run')!r}]))
+"""
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=100)
+    assert out.returncode == 1 and 'landslide-nb: out of memory' in out.stderr, out.stderr[-2000:]
+    assert not (tmp_path/'run').exists()

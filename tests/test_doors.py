@@ -1,4 +1,6 @@
 "What people bring that looks right and is not: nothing of it may become a wrong map in silence, and what can be put right opens, with one line."
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager
 
@@ -414,9 +416,50 @@ def test_urls(right, tmp_path):
     with warnings.catch_warnings(action='ignore'): raw().to_zarr(tmp_path/'cube.zarr', zarr_format=2)
     np.testing.assert_array_equal(open_cube(f'file://{tmp_path}/cube.zarr').vv.values, right.vv.values)
     with pytest.raises(CubeError, match='pip install s3fs|check the address'): open_cube('s3://bucket/cube.zarr')
-    for url in ('https://example.org/a.tif', 'https://example.org/cube.zip', 's3://bucket/cube.nc'):
+    for url in ('https://example.org/cube.zip', 's3://bucket/cube.nc'):
         with pytest.raises(CubeError, match='download it and give its path'): open_cube(url)
+    with pytest.raises(CubeError, match='check the address, or download'): open_cube('http://127.0.0.1:9/20180905_VV.tif')
     with pytest.raises(CubeError): open_cube('nonsense://a/cube.zarr')
+
+PARTS = """
+import functools, http.server, pathlib, sys
+class Parts(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_): pass
+    def do_GET(self):
+        path = pathlib.Path(self.translate_path(self.path))
+        if not path.is_file(): return self.send_error(404)
+        body = path.read_bytes()
+        first, last = (self.headers.get('Range') or f'bytes=0-{len(body) - 1}').removeprefix('bytes=').split('-')
+        part = body[int(first):int(last or len(body)) + 1]
+        self.send_response(206 if 'Range' in self.headers else 200)
+        self.send_header('Content-Length', str(len(part)))
+        self.send_header('Content-Range', f'bytes {first}-{int(first) + len(part) - 1}/{len(body)}')
+        self.end_headers()
+        self.wfile.write(part)
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Parts, directory=sys.argv[1]))
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+@contextmanager
+def serving(folder):
+    "The address of a folder, of which a server hands out parts of files, as those of clouds do"
+    server = subprocess.Popen([sys.executable, '-c', PARTS, str(folder)], stdout=subprocess.PIPE, text=True)
+    try: yield f'http://127.0.0.1:{int(server.stdout.readline())}'
+    finally:
+        server.kill()
+        server.wait()
+
+def test_a_geotiff_of_all_passes_opens_over_the_web(right, tmp_path, monkeypatch):
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    dated = [f'{day} {o.upper()}' for day in ('2018-09-05', '2018-09-07') for o in BANDS]
+    four = xr.concat([right[o][k].drop_vars(['time', 'orbit']) for k in (0, 1) for o in BANDS], 'band')
+    four.assign_attrs(long_name=tuple(dated)).rio.to_raster(tmp_path/'stack.tif', driver='COG')
+    four[:2].assign_attrs(long_name=tuple(dated[:2])).rio.to_raster(tmp_path/'one.tif', driver='COG')
+    with serving(tmp_path) as address, warnings.catch_warnings(action='ignore'):
+        np.testing.assert_array_equal(open_cube(f'{address}/stack.tif').vh.values, right.vh[:2].values)
+        with pytest.raises(CubeError, match='is a single pass'): open_cube(f'{address}/one.tif?token=1')
+        with pytest.raises(CubeError, match='check the address'): open_cube(f'{address}/nothing.tif')
 
 def test_a_crs_may_be_given(right, tmp_path):
     bare = raw().drop_vars('spatial_ref')

@@ -269,12 +269,14 @@ def opera_files(
 
 # %% ../../nbs/12_data.files.ipynb #e84a446f
 def _open_tif(
-    path:Path,
+    path:Path, # or an `Address`
 ) -> xr.DataArray: # (band, y, x), NaN = no data
     "Open a GeoTIFF without reading it; raises `CubeError` if it is damaged"
     try: return rioxarray.open_rasterio(path, mask_and_scale=True, cache=False)
     except Exception as e:
-        raise CubeError(f"Cannot open {path}: {one_line(e)}; the file is damaged or incomplete, copy or download it again.") from e
+        damaged = 'the file is damaged or incomplete, copy or download it again'
+        advice = 'check the address, or download the file and give its path' if is_url(path) else damaged
+        raise CubeError(f"Cannot open {path}: {one_line(e)}; {advice}.") from e
 
 # %% ../../nbs/12_data.files.ipynb #7a326767
 def _same_grid(
