@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +59,8 @@ def direct(files, grid, coords):
     bounds = rasterio.transform.array_bounds(height, width, transform)
     def window(path):
         with rasterio.open(path) as file:
-            return file.read(1, window=from_bounds(*bounds, file.transform).round_offsets().round_lengths(), masked=True).filled(np.nan)
+            place = from_bounds(*bounds, file.transform).round_offsets().round_lengths()
+            return file.read(1, window=place, masked=True, boundless=True).filled(np.nan)
     bands = {band: (('time', 'y', 'x'), np.stack([window(o[band]) for o in files])) for band in ('vv', 'vh')}
     x, y = transform.c + transform.a*(np.arange(width) + .5), transform.f + transform.e*(np.arange(height) + .5)
     return xr.Dataset(bands, dict(coords, x=x, y=y)).rio.write_crs(crs).rio.write_transform(transform)
@@ -89,7 +91,7 @@ def same_map(api, run, event, tmp_path):
     expected, same_transform, _ = raster(tmp_path/'direct'/'probability.tif')
     assert same_transform == transform
     np.testing.assert_array_equal(found, expected)
-    assert np.isfinite(found).mean() > .9
+    assert np.isfinite(found).mean() > .85
     return found, metrics
 
 def test_a_box_becomes_the_map_of_the_same_files(place, tmp_path):
@@ -98,7 +100,8 @@ def test_a_box_becomes_the_map_of_the_same_files(place, tmp_path):
         assert out.returncode == 0, out.stderr[-2000:]
         found, metrics = same_map(api, tmp_path/'run', EVENT, tmp_path)
     assert len(metrics['passes_pre']) == len(metrics['passes_post']) == 3
-    assert found.max() > metrics['threshold']
+    truth = place.landslides.rio.reproject_match(rioxarray.open_rasterio(tmp_path/'run'/'probability.tif')[0]).values
+    assert np.nanmean(found[truth == 1]) > 10*np.nanmean(found[truth == 0])
 
 def test_real_passes_of_one_burst(shared, tmp_path):
     cube, event = real_burst(shared), ['--start', '2023-11-15', '--end', '2023-11-18']
@@ -122,7 +125,7 @@ def test_the_real_landslide_is_found_in_an_archive(shared, tmp_path):
 
 def test_a_plan_downloads_nothing(place, tmp_path):
     with archive_of(place, tmp_path/'archive') as api:
-        out = build(api, place, tmp_path/'cube.zarr', '--plan')
+        out = command('build', *asked(api, place, *EVENT), '--plan', cwd=tmp_path)
         assert out.returncode == 0, out.stderr[-2000:]
         assert images_read(api) == {}
     assert not list(tmp_path.glob('*cube*'))
@@ -249,7 +252,7 @@ PLACES = dict( # box -> a word of the sentence
     over_the_pole=(['142.2', '89.99', '142.3', '90.5'], 'latitude'),
     no_size=(['142.23', '42.79', '142.23', '42.80'], 'west'),
     at_sea=(['-140.1', '10', '-140', '10.1'], 'pass'),
-    too_large=(['141', '42', '144', '44'], 'resolution'),
+    larger_than_all_frames=(['141', '42', '144', '44'], 'smaller box'),
 )
 
 @pytest.mark.parametrize('name', PLACES)
@@ -259,6 +262,11 @@ def test_a_place_that_cannot_be_is_one_sentence(name, place, tmp_path, build_her
         out = build_here('--catalog', api.url, '--bbox', *box, *EVENT, '--archive', 'none', '--dem', 'none')
         assert images_read(api) == {}
     one_sentence(out, word)
+    assert left_over(tmp_path) == []
+
+def test_a_grid_beyond_reason_is_one_sentence(place, tmp_path, build_here):
+    with archive_of(place, tmp_path/'archive') as api: out = build_here(*asked(api, place, *EVENT, '--resolution', '.05'))
+    one_sentence(out, '--resolution')
     assert left_over(tmp_path) == []
 
 def test_no_pass_after_the_event_says_when_the_next_is_due(place, tmp_path, build_here):
@@ -356,12 +364,13 @@ def test_what_is_half_built_of_another_plan_is_refused(place, tmp_path, build_he
         one_sentence(build_here(*asked(api, place, *EVENT, '--passes', '2')), 'another plan')
 
 def test_two_builds_of_one_cube_do_not_mix(place, tmp_path):
+    gate = threading.Event()
     with archive_of(place, tmp_path/'archive') as api:
-        api.faults.append(archives.slow('.tiff', .3))
+        api.faults.append(archives.on('.tiff', lambda request: gate.wait(120) and None))
         process = begin(api, place, tmp_path/'cube.zarr')
-        until(lambda: (tmp_path/'.cube.zarr.unfinished').exists())
+        until(lambda: any('.tiff' in request.path for request in list(api.requests)))
         one_sentence(build(api, place, tmp_path/'cube.zarr'), 'another process')
-        api.faults.clear()
+        gate.set()
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err[-2000:]
 
@@ -415,7 +424,7 @@ def test_platforms_a_pixel_apart_are_put_right(place, calm, tmp_path, build_here
     assert list(cube.platform.values) == ['S1A']*3 + ['S1C']*3
     inner = dict(y=slice(50, -10), x=slice(10, -10))
     np.testing.assert_array_equal(cube.vv.isel(inner), calm.vv.isel(inner))
-    assert 'S1C' in out.stdout and re.search(r'20(\.\d)? m|2(\.\d+)? pixel', out.stdout), out.stdout
+    assert re.search(r'S1C and S1A .*-2', out.stdout), out.stdout
 
 def test_zero_borders_are_no_data(place, tmp_path, build_here):
     bordered = archives.zero_borders(place)
