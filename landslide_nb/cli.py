@@ -29,9 +29,11 @@ def map_summary(
 ) -> str:
     "What a map found, in a few lines"
     from landslide_nb.data.grid import area_text
+    from landslide_nb.gaps import unseen_of_map
     from landslide_nb.mapping.report import found_text
     lines = [f'warning: {sentence}' for sentence in m.get('warnings', [])]
     lines.append(found_text(m))
+    if hidden := unseen_of_map(m): lines.append(hidden)
     if 'auprc' in m:
         baselines = f"log-ratio {m['auprc_log_ratio']:.3f}, smoothed log-ratio {m['auprc_log_ratio_smoothed']:.3f}, all-zero {m['auprc_all_zero']:.3f}"
         lines.append(f"mapped truth {area_text(m['mapped_area_m2'])}: AUPRC model {m['auprc']:.3f}, {baselines}")

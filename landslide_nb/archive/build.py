@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['NO_MATTER', 'CHUNK', 'MARGIN', 'NO_HEIGHTS', 'HIDDEN', 'NOT_SEEN', 'WAYS', 'BuildOptions', 'find_all', 'Layout',
            'lay_out', 'layout_text', 'request_of', 'layout_digest', 'hidden_of', 'empty_cube', 'Growing',
-           'begin_or_resume', 'PassReader', 'side_by_side', 'read_into', 'shifts_of', 'heights_of', 'terrain_beside',
-           'make_beside', 'beside_of', 'readers_of', 'credit_text', 'built_already', 'check_name', 'write_cube',
-           'build_cube']
+           'begin_or_resume', 'cube_windows', 'PassReader', 'side_by_side', 'read_into', 'shifts_of', 'heights_of',
+           'terrain_beside', 'make_beside', 'beside_of', 'readers_of', 'credit_text', 'built_already', 'check_name',
+           'write_cube', 'build_cube']
 
-# %% ../../nbs/78_archive.build.ipynb #9dab31d9
+# %% ../../nbs/78_archive.build.ipynb #50920875
 import hashlib
 import json
 import os
@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,14 +35,13 @@ from .sources import search_frames
 from .terrain import DEM_COLLECTION, crop_to, dem_on_grid, find_dem, grid_axes, incidence_of
 from .terrain import label_on_grid, layover_shadow, terrain_layers, unseen_steep_share
 from ..core import Event, FetchError, OutputError, atomic, check_room, remove_abandoned, sole_writer, unwritable_said
-from ..data.grid import scene_windows
 from ..gaps import unseen_text
 
 if TYPE_CHECKING: # loaded when they are needed
     from odc.geo.geobox import GeoBox
     import zarr
 
-# %% ../../nbs/78_archive.build.ipynb #43d06f16
+# %% ../../nbs/78_archive.build.ipynb #70742124
 @dataclass(frozen=True)
 class BuildOptions(PlanOptions):
     "What a person may say of a cube beside place and event; the options of a plan are among them"
@@ -51,8 +51,9 @@ class BuildOptions(PlanOptions):
     dem:str|None=None           # file with heights, m; none; None: Copernicus GLO-30 of the same catalogue
     label:str|None=None         # vector file of mapped landslides
     extent:str|None=None        # vector file of what was mapped
+    confidence:tuple|None=None  # column of the landslides, and the least value that counts
     workers:int=4               # reads at a time
-    window:int=2048             # side of what one of them reads, pixels
+    window:int=1024             # side of what one of them reads, pixels, about
 
 # %% ../../nbs/78_archive.build.ipynb #b8e01315
 def find_all(
@@ -83,7 +84,7 @@ class Layout:
         height, width = self.grid.shape
         return 8*height*width*len(self.passes)
 
-# %% ../../nbs/78_archive.build.ipynb #8ddc9116
+# %% ../../nbs/78_archive.build.ipynb #26b672ab
 def lay_out(
     frames:list[Frame], # of `find_all`
     box:Box,
@@ -91,9 +92,8 @@ def lay_out(
     options:BuildOptions,
 ) -> Layout:
     "Plan a cube; raises `ArchiveError` if none can be built"
-    plan = plan_cube(frames, box, event, options)
-    native = native_grid([frame for one in plan.passes for frame in one.frames])
-    return Layout(plan, cube_grid(box, options.resolution, options.crs, native), options)
+    grid = cube_grid(box, options.resolution, options.crs, native_grid(frames))
+    return Layout(plan_cube(frames, box, event, options), grid, options)
 
 # %% ../../nbs/78_archive.build.ipynb #1847071e
 def layout_text(
@@ -204,6 +204,22 @@ def begin_or_resume(
     if (folder/'layout').read_text() == layout_digest(layout): return Growing(folder)
     raise OutputError(f"{folder} holds passes of another plan for {out.name}; give another --out, or remove that folder to begin again.")
 
+# %% ../../nbs/78_archive.build.ipynb #6e31cfe5
+def _edges(length:int, size:int) -> list[int]: # pixels
+    "Where windows of about a size begin and end along an axis"
+    windows = max(1, round(length/size))
+    inner = {CHUNK*round(k*length/windows/CHUNK) for k in range(1, windows)}
+    return sorted({0, *inner, length} - {o for o in inner if o >= length})
+
+# %% ../../nbs/78_archive.build.ipynb #00d6def7
+def cube_windows(
+    shape:tuple[int, int], # rows, columns
+    size:int,              # side of a window, pixels, about
+) -> list[dict]:           # dict(y=slice, x=slice)
+    "The windows in which a cube is read"
+    rows, columns = (_edges(length, size) for length in shape)
+    return [dict(y=slice(*y), x=slice(*x)) for y in pairwise(rows) for x in pairwise(columns)]
+
 # %% ../../nbs/78_archive.build.ipynb #41399c3d
 class PassReader:
     "One pass of a layout: its files are looked at once, when it is first read"
@@ -277,7 +293,7 @@ def _facts_of(reader:PassReader, valid:int) -> dict: # pixels of VV
     methods = {resampling_for(reader.grid, o.grid) for o in reader.frames}
     return dict(valid=valid/(reader.grid.shape[0]*reader.grid.shape[1]), resampling=sorted(methods))
 
-# %% ../../nbs/78_archive.build.ipynb #c6fc1136
+# %% ../../nbs/78_archive.build.ipynb #77e60ab0
 def read_into(
     growing:Growing,
     readers:dict[int, PassReader], # position in time -> reader, of passes that are not finished
@@ -288,7 +304,7 @@ def read_into(
     from tqdm import tqdm
     cube = zarr.open_group(growing.store, mode='r+')
     shape = cube['vv'].shape[1:]
-    windows = list(scene_windows(shape, options.window))
+    windows = cube_windows(shape, options.window)
     left, valid = dict.fromkeys(readers, len(windows)), dict.fromkeys(readers, 0)
     tasks = [(k, window) for k in readers for window in windows]
     def read(task): return _read_window(task, readers, cube)
@@ -390,7 +406,7 @@ def _unseen_sentences(track:int, share:float) -> list[str]: # NaN: no steep grou
     sentence = unseen_text(track, share)
     return [f'{sentence[0].upper()}{sentence[1:]}.']
 
-# %% ../../nbs/78_archive.build.ipynb #af287cc3
+# %% ../../nbs/78_archive.build.ipynb #6a96f58c
 def make_beside(
     layout:Layout,
 ) -> xr.Dataset: # dem, slope, hidden_<track>, landslides (y, x), those there are; attributes unseen and said
@@ -398,7 +414,8 @@ def make_beside(
     files, said = heights_of(layout)
     beside = terrain_beside(layout, files) if files else xr.Dataset(attrs=dict(unseen='{}', said=[]))
     if layout.options.label is None: return beside.assign_attrs(said=[*said, *beside.attrs['said']])
-    label, about = label_on_grid(layout.grid, layout.options.label, layout.options.extent)
+    chosen = layout.options
+    label, about = label_on_grid(layout.grid, chosen.label, chosen.extent, chosen.confidence)
     return beside.assign(landslides=label).assign_attrs(said=[*said, *beside.attrs['said'], *about])
 
 # %% ../../nbs/78_archive.build.ipynb #7b917557
