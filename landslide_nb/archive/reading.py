@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READING', 'SIGN_IN_FIRST', 'AGAIN', 'FORGETTING', 'HASHES', 'SCALES', 'ALIGNED', 'COARSER', 'BLOCK', 'CORRELATED',
            'MOSTLY', 'AGREED', 'SHIFT_WINDOW', 'SHIFT_SIDE', 'LOOKED_AT', 'file_of', 'signed', 'unreadable',
-           'BandHeader', 'read_header', 'verify_file', 'OpenFrame', 'open_frame', 'read_native', 'shares_pixels',
+           'BandHeader', 'read_band_header', 'verify_file', 'OpenFrame', 'open_frame', 'read_native', 'shares_pixels',
            'coarser_by', 'resampling_for', 'read_frame', 'merge_frames', 'read_pass', 'window_shift', 'Shift',
            'measure_shift', 'shift_text', 'check_shift', 'mean_window', 'platform_shift', 'moved_grid', 'by_platform',
            'measure_platforms', 'shift_of', 'shift_sentences']
@@ -135,8 +135,8 @@ def _header_of(file:object, name:str) -> BandHeader: # an open dataset of raster
         raise CubeError(f"{name} does not say where it lies (no CRS or no transform); fetch it again or leave this pass out.")
     return BandHeader(GeoBox(file.shape, file.transform, file.crs.to_wkt()), _packing(file), file.nodata)
 
-# %% ../../nbs/76_archive.reading.ipynb #95ce9f6d
-def read_header(
+# %% ../../nbs/76_archive.reading.ipynb #8a439e0f
+def read_band_header(
     frame:Frame,
     band:str, # vv | vh | mask
 ) -> BandHeader:
@@ -148,9 +148,9 @@ def read_header(
         with rasterio.Env(**READING), rasterio.open(address) as file: return _header_of(file, name)
     except rasterio.errors.RasterioIOError as e: raise unreadable(name, address, e) from e
 
-# %% ../../nbs/76_archive.reading.ipynb #2a1ac0c4
-def _bounds_of(grid:'GeoBox') -> tuple: # west, south, east, north, degrees; east beyond 180 where it crosses that meridian
-    "Where a grid lies"
+# %% ../../nbs/76_archive.reading.ipynb #f3207985
+def _bounds_of(grid:'GeoBox') -> tuple: # west, south, east, north, degrees
+    "Where a grid lies; east is beyond 180 where it crosses that meridian"
     from rasterio.warp import transform_bounds
     west, south, east, north = transform_bounds(str(grid.crs), 'EPSG:4326', *grid.extent.boundingbox.bbox)
     return west, south, east + 360*(east < west), north
@@ -222,19 +222,19 @@ class OpenFrame:
         "Of VV and VH"
         return self.headers['vv'].grid
 
-# %% ../../nbs/76_archive.reading.ipynb #b70dcb52
+# %% ../../nbs/76_archive.reading.ipynb #91ee9210
 def open_frame(
     frame:Frame,
 ) -> OpenFrame:
     "Look at a frame's files; raises `FetchError` for one that cannot be read, `CubeError` for one that does not fit"
     _verify(frame)
-    headers = {band: read_header(frame, band) for band in frame.bands}
+    headers = {band: read_band_header(frame, band) for band in frame.bands}
     _check_grids(frame, headers)
     return OpenFrame(frame, _put_right(frame, headers), headers)
 
-# %% ../../nbs/76_archive.reading.ipynb #d67f556d
-def _load(opened:OpenFrame, bands:list[str], grid:'GeoBox') -> dict[str, np.ndarray]: # band -> (y, x) float32, as stored
-    "Bands on a grid; no resampling where the grid is that of the file"
+# %% ../../nbs/76_archive.reading.ipynb #14cb650e
+def _load(opened:OpenFrame, bands:list[str], grid:'GeoBox') -> dict[str, np.ndarray]: # (y, x) float32
+    "Bands on a grid, as they are stored; no resampling where the grid is that of the file"
     import odc.stac
     import rasterio
     outside = opened.headers['vv'].nodata # kept as it is stored, and found below
@@ -261,9 +261,9 @@ def _stored(opened:OpenFrame, grid:'GeoBox') -> dict[str, np.ndarray]: # band ->
         _name_failed(opened, bands, grid)
         return _load(opened, bands, grid) # what failed was a passing fault
 
-# %% ../../nbs/76_archive.reading.ipynb #5d50841e
-def _unpacked(opened:OpenFrame, band:str, values:np.ndarray) -> np.ndarray: # stored -> float32, NaN = no data, zeros apart
-    "A band in its unit"
+# %% ../../nbs/76_archive.reading.ipynb #cf5e6bcf
+def _unpacked(opened:OpenFrame, band:str, values:np.ndarray) -> np.ndarray: # float32
+    "Stored values in their unit; NaN = no data, zeros apart"
     header = opened.headers[band]
     declared = [o for o in (header.nodata, opened.frame.nodata) if o is not None]
     clean, _ = NoData(band, dict(nodata=declared), header.packing)(unpack(values, header.packing))
@@ -467,7 +467,9 @@ def measure_shift(
 # %% ../../nbs/76_archive.reading.ipynb #d40a5f59
 AGREED = .5 # pixels: windows that differ by more do not agree
 
-# %% ../../nbs/76_archive.reading.ipynb #248fdfe2
+# %% ../../nbs/76_archive.reading.ipynb #d19402f5
+def _counted(windows:int) -> str: return 'one window' if windows == 1 else f'median of {windows} windows'
+
 def shift_text(
     shift:Shift,
     who:str, # which platforms of which track
@@ -476,7 +478,7 @@ def shift_text(
     if not shift.windows: return f"{who}: no window has enough texture to measure a shift between them, so they stay as they are."
     down, right = shift.whole
     done = f"corrected by {down:+d}, {right:+d}" if (down, right) != (0, 0) else 'left as it is'
-    return f"{who}: shifted by {shift.rows:+.2f} rows and {shift.columns:+.2f} columns in {shift.windows} windows, {done}."
+    return f"{who}: shifted by {shift.rows:+.2f} rows and {shift.columns:+.2f} columns ({_counted(shift.windows)}), {done}."
 
 # %% ../../nbs/76_archive.reading.ipynb #96b3ccaa
 def check_shift(

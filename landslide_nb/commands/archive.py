@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['CATALOG', 'DEM', 'CONFIDENCE', 'ARCHIVE', 'BBOX', 'CHOICES', 'CALENDAR_DAYS', 'track_word', 'add_source_options',
-           'add_build', 'build_choices', 'calendar_text', 'show_plan', 'build', 'cube_beside', 'build_for_map']
+           'add_build', 'build_choices', 'calendar_text', 'show_plan', 'build', 'cube_beside', 'named_tracks',
+           'build_for_map']
 
-# %% ../../nbs/83_commands.archive.ipynb #793537ac
+# %% ../../nbs/83_commands.archive.ipynb #635874f7
 import argparse
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .options import crs_word, event_of, path_word, say
-from ..core import Event, EventError, OutputError
+from ..core import CubeError, Event, EventError, OutputError
 
 if TYPE_CHECKING: # loaded when they are needed
     from landslide_nb.archive.frames import Frame
@@ -122,7 +123,15 @@ def cube_beside(
     folder = Path(folder)
     return folder.with_name(f'{folder.name}.zarr')
 
-# %% ../../nbs/83_commands.archive.ipynb #343c616b
+# %% ../../nbs/83_commands.archive.ipynb #9c581201
+def named_tracks(
+    word:str, # of --track
+) -> int|tuple|str:
+    "The tracks that a map's cube needs; raises `CubeError` for a word that is no number, as a cube in memory may have"
+    try: return track_word(word)
+    except argparse.ArgumentTypeError as e: raise CubeError(f'{e}.') from e
+
+# %% ../../nbs/83_commands.archive.ipynb #8981f8a8
 def build_for_map(
     args:argparse.Namespace, # of `map`
 ) -> Path:                   # of the cube
@@ -130,5 +139,6 @@ def build_for_map(
     from landslide_nb.archive.build import build_cube
     event = event_of(args)
     if event is None: raise EventError("A box needs the two days of its event: give --start (last day before it) and --end (first day after it).")
-    words = {**vars(args), 'track': track_word(args.track) if args.track else None}
-    return build_cube(args.bbox, event.start, event.end, cube_beside(args.out), **build_choices(argparse.Namespace(**words)))
+    chosen = build_choices(args)
+    if args.track: chosen['track'] = named_tracks(args.track)
+    return build_cube(args.bbox, event.start, event.end, cube_beside(args.out), **chosen)
