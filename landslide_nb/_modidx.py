@@ -207,6 +207,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'landslide_nb/archive/catalog.py'),
                                               'landslide_nb.archive.catalog._said_in_words': ( 'archive.catalog.html#_said_in_words',
                                                                                                'landslide_nb/archive/catalog.py'),
+                                              'landslide_nb.archive.catalog._say_left_out': ( 'archive.catalog.html#_say_left_out',
+                                                                                              'landslide_nb/archive/catalog.py'),
                                               'landslide_nb.archive.catalog.collections_of': ( 'archive.catalog.html#collections_of',
                                                                                                'landslide_nb/archive/catalog.py'),
                                               'landslide_nb.archive.catalog.fits': ( 'archive.catalog.html#fits',

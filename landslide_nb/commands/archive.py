@@ -42,6 +42,7 @@ def add_source_options(
     "Add the arguments that say where passes and heights come from"
     p.add_argument('--catalog', default='planetary', type=path_word, metavar='WORD|URL|PATH', help=CATALOG)
     p.add_argument('--archive', choices=['none', 'season', 'year'], help=ARCHIVE)
+    p.add_argument('--cover', type=float, metavar='SHARE', help='share of the box that a pass must cover (default 0.5)')
     p.add_argument('--resolution', type=float, metavar='M', help='side of a pixel, metres (default: that of the source)')
     p.add_argument('--dem', type=path_word, metavar='FILE|none', help=DEM)
     p.add_argument('--label', type=path_word, metavar='FILE', help='mapped landslides, any vector file: they become the label of the cube')
@@ -68,7 +69,7 @@ def add_build(
     p.set_defaults(event=None) # it has no name
 
 # %% ../../nbs/83_commands.archive.ipynb #3dc3c7fa
-CHOICES = ('track', 'passes', 'archive', 'resolution', 'crs', 'dem', 'label', 'extent', 'confidence', 'workers') # of BuildOptions
+CHOICES = ('track', 'passes', 'archive', 'cover', 'resolution', 'crs', 'dem', 'label', 'extent', 'confidence', 'workers') # of BuildOptions
 
 def build_choices(
     args:argparse.Namespace, # of `add_build`
