@@ -1368,6 +1368,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'landslide_nb/commands/archive.py'),
                                                'landslide_nb.commands.archive.refuse_without_box': ( 'commands.archive.html#refuse_without_box',
                                                                                                      'landslide_nb/commands/archive.py'),
+                                               'landslide_nb.commands.archive.removed_if_empty': ( 'commands.archive.html#removed_if_empty',
+                                                                                                   'landslide_nb/commands/archive.py'),
                                                'landslide_nb.commands.archive.show_plan': ( 'commands.archive.html#show_plan',
                                                                                             'landslide_nb/commands/archive.py'),
                                                'landslide_nb.commands.archive.track_word': ( 'commands.archive.html#track_word',

@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['CATALOG', 'DEM', 'CONFIDENCE', 'ARCHIVE', 'BBOX', 'OF_SOURCE', 'CHOICES', 'CALENDAR_DAYS', 'track_word',
            'add_source_options', 'add_build', 'build_choices', 'calendar_text', 'show_plan', 'build', 'cube_beside',
-           'refuse_without_box', 'named_tracks', 'build_for_map']
+           'refuse_without_box', 'named_tracks', 'removed_if_empty', 'build_for_map']
 
-# %% ../../nbs/83_commands.archive.ipynb #635874f7
+# %% ../../nbs/83_commands.archive.ipynb #0365f196
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .options import crs_word, event_of, path_word, say
-from ..core import CubeError, Event, EventError, OutputError
+from ..core import CubeError, Event, EventError, LandslideError, OutputError
 
 if TYPE_CHECKING: # loaded when they are needed
     from landslide_nb.archive.frames import Frame
@@ -142,7 +144,18 @@ def named_tracks(
     try: return track_word(word)
     except argparse.ArgumentTypeError as e: raise CubeError(f'{e}.') from e
 
-# %% ../../nbs/83_commands.archive.ipynb #8981f8a8
+# %% ../../nbs/83_commands.archive.ipynb #c418c0b5
+@contextmanager
+def removed_if_empty(
+    folder:str|Path, # run folder
+) -> Iterator[None]:
+    "Remove a folder that is still empty if what is done meanwhile fails"
+    try: yield
+    except LandslideError:
+        with suppress(OSError): Path(folder).rmdir()
+        raise
+
+# %% ../../nbs/83_commands.archive.ipynb #549c6b81
 def build_for_map(
     args:argparse.Namespace, # of `map`
 ) -> Path:                   # of the cube
@@ -152,4 +165,4 @@ def build_for_map(
     if event is None: raise EventError("A box needs the two days of its event: give --start (last day before it) and --end (first day after it).")
     chosen = build_choices(args)
     if args.track: chosen['track'] = named_tracks(args.track)
-    return build_cube(args.bbox, event.start, event.end, cube_beside(args.out), **chosen)
+    with removed_if_empty(args.out): return build_cube(args.bbox, event.start, event.end, cube_beside(args.out), **chosen)
