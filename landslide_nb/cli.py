@@ -63,10 +63,10 @@ def map_scene(
     args:argparse.Namespace, # cube, model, out, tile, tta, min_area, zones and the pair options
 ) -> None:
     "`landslide-nb map`: a run folder from a cube and a stage-2 model; the same command continues one that was cut off"
+    if not args.bbox: refuse_without_box(args)
     from landslide_nb.mapping.runfolder import new_run_folder
     new_run_folder(args.out)
     event_of(args) # a wrong date is refused before any work
-    if not args.bbox: refuse_without_box(args)
     with uncollected():
         from landslide_nb.learn.models import load_model
         from landslide_nb.mapping.mapping import hold_small, with_settled_zones
