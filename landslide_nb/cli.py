@@ -15,9 +15,10 @@ from time import perf_counter
 
 from . import __version__
 from .core import EVENTS, LandslideError, new_folder
-from .commands.archive import BBOX, add_build, add_source_options, build, build_for_map, refuse_without_box
+from .commands.archive import BBOX, add_build, add_source_options, build, build_for_map
 from .commands.options import CUBE, MODEL, add_block, add_pair_options, add_seed
 from .commands.options import cube_of, event_of, open_pair, pair_of, path_word, say
+from .commands.archive import refuse_without_box
 from .commands.study import ablation, add_ablation, add_experiment, experiment
 from .commands.train import STAGE1_CHIP, adapt, add_adapt, add_base, add_finetune, add_pretrain, base
 from .commands.train import chips_of_pair, finetune, pretrain, score_table, train_stage1, train_stage2
