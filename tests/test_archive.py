@@ -246,6 +246,18 @@ def test_a_catalogue_that_is_down_is_one_sentence(place, tmp_path, build_here):
     one_sentence(build_here(*asked(api, place, *EVENT)), api.url)
     assert left_over(tmp_path) == []
 
+def test_a_catalogue_that_hangs_is_given_up(place, tmp_path):
+    from datetime import date
+    from landslide_nb.archive.box import read_box
+    from landslide_nb.archive.catalog import Patience, search_catalog
+    from landslide_nb.core import FetchError
+    with archive_of(place, tmp_path/'archive') as api:
+        api.faults.append(archives.hanging('/search', 6))
+        start = time.monotonic()
+        with pytest.raises(FetchError, match='no answer within 0.5 s'):
+            search_catalog(api.url, read_box(box_words(place)), date(2018, 8, 1), date(2018, 9, 30), patience=Patience(tries=1, wait=.05, timeout=.5))
+        assert time.monotonic() - start < 5
+
 PLACES = dict( # box -> a word of the sentence
     in_metres=(['600000', '4738000', '601900', '4739900'], 'degrees'),
     north_below_south=(['142.23', '42.80', '142.24', '42.79'], 'south'),
@@ -382,6 +394,26 @@ def test_no_room_on_the_disk(place, tmp_path, build_here, monkeypatch):
         one_sentence(build_here(*asked(api, place, *EVENT)), 'make room')
         assert images_read(api) == {}
     assert left_over(tmp_path) == []
+
+def test_a_disk_that_fills_up_keeps_what_is_finished(place, calm, tmp_path, build_here, monkeypatch):
+    import errno
+    from zarr.storage import _local
+    put, names, left = _local._put, None, iter([True]*14)
+    def full(path, *more, **options):
+        if '.unfinished' in str(path) and path.name[0].isdigit() and not next(left, False):
+            raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+        return put(path, *more, **options)
+    with archive_of(place, tmp_path/'archive') as api:
+        names = products(calm, api)
+        with monkeypatch.context() as patch:
+            patch.setattr(_local, '_put', full)
+            one_sentence(build_here(*asked(api, place, *EVENT, '--workers', '1')), 'No space left')
+        done = finished_in(tmp_path/'.cube.zarr.unfinished', names)
+        assert done and left_over(tmp_path) == []
+        with api.lock: api.requests.clear()
+        assert build_here(*asked(api, place, *EVENT)).returncode == 0
+        assert passes_read(api) == set(names) - done
+    same_cube(tmp_path/'cube.zarr', calm)
 
 
 # Passes, tracks and places

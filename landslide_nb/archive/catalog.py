@@ -7,7 +7,7 @@ __all__ = ['BUSY', 'LONGEST_WAIT', 'LARGEST_PAGE', 'LONGEST_PAGE', 'KEY_VARIABLE
            'COLLECTION', 'Patience', 'retry_of', 'take_whole', 'is_planetary', 'open_catalog', 'has_search',
            'collections_of', 'search_pages', 'halves', 'fits', 'frames_of', 'sign_planetary', 'search_catalog']
 
-# %% ../../nbs/72_archive.catalog.ipynb #d34729a5
+# %% ../../nbs/72_archive.catalog.ipynb #4e6956a1
 import re, time, warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .box import Box
-from .frames import Frame, item_frame, near
+from .frames import Frame, bands_of, item_frame, near, platform_of
 from ..core import CubeError, FetchError, note
 
 if TYPE_CHECKING: # loaded when they are needed
@@ -218,23 +218,29 @@ def fits(
     on_track = track in (None, frame.track)
     return in_time and on_track and near(frame.footprint, box).intersection(box.shape).area > 0
 
-# %% ../../nbs/72_archive.catalog.ipynb #4ac2bdb7
+# %% ../../nbs/72_archive.catalog.ipynb #c63f8953
 def frames_of(
     source:str,        # what a message calls the source
     found:list[dict],  # items as JSON
     **more:object,     # as of `item_frame`
 ) -> list[Frame]:
-    "Frames of items; says how many are none, and why"
+    "Frames of items; says how many radar products are none, and why"
     from pystac import Item
     frames, reasons = [], Counter()
     for written in found:
-        try: frames.append(item_frame(Item.from_dict(written), **more))
+        try:
+            item = Item.from_dict(written)
+            if platform_of(item) or bands_of(item): frames.append(item_frame(item, **more))
         except CubeError as e: reasons[re.sub(r"^.*' |;.*$", '', str(e))] += 1
         except Exception: reasons['is broken'] += 1 # what a stranger wrote can fail in every way
-    if not reasons: return frames
-    said = ', '.join(f'{n} {why}' for why, n in reasons.items())
-    note(f"{source}: {sum(reasons.values())} of {len(found)} items are left out ({said}).")
+    _say_left_out(source, len(frames), reasons)
     return frames
+
+# %% ../../nbs/72_archive.catalog.ipynb #46a32327
+def _say_left_out(source:str, n:int, reasons:Counter) -> None: # of n frames; reason -> how many are none
+    if not reasons: return
+    said = ', '.join(f'{n} {why}' for why, n in reasons.items())
+    note(f"{source}: {reasons.total()} of {n + reasons.total()} items are left out ({said}).")
 
 # %% ../../nbs/72_archive.catalog.ipynb #3dfecc32
 PLANETARY = 'https://planetarycomputer.microsoft.com/api/stac/v1'

@@ -109,13 +109,13 @@ def track_of(
     except (KeyError, TypeError, ValueError): return None
     return track if 1 <= track <= ORBITS else None
 
-# %% ../../nbs/71_archive.frames.ipynb #c21a716c
+# %% ../../nbs/71_archive.frames.ipynb #8d641128
 def acquired_at(
     item:'Item',
 ) -> datetime|None: # UTC without a time zone
     "When the acquisition began"
-    told_by = (item.properties.get('start_datetime'), item.datetime, name_parts(item.id).get('start'))
-    for said in told_by:
+    written = (item.properties.get('start_datetime'), item.datetime, name_parts(item.id).get('start'))
+    for said in written:
         try: return read_time(said)
         except ValueError: continue
     return None
@@ -277,12 +277,12 @@ def _refuse(item:'Item', lacks:str) -> None: # what is missing
     "Raise `CubeError` for an item that is no frame"
     raise CubeError(f"The item {item.id!r} {lacks}; Sentinel-1 RTC products are needed (gamma0, terrain-corrected, VV and VH).")
 
-# %% ../../nbs/71_archive.frames.ipynb #901e08ae
+# %% ../../nbs/71_archive.frames.ipynb #f7d706fd
 def _check_item(item:'Item', found:dict) -> None: # found: track, orbit, time, footprint and bands
     "Raise `CubeError` for an item from which no frame can be made"
     if _not_corrected(item): _refuse(item, 'is not terrain-corrected')
     missing = [f'no {band.upper()} image' for band in ('vv', 'vh') if band not in found['bands']]
-    words = dict(time='no time', footprint='no usable footprint', track='no track and no name that tells it', orbit='no direction')
+    words = dict(time='no time', footprint='no usable footprint', track='no track, and no name that says it', orbit='no direction')
     missing += [words[name] for name in words if found[name] in (None, 'unknown')]
     if missing: _refuse(item, f"has {' and '.join(missing)}")
 

@@ -273,13 +273,13 @@ def due_passes(
     found = [_next(frame, day) for frame in newest_of.values()]
     return sorted((o for o in found if o), key=lambda o: (o.day, o.track))
 
-# %% ../../nbs/75_archive.plan.ipynb #9d67c500
+# %% ../../nbs/75_archive.plan.ipynb #fe422600
 def due_text(
     due:list[Due],        # of `due_passes`
     today:date|None=None, # None: of the clock
 ) -> str:                 # the end of a sentence
     "When the next pass is due, or was"
-    if not due: return 'no satellite known to pass here still flies, so the next pass is not known; another catalogue (opera) may hold those that do'
+    if not due: return 'the next pass is not known, since no recent pass of a satellite that still flies is; another catalogue (opera) may hold one'
     first, today = due[0], today or date.today()
     said = f'{first.day} (track {first.track}, {first.orbit}, {first.platform})'
     if first.day < today: return f'the next was due on {said}, and the catalogue does not hold it, or not yet'

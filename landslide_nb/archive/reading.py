@@ -467,7 +467,9 @@ def measure_shift(
 # %% ../../nbs/76_archive.reading.ipynb #d40a5f59
 AGREED = .5 # pixels: windows that differ by more do not agree
 
-# %% ../../nbs/76_archive.reading.ipynb #248fdfe2
+# %% ../../nbs/76_archive.reading.ipynb #d19402f5
+def _counted(windows:int) -> str: return 'one window' if windows == 1 else f'median of {windows} windows'
+
 def shift_text(
     shift:Shift,
     who:str, # which platforms of which track
@@ -476,7 +478,7 @@ def shift_text(
     if not shift.windows: return f"{who}: no window has enough texture to measure a shift between them, so they stay as they are."
     down, right = shift.whole
     done = f"corrected by {down:+d}, {right:+d}" if (down, right) != (0, 0) else 'left as it is'
-    return f"{who}: shifted by {shift.rows:+.2f} rows and {shift.columns:+.2f} columns in {shift.windows} windows, {done}."
+    return f"{who}: shifted by {shift.rows:+.2f} rows and {shift.columns:+.2f} columns ({_counted(shift.windows)}), {done}."
 
 # %% ../../nbs/76_archive.reading.ipynb #96b3ccaa
 def check_shift(
