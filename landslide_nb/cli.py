@@ -15,7 +15,7 @@ from time import perf_counter
 
 from . import __version__
 from .core import EVENTS, LandslideError, new_folder
-from .commands.archive import BBOX, add_build, add_source_options, build, build_for_map
+from .commands.archive import BBOX, add_build, add_source_options, build, build_for_map, refuse_without_box
 from .commands.options import CUBE, MODEL, add_block, add_pair_options, add_seed
 from .commands.options import cube_of, event_of, open_pair, pair_of, path_word, say
 from .commands.study import ablation, add_ablation, add_experiment, experiment
@@ -66,6 +66,7 @@ def map_scene(
     from landslide_nb.mapping.runfolder import new_run_folder
     new_run_folder(args.out)
     event_of(args) # a wrong date is refused before any work
+    if not args.bbox: refuse_without_box(args)
     with uncollected():
         from landslide_nb.learn.models import load_model
         from landslide_nb.mapping.mapping import hold_small, with_settled_zones

@@ -8,7 +8,6 @@ __all__ = ['NO_DATA_NAMES', 'LIMITS', 'GAP_CODES', 'DECLARED', 'IMPOSSIBLE', 'ST
 
 # %% ../nbs/04_gaps.ipynb #fce6aef8
 import json
-import math
 import re
 from collections.abc import Callable
 
