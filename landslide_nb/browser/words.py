@@ -190,7 +190,7 @@ def run_html(
     model = m.get('model') if isinstance(m.get('model'), dict) else {}
     parts = [f'<b>{_escaped(run.title)}</b>']
     if m.get('event_start'): parts.append(f"between {_escaped(m['event_start'])} and {_escaped(m.get('event_end'))}")
-    if m.get('orbit'): parts.append(_escaped(track_text(m)))
+    if m.get('orbit'): parts.append(_escaped(track_text(m) + (', fused' if m.get('fusion') else '')))
     parts.append(f'{run.shape[1]:,} x {run.shape[0]:,} px')
     if model.get('arch'): parts.append(f"model {_escaped(model['arch'])}")
     if _is_number(m.get('auprc')): parts.append(_score(m))
