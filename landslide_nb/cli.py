@@ -16,6 +16,7 @@ from time import perf_counter
 
 from . import __version__
 from .core import EVENTS, CubeError, LandslideError, new_folder
+from .commands.archive import BBOX, add_build, add_source_options, build, build_for_map
 from .commands.options import CUBE, MODEL, add_block, add_pair_options, add_seed
 from .commands.options import cube_of, event_of, open_pair, pair_of, path_word, say
 from .commands.study import ablation, add_ablation, add_experiment, experiment
@@ -85,7 +86,8 @@ def map_scene(
         from landslide_nb.mapping.mapping import hold_small, with_settled_zones
         from landslide_nb.mapping.nulls import null_text, place_threshold
         net, meta = load_model(args.model)
-    cube = hold_small(cube_of(args.cube, args))
+    source = str(build_for_map(args)) if args.bbox else args.cube
+    cube = hold_small(cube_of(source, args))
     if several: return map_several(cube, args, (net, meta))
     pair = pair_of(cube, args, [c for c in meta['input']['channels'] if c not in ('vv', 'vh')])
     options = dict(tile=args.tile, tta=args.tta, min_area=args.min_area, zones=args.zones)
@@ -99,7 +101,9 @@ def add_map(
     p:argparse.ArgumentParser,
 ) -> None:
     "Arguments of `map`"
-    p.add_argument('cube', type=path_word, metavar='CUBE', help=CUBE)
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument('cube', nargs='?', type=path_word, metavar='CUBE', help=CUBE)
+    source.add_argument('--bbox', type=float, nargs=4, metavar=('W', 'S', 'E', 'N'), help=f'{BBOX}; the cube is built beside the run folder')
     p.add_argument('--model', default='base', type=path_word, metavar=MODEL, help='stage-2 model (default: base, the weights in the package, which need no label)')
     p.add_argument('--out', required=True, type=path_word, metavar='DIR', help='new or empty run folder; one that was cut off is continued')
     p.add_argument('--zones', type=path_word, metavar='FILE', help='polygons (districts, catchments, roads) to rank beside the 1 km cells')
@@ -107,6 +111,7 @@ def add_map(
     p.add_argument('--tta', action='store_true', help='average over the eight symmetries of the square: steadier, eight times slower')
     p.add_argument('--tile', type=int, default=2048, metavar='PX', help='side of what is read and written at once; smaller needs less memory (default 2048)')
     add_pair_options(p, 'relative orbit, such as 9; several, such as 9,133, or all are mapped and fused; default: the one with most usable passes')
+    add_source_options(p)
 
 # %% ../nbs/84_cli.ipynb #36af9c6a
 def train_both_stages(
@@ -198,7 +203,8 @@ def add_app(
 COMMANDS = dict( # name -> (function, its arguments, one line of help)
     demo=(demo, add_demo, 'run the whole method on the embedded events (about 3 minutes)'),
     fetch=(fetch, add_fetch, 'download a published datacube'),
-    map=(map_scene, add_map, 'map a whole cube into a run folder'),
+    build=(build, add_build, 'build a cube of a place and an event from a catalogue'),
+    map=(map_scene, add_map, 'map a whole cube, or a place, into a run folder'),
     adapt=(adapt, add_adapt, 'adapt the shipped weights to a place, without a label (about 2 minutes)'),
     pretrain=(pretrain, add_pretrain, 'stage 1 on one or several cubes'),
     finetune=(finetune, add_finetune, 'stage 2 on a few labelled chips of a cube'),
