@@ -16,6 +16,7 @@ from time import process_time
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit, logit
@@ -28,15 +29,17 @@ from landslide_nb.data.pair import make_pair
 from landslide_nb.data.simulate import simulate_event
 from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import load_model
+from landslide_nb.learn.uncertainty import area_interval
+from landslide_nb.mapping.areas import errors_here
 from landslide_nb.mapping.nulls import null_pairs
 from landslide_nb.mapping.scene import predict_scene
 from landslide_nb.weights.base import _outlines, despeckle, false_alarm_threshold, random_preparation, random_region
-from landslide_nb.weights.tracks import LEAST, REACH, TrackSet, track_view
+from landslide_nb.weights.tracks import LEAST, TrackSet, track_view
 
 SIDE = 256                            # of a scene, px
 FIT, CHOOSE, HELD = range(500_000, 500_300), range(500_300, 500_400), range(600_000, 600_100)
 DEMO = range(600_000, 600_012)        # of each demo region
-MINUTES, RATE, BATCH, CROP = 6, 3e-3, 8, 96
+MINUTES, RATE, BATCH, CROP = 4, 3e-3, 8, 96
 
 def names(seeds, demo=()):
     "(kind, seed) of scenes"
@@ -160,15 +163,22 @@ def logistic(folder):
         truths.append(truth.ravel()[k] == 1)
     return LogisticRegression(max_iter=300).fit(np.concatenate(features), np.concatenate(truths))
 
-def score_scene(folder, name, net, regression):
-    "AUPRC of each rule in a scene, and how far the expected area is off"
+def covers(prob, truth, calibration):
+    "Whether the interval of a scene's expected area holds the true one"
+    record, _ = errors_here(calibration, xr.DataArray(prob, dims=('y', 'x')), {})
+    low, high = area_interval(prob.sum(), prob.size, record)
+    return bool(low <= (truth == 1).sum() <= high)
+
+def score_scene(folder, name, net, regression, calibration):
+    "AUPRC of each rule in a scene, and how far the expected area is off; areas also of scenes without landslides"
     views, truth, null, fields = read_scene(folder, *name)
-    if (truth == 1).sum() < 20: return None
-    def ap(score): return average_precision(score.astype('f4'), truth, scores=True)
+    few = (truth == 1).sum() < 20
+    def ap(score): return np.nan if few else average_precision(score.astype('f4'), truth, scores=True)
     together = fused_logit(net, views)
     alone = {f'{orbit} alone': ap(view[0]) for orbit, view in zip(DIRECTIONS, views)}
     area = dict(true=int((truth == 1).sum()), expected=float(expit(together).sum()),
-                expected_alone=float(expit(views[:, 0]).sum()/2))
+                expected_alone=float(expit(views[:, 0]).sum()/2), covered=covers(expit(together), truth, calibration),
+                covered_alone=np.mean([covers(expit(view[0]), truth, calibration) for view in views]))
     rules = dict(mean=ap(views[:, 0].mean(0)), highest=ap(views[:, 0].max(0)), null_weighted=ap(null_weighted(views, null)),
                  logistic=ap((stacked(views) @ regression.coef_[0]).reshape(truth.shape)), network=ap(together))
     kind = 'wide fields' if fields else name[0]
@@ -187,14 +197,22 @@ def score(args):
     net.load_state_dict({name: values.float() for name, values in load_file(args.weights).items()})
     net.eval()
     regression = logistic(args.scenes)
-    rows = [score_scene(args.scenes, name, net, regression) for name in tqdm(names(HELD, DEMO), desc='score', unit='scene')]
-    table = pd.DataFrame([row for row in rows if row])
+    calibration = load_model('base')[1]['calibration']
+    wanted = tqdm(names(HELD, DEMO), desc='score', unit='scene')
+    table = pd.DataFrame([score_scene(args.scenes, name, net, regression, calibration) for name in wanted])
     table.to_csv(args.out, index=False)
+    say_scores(table)
+
+def say_scores(table):
+    "Print what the table says"
     rules = ['mean', 'highest', 'null_weighted', 'logistic', 'network']
-    for kind, part in [*table.groupby('kind'), ('all', table)]:
-        print(f'{kind} ({len(part)} scenes):', ', '.join(f'{name} {part[name].mean():.3f}' for name in ['ascending alone', 'descending alone', 'better', *rules]))
+    for kind, whole in [*table.groupby('kind'), ('all', table)]:
+        part = whole.dropna()
+        print(f'{kind} ({len(part)} scenes with landslides):', ', '.join(f'{name} {part[name].mean():.3f}' for name in ['ascending alone', 'descending alone', 'better', *rules]))
         for rule in rules: print(f'    {rule}: {paired(part, rule)} against the better track, higher in {(part[rule] >= part.better).mean():.0%}')
-        print(f'    expected over true area: fused {part.expected.sum()/part.true.sum():.2f}, one track {part.expected_alone.sum()/part.true.sum():.2f}')
+        true = whole.true.sum()
+        print(f'    expected over true area: fused {whole.expected.sum()/true:.2f}, one track {whole.expected_alone.sum()/true:.2f}; '
+              f'interval holds the true area: fused {whole.covered.mean():.0%}, one track {whole.covered_alone.mean():.0%} of {len(whole)} scenes')
 
 def main():
     parser = argparse.ArgumentParser('benchmarks.tracks')

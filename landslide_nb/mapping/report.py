@@ -233,8 +233,10 @@ def scene_panels(
 ) -> list[Panel]:
     "The panels of a scene, from left to right"
     panels = [backscatter_panel(pair, n), change_panel(pair, n)]
-    panels.append(Panel('landslide probability', coarse(prob, n).values, 'inferno', 0, 1))
-    panels += [Panel(f'{track} alone', coarse(one, n).values, 'inferno', 0, 1) for track, one in (singles or {}).items()]
+    fused = ', fused' if singles else ''
+    panels.append(Panel(f'landslide probability{fused}', coarse(prob, n).values, 'inferno', 0, 1))
+    for track, one in (singles or {}).items():
+        panels.append(Panel(f'{track}, alone', coarse(one, n).values, 'inferno', 0, 1))
     if 'landslides' in pair:
         share = coarse((pair.landslides == 1).astype('float32'), n).values
         panels.append(Panel('mapped landslides (share of the pixel)', share, 'inferno', 0, 1))

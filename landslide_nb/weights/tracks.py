@@ -57,10 +57,10 @@ def all_tracks(
 def asked_tracks(
     cube:xr.Dataset,        # canonical
     event:Event,
-    tracks:str|Sequence,    # 'all', names with commas between them, or a sequence of names
+    tracks:str|int|Sequence, # 'all', one name, names with commas between them, or a sequence of names
 ) -> list[str]:             # names, each once
     "The tracks that are meant; raises `CubeError` if there is none"
-    names = tracks.split(',') if isinstance(tracks, str) else tracks
+    names = tracks.split(',') if isinstance(tracks, str) else np.atleast_1d(tracks)
     names = list(dict.fromkeys(str(name).strip() for name in names))
     if names == ['all']: names = all_tracks(cube, event)
     if names and all(names): return names
@@ -338,7 +338,7 @@ def map_tracks(
     model:str|Path|tuple[nn.Module, dict], # saved stage-2 model, or what `load_model` returned
     folder:str|Path,             # new or empty run folder
     event:str|Event|tuple|None=None, # name, `Event` or (start, end); None: what the cube knows
-    tracks:str|Sequence='all',   # 'all', or relative orbits such as '9,133'; orbit directions where tracks are not known
+    tracks:str|int|Sequence='all', # 'all', or relative orbits such as '9,133'; orbit directions where tracks are not known
     passes:int|None=3,           # passes averaged on each side; None: all
     **options,                   # of `map_pair`: tile, tta, fast, progress, min_area, cell, zones
 ) -> dict:                       # what metrics.json holds
