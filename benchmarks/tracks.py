@@ -34,7 +34,7 @@ from landslide_nb.mapping.areas import errors_here
 from landslide_nb.mapping.nulls import null_pairs
 from landslide_nb.mapping.scene import predict_scene
 from landslide_nb.weights.base import _outlines, despeckle, false_alarm_threshold, random_preparation, random_region
-from landslide_nb.weights.tracks import LEAST, VIEW, TrackSet, track_view
+from landslide_nb.weights.tracks import LEAST, TRACK_VIEW, TrackSet, track_view
 
 SIDE = 256                            # of a scene, px
 FIT, CHOOSE, HELD = range(500_000, 500_300), range(500_300, 500_400), range(600_000, 600_100)
@@ -95,7 +95,7 @@ def draw_crops(views, truth, rng):
         turn, mirror = rng.integers(4), rng.integers(2)*2 - 1
         part = np.rot90(views[k, :, :, y:y+CROP, x:x+CROP], turn, (2, 3))[..., ::mirror]
         crops.append(part.astype('f4'))
-        if rng.random() < UNKNOWN: crops[-1][:, VIEW.index('facing')] = 0
+        if rng.random() < UNKNOWN: crops[-1][:, TRACK_VIEW.index('facing')] = 0
         targets.append(np.rot90(truth[k, y:y+CROP, x:x+CROP], turn)[:, ::mirror].astype('f4'))
     return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(targets))
 

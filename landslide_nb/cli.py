@@ -30,9 +30,11 @@ def map_summary(
 ) -> str:
     "What a map found, in a few lines"
     from landslide_nb.data.grid import area_text
+    from landslide_nb.gaps import unseen_of_map
     from landslide_nb.mapping.report import found_text
     lines = [f'warning: {sentence}' for sentence in m.get('warnings', [])]
     lines.append(found_text(m))
+    if hidden := unseen_of_map(m): lines.append(hidden)
     if 'auprc' in m:
         baselines = f"log-ratio {m['auprc_log_ratio']:.3f}, smoothed log-ratio {m['auprc_log_ratio_smoothed']:.3f}, all-zero {m['auprc_all_zero']:.3f}"
         lines.append(f"mapped truth {area_text(m['mapped_area_m2'])}: AUPRC model {m['auprc']:.3f}, {baselines}")
@@ -74,7 +76,7 @@ def map_several(
 
 # %% ../nbs/84_cli.ipynb #2e479365
 def map_scene(
-    args:argparse.Namespace, # cube, model, out, tile, tta, min_area, zones and the pair options, of which `track` may name several
+    args:argparse.Namespace, # cube, model, out, tile, tta, min_area, zones, pair options; `track` may name several
 ) -> None:
     "`landslide-nb map`: a run folder from a cube and a stage-2 model; the same command continues one that was cut off"
     from landslide_nb.mapping.runfolder import new_run_folder

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_DATA_NAMES', 'LIMITS', 'GAP_CODES', 'DECLARED', 'IMPOSSIBLE', 'STEEP', 'letters_of', 'declared_no_data',
-           'with_file', 'packing_of', 'unpack', 'NoData', 'Gaps', 'unseen_shares', 'unseen_text']
+           'with_file', 'packing_of', 'unpack', 'NoData', 'Gaps', 'unseen_shares', 'unseen_text', 'unseen_of_map']
 
 # %% ../nbs/04_gaps.ipynb #fce6aef8
 import json
@@ -171,10 +171,21 @@ def unseen_shares(
 
 # %% ../nbs/04_gaps.ipynb #485f0e7f
 def unseen_text(
-    track:object,  # its number
+    track:object,  # its number; '' : not known
     share:float,   # of steep ground, 0 to 1
     orbit:str='',  # ascending | descending, if known
 ) -> str:
     "How much of the steep ground a track cannot see"
-    direction = f' ({orbit})' if orbit else ''
-    return f'track {track}{direction} cannot see {share:.1%} of the ground steeper than {STEEP:g} degrees'
+    named = f'track {track} ({orbit})' if orbit else f'track {track}'
+    who = named if track else f'the {orbit} orbit'
+    return f'{who} cannot see {share:.1%} of the ground steeper than {STEEP:g} degrees'
+
+# %% ../nbs/04_gaps.ipynb #dc82a52b
+def unseen_of_map(
+    m:dict, # metrics of a map: track, orbit, and unseen_steep_share as a number, or track -> number
+) -> str:   # '' where it is not known
+    "How much of the steep ground a map cannot show"
+    share = m.get('unseen_steep_share')
+    if isinstance(share, dict): return '; '.join(unseen_text(track, o) for track, o in share.items())
+    known = isinstance(share, float|int) and 0 <= share <= 1
+    return unseen_text(m.get('track', ''), share, m.get('orbit', '')) if known else ''

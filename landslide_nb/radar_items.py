@@ -185,13 +185,14 @@ def write_catalog(
     cubes:list,      # canonical cubes; each pass of each is one item, so that a pass in several frames is several cubes
     folder:str|Path, # of the catalogue
     nodata:float=ARCHIVE_NODATA,
+    files:str='files', # folder in it for the images
 ) -> 'Catalog':
     "Write cubes as a static STAC catalogue: `sentinel-1-rtc`, and `cop-dem-glo-30` where a cube has `dem`"
     from pystac import Catalog, CatalogType
-    files = Path(folder, 'files')
-    radar = [radar_item(cube.isel(time=k), files, nodata) for cube in cubes for k in range(cube.sizes['time'])]
+    below = Path(folder, files)
+    radar = [radar_item(cube.isel(time=k), below, nodata) for cube in cubes for k in range(cube.sizes['time'])]
     heights = [cube.dem for cube in cubes if 'dem' in cube]
-    terrain = [terrain_item(dem, files, f'Copernicus_DSM_COG_10_{k}_DEM') for k, dem in enumerate(heights)]
+    terrain = [terrain_item(dem, below, f'Copernicus_DSM_COG_10_{k}_DEM') for k, dem in enumerate(heights)]
     catalog = Catalog('loopback', 'Cubes as archives offer them')
     catalog.add_child(collection_with('sentinel-1-rtc', radar))
     if terrain: catalog.add_child(collection_with('cop-dem-glo-30', terrain))

@@ -7,6 +7,7 @@ import time as clock
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from threading import Lock
 
 import numpy as np
@@ -22,9 +23,9 @@ LOGIN = b'<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please s
 # Cubes to fill an archive with
 
 def simulated(size=192, years=0, **options) -> xr.Dataset:
-    "demo_a at a small size, with the same place in years before"
+    "demo_a at a small size, with the same place in years before; with this seed its landslides show well"
     from landslide_nb.data.simulate import simulate_archive
-    return simulate_archive('demo_a', 1, size, years, **options)
+    return simulate_archive('demo_a', 7, size, years, **options)
 
 def real_burst(shared:Path, burst='T137-292320-IW2') -> xr.Dataset:
     "Real OPERA crops of one burst in California, 21 passes of 2021 to 2025 by Sentinel-1A and B"
@@ -78,7 +79,8 @@ def zero_borders(cube:xr.Dataset, columns=12) -> xr.Dataset:
 
 @contextmanager
 def archive_of(cubes:xr.Dataset|list, folder:Path, page=5, **options) -> Iterator[Loopback]:
-    "Write cubes as a catalogue and serve it"
+    "Write cubes as a catalogue and serve it; addresses never come again, for GDAL keeps in mind what it found at each"
+    options = dict(files=f'files-{token_hex(4)}', **options)
     write_catalog(cubes if isinstance(cubes, list) else [cubes], folder, **options)
     with serve_catalog(folder, page) as api: yield api
 
@@ -176,6 +178,31 @@ def truncated(folder:Path, part='iw-vh', share=.6, every=1) -> list:
     files = sorted(o for o in Path(folder).rglob('*.tif*') if part in str(o))[::every]
     for file in files: file.write_bytes(file.read_bytes()[:int(file.stat().st_size*share)])
     return files
+
+def strangers(api:Loopback) -> None:
+    "Products of other places, years and kinds, in an archive that then ignores what it is asked"
+    import json
+    for k, item in enumerate(list(api.items)):
+        if item['collection'] != 'sentinel-1-rtc': continue
+        elsewhere, before, other = (json.loads(json.dumps(item)) for _ in range(3))
+        elsewhere['bbox'] = [o + 10*(n % 2 == 0) for n, o in enumerate(item['bbox'])]
+        elsewhere['geometry'] = None
+        elsewhere['id'] = item['id'].replace('_rtc', '_E1E1_rtc')
+        year = str(int(item['properties']['datetime'][:4]) - 3)
+        for name in ('datetime', 'start_datetime', 'end_datetime'): before['properties'][name] = year + before['properties'][name][4:]
+        before['id'] = item['id'].replace('_2018', f'_{year}')
+        other['collection'], other['id'] = 'sentinel-1-grd', item['id'].replace('_rtc', '_grd')
+        api.items += [elsewhere, before, other]
+    api.items.sort(key=lambda item: item['properties']['datetime'], reverse=True)
+    api.unheeded.update({'bbox', 'datetime', 'query', 'collections'})
+
+def untagged(api:Loopback) -> None:
+    "Neither items nor files say which value stands for no data"
+    import rasterio
+    without_nodata(api)
+    for path in api.folder.rglob('*.tiff'):
+        with rasterio.open(path) as file: profile, values = file.profile, file.read()
+        with rasterio.open(path, 'w', **profile | dict(nodata=None)) as file: file.write(values)
 
 def reprocessed(api:Loopback, which:str, factor=2.) -> dict:
     "A second, later processing of one product, whose power is higher; it is listed after the first"

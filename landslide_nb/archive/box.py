@@ -45,10 +45,8 @@ class Box:
 
     def __str__(self) -> str: return ' '.join(f'{o:g}' for o in astuple(self))
 
-# %% ../../nbs/70_archive.box.ipynb #058cc805
-def _four_numbers(
-    bbox:'str|Sequence', # as a person gave it
-) -> list[float]:
+# %% ../../nbs/70_archive.box.ipynb #d5272081
+def _four_numbers(bbox:'str|Sequence') -> list[float]: # as a person gave it
     "West, south, east, north as numbers"
     parts = bbox.replace(',', ' ').split() if isinstance(bbox, str) else list(bbox)
     try: numbers = [float(o) for o in parts]
@@ -56,13 +54,8 @@ def _four_numbers(
     if len(numbers) == 4 and all(map(math.isfinite, numbers)): return numbers
     raise ArchiveError(f"The box {bbox!r} is not four numbers; give west south east north in degrees, as in 143.2 -5.6 143.6 -5.2.")
 
-# %% ../../nbs/70_archive.box.ipynb #eb26818b
-def _check_degrees(
-    west:float,
-    south:float,
-    east:float,
-    north:float,
-) -> None:
+# %% ../../nbs/70_archive.box.ipynb #27b56cef
+def _check_degrees(west:float, south:float, east:float, north:float) -> None:
     "Raise `ArchiveError` for numbers that cannot be degrees in this order"
     said = f'{west:g} {south:g} {east:g} {north:g}'
     if max(map(abs, (west, south, east, north))) > 400:
@@ -75,11 +68,8 @@ def _check_degrees(
 # %% ../../nbs/70_archive.box.ipynb #bd69518a
 SOUTHMOST, NORTHMOST = -80., 84. # degrees: where UTM ends
 
-# %% ../../nbs/70_archive.box.ipynb #aeaa0c6f
-def _check_poles(
-    south:float, # degrees
-    north:float, # degrees
-) -> None:
+# %% ../../nbs/70_archive.box.ipynb #b511fc0d
+def _check_poles(south:float, north:float) -> None: # degrees
     "Raise `ArchiveError` for a box beyond the latitudes of UTM"
     if SOUTHMOST <= south and north <= NORTHMOST: return
     raise ArchiveError(f"The box reaches from {south:g} to {north:g} degrees north; a cube can lie between {SOUTHMOST:g} and {NORTHMOST:g}, "
@@ -88,11 +78,8 @@ def _check_poles(
 # %% ../../nbs/70_archive.box.ipynb #233f7391
 WIDEST = 20. # degrees: a box wider than this is a mistake, or needs one cube for each part of it
 
-# %% ../../nbs/70_archive.box.ipynb #ab37e300
-def _unwrapped(
-    west:float, # degrees
-    east:float, # degrees
-) -> tuple[float, float]: # west -180 to 180, east greater than west
+# %% ../../nbs/70_archive.box.ipynb #24da6878
+def _unwrapped(west:float, east:float) -> tuple[float, float]: # degrees; west -180 to 180, east greater
     "Longitudes in one turn; raises `ArchiveError` where west is greater than east without crossing 180 degrees"
     start = (west + 180) % 360 - 180
     width = east - west
@@ -131,10 +118,8 @@ def utm_zone(
 RESOLUTION = 10.     # m, of Sentinel-1 RTC at its finest
 LARGEST_SIDE = 25_000 # a side of the largest grid: 250 km at 10 m
 
-# %% ../../nbs/70_archive.box.ipynb #82f74de5
-def _read_crs(
-    crs:object, # EPSG number, `EPSG:32654`, WKT, or what odc-geo knows
-) -> 'CRS':
+# %% ../../nbs/70_archive.box.ipynb #eb4f9dc7
+def _read_crs(crs:object) -> 'CRS': # EPSG number, `EPSG:32654`, WKT, or what odc-geo knows
     "A CRS in metres; raises `ArchiveError` for another one"
     from odc.geo.crs import CRS
     try: found = CRS(crs)
@@ -142,34 +127,22 @@ def _read_crs(
     if found.projected and found.units[0] in ('metre', 'm', 'meter'): return found
     raise ArchiveError(f"The CRS {crs} is not in metres; give a projected one, for instance a UTM zone as EPSG:32654.")
 
-# %% ../../nbs/70_archive.box.ipynb #aa5db0f9
-def _snapped(
-    low:float,    # m
-    high:float,   # m
-    pixel:float,  # m
-    edge:float,   # m, an edge of any pixel
-) -> tuple[float, int]: # first edge (m), number of pixels
-    "Whole pixels that hold a stretch, with edges where those of the source are"
+# %% ../../nbs/70_archive.box.ipynb #d49bca29
+def _snapped(low:float, high:float, pixel:float, edge:float) -> tuple[float, int]: # first edge, number of pixels
+    "Whole pixels that hold a stretch, all in metres; `edge` is an edge of any pixel of the source"
     first = math.floor((low - edge)/pixel + .01)
     last = math.ceil((high - edge)/pixel - .01) # a hundredth of a pixel is rounding
     return edge + first*pixel, last - first
 
-# %% ../../nbs/70_archive.box.ipynb #dec7b897
-def _extent(
-    box:Box,
-    crs:'CRS', # in metres
-) -> tuple[float, float, float, float]: # left, bottom, right, top in metres
+# %% ../../nbs/70_archive.box.ipynb #f20a64f1
+def _extent(box:Box, crs:'CRS') -> tuple[float, float, float, float]: # left, bottom, right, top in metres
     "The smallest upright box of a CRS around a box in degrees"
     from pyproj import Transformer
     to_metres = Transformer.from_crs(4326, crs.proj, always_xy=True)
     return to_metres.transform_bounds(*astuple(box), densify_pts=101)
 
-# %% ../../nbs/70_archive.box.ipynb #2bfc4b14
-def _check_size(
-    box:Box,
-    extent:tuple, # left, bottom, right, top in metres
-    resolution:float, # m
-) -> None:
+# %% ../../nbs/70_archive.box.ipynb #7781265d
+def _check_size(box:Box, extent:tuple, resolution:float) -> None: # left, bottom, right, top in metres
     "Raise `ArchiveError` for a grid that is too large, or is none"
     left, bottom, right, top = extent
     if not all(map(math.isfinite, extent)):

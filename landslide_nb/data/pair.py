@@ -22,6 +22,7 @@ from ..core import DEGREE, CubeError, Event, get_event, to_db
 from .cube import cube_event, noun_of, require_noun, sample_windows, validate_cube
 from .dialects import read_orbits
 from .grid import spread_windows
+from ..gaps import unseen_shares
 
 # %% ../../nbs/14_data.pair.ipynb #b7736a07
 def _valid_in_window(cube:xr.Dataset, passes:list[int], window:dict) -> np.ndarray: # (pass, 2) bool: VV and VH
@@ -409,6 +410,8 @@ def _provenance(cube:xr.Dataset, event:Event, orbit:str, pre:list[int], post:lis
     passes = dict(passes_pre=_days(cube, pre), passes_post=_days(cube, post))
     track = str(track_names(cube)[pre[0]])
     known = {} if track == orbit else dict(track=track)
+    unseen = unseen_shares(cube.attrs)
+    if track in unseen: known['unseen_steep_share'] = unseen[track]
     return dict(source=source, **what, orbit=orbit, **known, **passes)
 
 # %% ../../nbs/14_data.pair.ipynb #56eb5367

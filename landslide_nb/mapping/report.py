@@ -22,6 +22,7 @@ import xarray as xr
 from .. import __version__
 from ..data.grid import area_text, pixel_area, scene_windows, span_text, widen
 from ..data.pair import log_ratio, track_text
+from ..gaps import unseen_of_map
 from ..learn.metrics import StreamingAP
 from .nulls import null_text
 
@@ -338,7 +339,9 @@ def pass_facts(
 ) -> dict:  # what -> text
     "Which passes were compared"
     before, after = (', '.join(m.get(key, [])) for key in ('passes_pre', 'passes_post'))
-    return {'passes before': before, 'passes after': after, 'orbit': track_text(m) if m.get('track') else m.get('orbit', '')}
+    facts = {'passes before': before, 'passes after': after, 'orbit': track_text(m) if m.get('track') else m.get('orbit', '')}
+    unseen = unseen_of_map(m)
+    return {**facts, 'hidden by the terrain': unseen} if unseen else facts
 
 # %% ../../nbs/36_mapping.report.ipynb #c6f56943
 def truth_facts(
