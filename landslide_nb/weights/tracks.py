@@ -71,9 +71,11 @@ def asked_tracks(
 
 # %% ../../nbs/42_weights.tracks.ipynb #cedd0ddb
 INCIDENCE = 39. # degrees, on flat ground
+
+# %% ../../nbs/42_weights.tracks.ipynb #ef9daa5c
 TO_SENSOR = dict(ascending=259., descending=101.) # from the ground, degrees clockwise from north
 
-# %% ../../nbs/42_weights.tracks.ipynb #153be6c2
+# %% ../../nbs/42_weights.tracks.ipynb #d12c2ea4
 def height_slopes(
     dem:xr.DataArray, # (y, x) m, with a CRS
 ) -> tuple[xr.DataArray, xr.DataArray]: # m of height a metre to the east, a metre to the north
@@ -82,7 +84,7 @@ def height_slopes(
     if not dem.rio.crs.is_geographic: return east, north
     return east/DEGREE/np.cos(np.deg2rad(dem.y)), north/DEGREE
 
-# %% ../../nbs/42_weights.tracks.ipynb #fe35569e
+# %% ../../nbs/42_weights.tracks.ipynb #00d289b0
 def track_facing(
     dem:xr.DataArray, # (y, x) m, with a CRS
     orbit:str,        # ascending | descending
@@ -94,11 +96,13 @@ def track_facing(
     local = (np.cos(angle) - np.sin(angle)*rise)/np.sqrt(1 + east**2 + north**2)
     return local - np.cos(angle)
 
-# %% ../../nbs/42_weights.tracks.ipynb #3e37d612
+# %% ../../nbs/42_weights.tracks.ipynb #d4307fe2
 TRACK_VIEW = ('logit', 'dvv', 'dvh', 'facing') # channels: of the probability; dB; dB; of `track_facing`
+
+# %% ../../nbs/42_weights.tracks.ipynb #c7f21252
 LEAST = 1e-6 # probability that is taken as none
 
-# %% ../../nbs/42_weights.tracks.ipynb #3f857791
+# %% ../../nbs/42_weights.tracks.ipynb #fb8f3410
 def facing_of_pair(
     pair:xr.Dataset, # with `dem` and the attribute `orbit`, perhaps
 ) -> xr.DataArray:   # (y, x), NaN where it is not known
@@ -107,7 +111,7 @@ def facing_of_pair(
         return xr.full_like(pair.vv.isel(moment=0, drop=True), np.nan)
     return track_facing(static_layer(pair, 'dem').rio.write_crs(pair.rio.crs), pair.attrs['orbit'])
 
-# %% ../../nbs/42_weights.tracks.ipynb #f806266c
+# %% ../../nbs/42_weights.tracks.ipynb #c424cebe
 def track_view(
     pair:xr.Dataset,   # dims (moment, y, x), dB, in memory or lazy; with `dem`, if there is one
     prob:xr.DataArray, # dims (y, x), calibrated probability of this pair
@@ -119,17 +123,21 @@ def track_view(
     view = xr.concat(layers, 'channel', join='override', coords='minimal', compat='override')
     return view.where((logits + dvv + dvh).notnull()).transpose('channel', 'y', 'x')
 
-# %% ../../nbs/42_weights.tracks.ipynb #025c196e
+# %% ../../nbs/42_weights.tracks.ipynb #ced0dd72
 FEATURES = 16 # of each pixel, inside the network
-REACH = 5  # pixels: how far it looks
+
+# %% ../../nbs/42_weights.tracks.ipynb #32de1f01
+REACH = 5 # pixels: how far it looks
+
+# %% ../../nbs/42_weights.tracks.ipynb #959be90d
 UNIT = (4., 2., 2., .25) # of each channel of a view: what becomes 1
 
-# %% ../../nbs/42_weights.tracks.ipynb #78822943
+# %% ../../nbs/42_weights.tracks.ipynb #6618d913
 def _conv(before:int, after:int, dilation:int=1) -> nn.Conv2d:
     "A 3 x 3 convolution that keeps the size"
     return nn.Conv2d(before, after, 3, padding=dilation, dilation=dilation, padding_mode='replicate')
 
-# %% ../../nbs/42_weights.tracks.ipynb #9c3f819c
+# %% ../../nbs/42_weights.tracks.ipynb #d27cfb27
 class TrackSet(nn.Module):
     "What the views of all tracks say together: (batch, track, channel, y, x), NaN = no data -> (batch, y, x) logit"
     def __init__(self, channels:int=len(TRACK_VIEW), width:int=FEATURES):
@@ -150,9 +158,10 @@ class TrackSet(nn.Module):
         average = (known[:, :, 0]*valid[:, :, 0]).sum(1)/n[:, 0]
         return self.all(torch.cat([mean, most], 1))[:, 0] + self.mean[0]*average + self.mean[1]
 
-# %% ../../nbs/42_weights.tracks.ipynb #8b5ea1ca
+# %% ../../nbs/42_weights.tracks.ipynb #f8e2534c
 FUSION = Path(landslide_nb.__file__).parent/'weights'/'tracks.safetensors' # made by `python -m benchmarks.tracks`
 
+# %% ../../nbs/42_weights.tracks.ipynb #2e370d81
 @cache
 def fusion() -> tuple[TrackSet, dict]: # network; threshold, scenes, ... of its header
     "The network that fuses, as it was fitted to simulated events of both directions"
@@ -164,7 +173,7 @@ def fusion() -> tuple[TrackSet, dict]: # network; threshold, scenes, ... of its 
     net.load_state_dict(weights)
     return net.eval(), facts
 
-# %% ../../nbs/42_weights.tracks.ipynb #5376e7b9
+# %% ../../nbs/42_weights.tracks.ipynb #1a076126
 def fused_logit(
     views:np.ndarray, # (track, channel, y, x) of `track_view`
 ) -> np.ndarray:      # (y, x)
@@ -172,7 +181,7 @@ def fused_logit(
     batch = torch.from_numpy(np.ascontiguousarray(views, 'float32'))[None]
     with torch.inference_mode(): return fusion()[0](batch)[0].numpy()
 
-# %% ../../nbs/42_weights.tracks.ipynb #3172e503
+# %% ../../nbs/42_weights.tracks.ipynb #e6930d23
 def fuse(
     views:np.ndarray, # (track, channel, y, x) of `track_view`
 ) -> np.ndarray:      # (y, x) float32 probability, NaN = no data in any track
@@ -184,7 +193,7 @@ def fuse(
     chosen = np.where(learned, fused_logit(views), mean) if learned.any() else mean
     return np.where(seen > 0, expit(chosen), np.nan).astype('float32')
 
-# %% ../../nbs/42_weights.tracks.ipynb #cc805dd5
+# %% ../../nbs/42_weights.tracks.ipynb #aedf2120
 def fuse_lazily(
     views:list[xr.DataArray], # of `track_view`, in memory or lazy
 ) -> xr.DataArray:            # (y, x) probability, lazy; the same whatever its blocks
@@ -195,7 +204,7 @@ def fuse_lazily(
     prob = stack.map_overlap(fuse, depth=depth, boundary='none', **result)
     return as_map(prob, views[0])
 
-# %% ../../nbs/42_weights.tracks.ipynb #42ca0ad2
+# %% ../../nbs/42_weights.tracks.ipynb #69986c01
 @dataclass(frozen=True)
 class TrackMap:
     "One track of a place, mapped alone"
@@ -204,7 +213,7 @@ class TrackMap:
     folder:Path     # its run folder
     metrics:dict    # what its metrics.json holds
 
-# %% ../../nbs/42_weights.tracks.ipynb #af6b2231
+# %% ../../nbs/42_weights.tracks.ipynb #73742fae
 def fused_null(
     nulls:Sequence[xr.Dataset], # a null pair of each track
     model:tuple[nn.Module, dict], # what `load_model` returned
@@ -218,7 +227,7 @@ def fused_null(
         found.append(prob[np.isfinite(prob)])
     return np.concatenate(found)
 
-# %% ../../nbs/42_weights.tracks.ipynb #7e5123f5
+# %% ../../nbs/42_weights.tracks.ipynb #16185d20
 def check_fused(
     cube:xr.Dataset,       # canonical cube
     pairs:list[xr.Dataset], # of the tracks
@@ -234,14 +243,14 @@ def check_fused(
     if not results: return {}
     return dict(pairs=len(results), **max(results, key=lambda result: result['threshold']))
 
-# %% ../../nbs/42_weights.tracks.ipynb #2b2b6c37
+# %% ../../nbs/42_weights.tracks.ipynb #319d2dd1
 def knows_facing(
     pairs:list[xr.Dataset], # of the tracks
 ) -> bool:
     "Whether there are heights to fuse by"
     return any('dem' in pair and pair.attrs.get('orbit') in TO_SENSOR for pair in pairs)
 
-# %% ../../nbs/42_weights.tracks.ipynb #befafd4d
+# %% ../../nbs/42_weights.tracks.ipynb #d56e5c41
 def fused_meta(
     cube:xr.Dataset,        # canonical cube
     pairs:list[xr.Dataset], # of the tracks
@@ -256,7 +265,7 @@ def fused_meta(
     if check: settled['nulls'] = {**check, 'model_threshold': own}
     return settled
 
-# %% ../../nbs/42_weights.tracks.ipynb #34598088
+# %% ../../nbs/42_weights.tracks.ipynb #fabaea65
 def joined_pair(
     pairs:list[xr.Dataset], # of the tracks, dims (moment, y, x), dB
 ) -> xr.Dataset:            # dims (moment, y, x), dB
@@ -267,7 +276,7 @@ def joined_pair(
         first = first.assign({name: first[name].where(whole, other[name]) for name in ('vv', 'vh')})
     return first.assign_attrs(joined_attrs(pairs))
 
-# %% ../../nbs/42_weights.tracks.ipynb #add8c7a1
+# %% ../../nbs/42_weights.tracks.ipynb #71226014
 def _joined(
     pairs:list[xr.Dataset],
     key:str, # of their attributes
@@ -275,6 +284,7 @@ def _joined(
     "What several pairs say of one thing"
     return list(dict.fromkeys(pair.attrs[key] for pair in pairs if key in pair.attrs))
 
+# %% ../../nbs/42_weights.tracks.ipynb #9bd5e3c1
 def joined_attrs(
     pairs:list[xr.Dataset], # of the tracks
 ) -> dict:                  # passes_pre, passes_post, orbit and perhaps track, of all
@@ -283,7 +293,7 @@ def joined_attrs(
     known = {key: ' and '.join(_joined(pairs, key)) for key in ('orbit', 'track')}
     return {**sides, **{key: words for key, words in known.items() if words}}
 
-# %% ../../nbs/42_weights.tracks.ipynb #a3a76a1b
+# %% ../../nbs/42_weights.tracks.ipynb #d7f702d6
 RULES = { # by whether heights are known
     True: 'a network that treats the tracks as a set (Zaheer et al. 2017) and knows how slopes face each, fitted to simulated events of both '
           'orbit directions; where one track has no data the other decides',
@@ -291,6 +301,7 @@ RULES = { # by whether heights are known
            'them; where one track has no data the other decides',
 }
 
+# %% ../../nbs/42_weights.tracks.ipynb #b276a2a0
 def track_facts(
     track:TrackMap,
 ) -> dict:
@@ -299,7 +310,7 @@ def track_facts(
     facts = {key: track.metrics[key] for key in keys if key in track.metrics}
     return dict(track=track.name, text=track_text(track.pair.attrs), folder=f'tracks/{track.name}', **facts)
 
-# %% ../../nbs/42_weights.tracks.ipynb #8b2fce21
+# %% ../../nbs/42_weights.tracks.ipynb #2f78e37c
 def overlap_warnings(
     tracks:list[TrackMap],
     fused:float, # share of the scene with data in any track
@@ -310,7 +321,7 @@ def overlap_warnings(
     names = ' and '.join(track.name for track in tracks)
     return [f'The tracks {names} see no pixel in common: each part of the map is of one track alone.']
 
-# %% ../../nbs/42_weights.tracks.ipynb #ede229fa
+# %% ../../nbs/42_weights.tracks.ipynb #54e0514d
 def open_track(
     name:str,        # of `track_names`
     pair:xr.Dataset, # as it was mapped
@@ -319,6 +330,7 @@ def open_track(
     "A track that was mapped"
     return TrackMap(name, pair, folder, json.loads((folder/'metrics.json').read_text()))
 
+# %% ../../nbs/42_weights.tracks.ipynb #355bada3
 def track_probability(
     track:TrackMap,
 ) -> xr.DataArray: # (y, x), lazy
@@ -326,7 +338,7 @@ def track_probability(
     written = open_cog(track.folder/'probability.tif').data[0]
     return as_map(written, track.pair)
 
-# %% ../../nbs/42_weights.tracks.ipynb #4b0e5792
+# %% ../../nbs/42_weights.tracks.ipynb #178e7585
 def map_track(
     cube:xr.Dataset,   # canonical cube
     pair:xr.Dataset,   # of one track
@@ -341,7 +353,7 @@ def map_track(
         map_pair(pair, (model[0], meta), folder, **options)
     return open_track(name, pair, folder)
 
-# %% ../../nbs/42_weights.tracks.ipynb #e31d32e9
+# %% ../../nbs/42_weights.tracks.ipynb #c91795a5
 def write_fused(
     folder:Path,            # run folder
     cube:xr.Dataset,        # canonical cube
@@ -359,7 +371,7 @@ def write_fused(
     chosen = {field.name: options[field.name] for field in fields(LayerOptions) if field.name in options}
     return write_products(folder, joined_pair(pairs), prob, meta, singles=maps, **chosen)
 
-# %% ../../nbs/42_weights.tracks.ipynb #f761aff3
+# %% ../../nbs/42_weights.tracks.ipynb #8a6db73b
 def tracks_plan(
     cube:xr.Dataset,        # canonical cube
     pairs:dict[str, xr.Dataset], # name -> pair of each track
@@ -372,7 +384,7 @@ def tracks_plan(
     plan = dict(shape=[cube.sizes['y'], cube.sizes['x']], scenes=scenes, weights=weights_hash(model[0]), options=shown)
     return json.loads(json.dumps(plan, default=str))
 
-# %% ../../nbs/42_weights.tracks.ipynb #12ae55b3
+# %% ../../nbs/42_weights.tracks.ipynb #2fbdd7be
 def map_each(
     cube:xr.Dataset,        # canonical cube
     pairs:dict[str, xr.Dataset], # name -> pair of each track
@@ -389,7 +401,7 @@ def map_each(
     finish_tracks(folder)
     return metrics
 
-# %% ../../nbs/42_weights.tracks.ipynb #59574c19
+# %% ../../nbs/42_weights.tracks.ipynb #6763120d
 def map_tracks(
     source:str|Path|xr.Dataset,  # anything `open_cube` takes
     model:str|Path|tuple[nn.Module, dict], # saved stage-2 model, or what `load_model` returned
