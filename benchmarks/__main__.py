@@ -2,6 +2,7 @@
 import argparse, importlib, json, os, platform, subprocess, sys, time
 from pathlib import Path
 
+from benchmarks import archive # noqa: F401 (a duel of its own)
 from benchmarks.duels import DUELS
 
 here = Path(__file__).parent

@@ -11,6 +11,7 @@ from importlib import import_module
 # %% ../nbs/03_verbs.ipynb #946f4380
 VERBS = dict( # verb -> module that holds it
     fetch_event='download',
+    build_cube='archive.build',
     open_cube='data.cube',
     validate_cube='data.cube',
     save_cube='data.cube',
@@ -37,6 +38,7 @@ VERBS = dict( # verb -> module that holds it
     write_products='mapping.runfolder',
     map_pair='mapping.mapping',
     map_cube='mapping.mapping',
+    map_tracks='weights.tracks',
     adapt_model='weights.adapt',
     run_experiment='study.experiment',
     browser='app',

@@ -22,6 +22,7 @@ import pandas as pd
 from .runs import HIGHEST, LOWEST, RunFolder
 from .scan import Scan, at_threshold, pr_curve
 from ..data.grid import area_text, span_text
+from ..data.pair import track_text
 from ..mapping.hits import exposure_text, with_capital
 
 # %% ../../nbs/64_browser.words.ipynb #fbba2dd9
@@ -192,7 +193,7 @@ def run_html(
     model = m.get('model') if isinstance(m.get('model'), dict) else {}
     parts = [f'<b>{_escaped(run.title)}</b>']
     if m.get('event_start'): parts.append(f"between {_escaped(m['event_start'])} and {_escaped(m.get('event_end'))}")
-    if m.get('orbit'): parts.append(f"{_escaped(m['orbit'])} orbit")
+    if m.get('orbit'): parts.append(_escaped(track_text(m) + (', fused' if m.get('fusion') else '')))
     parts.append(f'{run.shape[1]:,} x {run.shape[0]:,} px')
     if model.get('arch'): parts.append(f"model {_escaped(model['arch'])}")
     if _is_number(m.get('auprc')): parts.append(_score(m))

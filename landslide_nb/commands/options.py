@@ -50,12 +50,14 @@ def number_or_all(
 # %% ../../nbs/80_commands.options.ipynb #d59f14e7
 def add_pair_options(
     p:argparse.ArgumentParser, # of a command that reads cubes
+    track:str='relative orbit, such as 9; default: the one with most usable passes', # help of --track
 ) -> None:
     "Add the arguments that say which event, orbit and passes make the pair"
     p.add_argument('--event', metavar='NAME', help=f"registered event ({', '.join(EVENTS)}); default: what the cube knows of itself")
     p.add_argument('--start', metavar='YYYY-MM-DD', help='last day before the event, instead of --event')
     p.add_argument('--end', metavar='YYYY-MM-DD', help='first day after the event, instead of --event')
-    p.add_argument('--orbit', choices=['ascending', 'descending', 'unknown'], help='orbit direction; default: the one with most usable passes')
+    p.add_argument('--orbit', choices=['ascending', 'descending', 'unknown'], help='orbit direction; default: that of the track')
+    p.add_argument('--track', metavar='N', help=track)
     p.add_argument('--passes', type=number_or_all, default=3, metavar='N|all', help='passes averaged on each side of the event (default 3)')
     p.add_argument('--crs', type=crs_word, metavar='EPSG:CODE', help='coordinate reference system of a cube that has none, such as EPSG:32654')
     p.add_argument('--size', type=int, default=2048, metavar='PX', help='side of an embedded event\'s scene (default 2048)')
@@ -102,7 +104,8 @@ def cube_of(
     "The cube an argument means; says so where it is simulated; raises `CubeError` without a CRS"
     from landslide_nb.data.events import event_cube
     if source in EVENTS and EVENTS[source].simulated: say(f'simulating {source}, {args.size} x {args.size} px ...')
-    cube = event_cube(source, args.size, args.seed, args.orbit, crs=getattr(args, 'crs', None))
+    orbits = ('ascending', 'descending') if getattr(args, 'track', None) else args.orbit
+    cube = event_cube(source, args.size, args.seed, orbits, crs=getattr(args, 'crs', None))
     if cube.rio.crs is None:
         raise CubeError(f"{source} has no CRS; say which one its coordinates are in, for example --crs EPSG:32654 (UTM zone 54 north).")
     return cube
@@ -110,17 +113,18 @@ def cube_of(
 # %% ../../nbs/80_commands.options.ipynb #b1f77c7e
 def pair_of(
     cube:'xr.Dataset',       # canonical cube
-    args:argparse.Namespace, # with event, start, end, orbit, passes
+    args:argparse.Namespace, # with event, start, end, orbit, track, passes
     extra:tuple|list=(),     # channels beside VV and VH
     name:str='',             # what the cube is called; '' : its source
 ):                           # pair, dims (moment, y, x), dB, with the cube's terrain
     "The pair of a cube by the command's arguments, said in one line"
+    from landslide_nb.data.pair import track_text
     from landslide_nb.mapping.mapping import scene_pair
-    pair = scene_pair(cube, ['vv', 'vh', *extra], event_of(args), args.passes, args.orbit)
+    pair = scene_pair(cube, ['vv', 'vh', *extra], event_of(args), args.passes, args.orbit, getattr(args, 'track', None))
     a = pair.attrs
     size = f"{pair.sizes['y']} x {pair.sizes['x']} px"
     passes = f"{len(a['passes_pre'])} passes up to {a['event_start']} and {len(a['passes_post'])} from {a['event_end']}"
-    say(f"{name or cube.attrs.get('source', 'the cube')}: {size}, {a['orbit']} orbit, {passes}")
+    say(f"{name or cube.attrs.get('source', 'the cube')}: {size}, {track_text(a)}, {passes}")
     return pair
 
 # %% ../../nbs/80_commands.options.ipynb #5bbbb8d1

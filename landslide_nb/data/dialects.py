@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ORBIT_WORDS', 'CLEAN', 'LARGEST_CODE', 'DIM_NAMES', 'ORBIT_NAMES', 'LABEL_NAMES', 'SPACE_DIMS', 'BAND_DIMS',
-           'BAND_NAME', 'COHERENCE_NAMES', 'SLOPE_NAMES', 'FRAMES_WITHIN', 'TRACK_NAMES', 'read_dates',
+           'BAND_NAME', 'COHERENCE_NAMES', 'SLOPE_NAMES', 'OF_A_PASS', 'FRAMES_WITHIN', 'TRACK_NAMES', 'read_dates',
            'read_date_pairs', 'read_orbits', 'guess_orbits', 'clean_label', 'polarisation_of', 'one_pass_a_day',
            'canonical']
 
@@ -468,23 +468,33 @@ def _assemble(
     "One dataset of the parts, with canonical coordinates"
     names = ['time', 'y', 'x', 'orbit', 'track', 'spatial_ref']
     if 'coherence' in parts: names.append('pair')
+    if 'platform' in ds.variables and ds.platform.dims == ('time',): names.append('platform')
     cube = xr.Dataset({k: (v.dims, v.data, _kept_attrs(k)) for k, v in parts.items()}, attrs=ds.attrs)
     cube = cube.assign_coords({o: ds[o].variable for o in names if o in ds.variables})
     if 'coherence' in parts: cube = cube.assign_coords(_pair_dates(ds))
     return cube
 
 # %% ../../nbs/11_data.dialects.ipynb #2f206959
+OF_A_PASS = ('orbit', 'track', 'platform') # coordinates along time
 FRAMES_WITHIN = np.timedelta64(10, 'm')
 TRACK_NAMES = ('track', 'sat:relative_orbit', 'sat_relative_orbit', 'relative_orbit')
 
 # %% ../../nbs/11_data.dialects.ipynb #67daf623
+def _track_of(label:object) -> int|str: # relative orbit; a word stays one
+    "The track that a label means, '' for none"
+    text = _as_text(label).strip()
+    try: number = float(text)
+    except ValueError: return text
+    return int(number) if number.is_integer() else ''
+
+# %% ../../nbs/11_data.dialects.ipynb #67daf62a
 def _tracks(
     ds:xr.Dataset, # renamed
-) -> list[str]:    # (time,)
+) -> np.ndarray:   # (time,) numbers, or words if one is a word
     "The track of each pass, '' if the file does not say"
     name = _first_of(TRACK_NAMES, ds)
-    if name is None or ds[name].dims != ('time',): return ['']*ds.sizes['time']
-    return [_as_text(o) for o in ds[name].values]
+    if name is None or ds[name].dims != ('time',): return np.array(['']*ds.sizes['time'])
+    return np.array([_track_of(o) for o in ds[name].values])
 
 # %% ../../nbs/11_data.dialects.ipynb #df362640
 def _frames_of_passes(
@@ -516,18 +526,18 @@ def _merge_passes(
     layers = []
     for own in passes:
         layer = frames[own[0]] if len(own) == 1 else _merge_frames(frames[own])
-        layers.append(layer.drop_vars(['time', 'orbit'], errors='ignore'))
+        layers.append(layer.drop_vars(['time', *OF_A_PASS], errors='ignore'))
     return xr.concat(layers, 'time').assign_attrs(frames.attrs)
 
 # %% ../../nbs/11_data.dialects.ipynb #6985d0db
 def one_pass_a_day(
     cube:xr.Dataset, # canonical, perhaps with a coordinate `track`
-) -> xr.Dataset:     # without it
+) -> xr.Dataset:     # without it where no track is known
     "Merge the frames of each pass, lazily, and say so"
     track = cube.track.values if 'track' in cube.coords else ['']*cube.sizes['time']
     kinds = list(zip(cube.orbit.values, track))
     passes = _frames_of_passes(cube.time.values, kinds)
-    single = cube.drop_vars('track', errors='ignore')
+    single = cube if any(map(str, track)) else cube.drop_vars('track', errors='ignore')
     if len(passes) == cube.sizes['time']: return single
     note(f"{cube.attrs.get('source') or 'The dataset'}: {cube.sizes['time']} frames are {len(passes)} passes "
          "(one track on one day is one pass); frames of one pass are merged.")

@@ -18,7 +18,7 @@ def event_cube(
     source:str,      # path of a cube, or name of a registered event
     size:int=2048,   # side of a simulated scene, px
     seed:int=0,      # of a simulated scene
-    orbit:str|None=None, # of a simulated scene; None: ascending
+    orbit:str|tuple|None=None, # of a simulated scene, one or both; None: ascending
     passes:int=4,    # of a simulated scene, on each side of the event
     crs:str|None=None, # of a cube that has none, such as EPSG:32654
 ) -> xr.Dataset:     # canonical cube
@@ -27,7 +27,7 @@ def event_cube(
     event = EVENTS[source]
     if event.simulated:
         from landslide_nb.data.simulate import simulate_event
-        return simulate_event(source, seed=seed, size=size, passes=passes, orbits=(orbit or 'ascending',))
+        return simulate_event(source, seed=seed, size=size, passes=passes, orbits=orbit or 'ascending')
     if not event.download: raise EventError(f"{source} cannot be downloaded; give the path of its cube.")
     path = cache_dir('events')/f'{event.download}.zarr'
     if not path.exists(): raise EventError(f"{source} is not on this machine; run `landslide-nb fetch {source}` first.")

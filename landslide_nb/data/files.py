@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['OTHER_BAND', 'URL_PACKAGES', 'OPERA_NAME', 'DATE_IN_NAME', 'LOWEST_DB', 'one_line', 'DiskArray', 'disk_chunks',
-           'as_dask', 'is_zarr', 'zarr_in_zip', 'read_zarr', 'is_url', 'read_url', 'is_opera', 'opera_files',
-           'read_opera', 'tif_layers', 'read_tifs', 'read_netcdf', 'tile_positions', 'join_tiles', 'read_patches']
+           'as_dask', 'is_zarr', 'zarr_in_zip', 'read_zarr', 'is_url', 'read_url', 'is_opera', 'one_kind',
+           'opera_files', 'read_opera', 'tif_layers', 'read_tifs', 'read_netcdf', 'tile_positions', 'join_tiles',
+           'read_patches']
 
 # %% ../../nbs/12_data.files.ipynb #da4a5ac6
 import math
@@ -182,7 +183,7 @@ OPERA_NAME = re.compile(
     r'(?P<burst>T\d+-\d+-IW\d)_' # track, number, subswath
     r'(?P<time>\d{8}T\d{6})Z_'   # of the pass
     r'(?P<made>\d{8}T\d{6})Z_'   # of the processing
-    r'S1\w_\d+_v[\d.]+_'         # satellite, pixel size, version
+    r'(?P<platform>S1\w)_\d+_v[\d.]+_' # satellite, pixel size, version
     r'(?P<pol>VV|VH)(?P<copy>.*)\.tiff?$' # a copy of somebody who processed it further has a suffix
 )
 
@@ -202,7 +203,7 @@ def _require_one_burst(folder:Path, bursts:Sequence[str]) -> None:
     raise CubeError(f"{folder} holds {len(bursts)} bursts ({some}{more}); put each burst in a folder of its own.")
 
 # %% ../../nbs/12_data.files.ipynb #a3e08230
-def _one_kind(
+def one_kind(
     found:pd.DataFrame, # one row a file, with its suffix in `copy`
     folder:Path,
 ) -> pd.DataFrame:
@@ -223,7 +224,7 @@ def opera_files(
     matches = {o: OPERA_NAME.match(o.name) for o in sorted(folder.iterdir())}
     found = pd.DataFrame([{'path': o, **m.groupdict()} for o, m in matches.items() if m])
     _require_one_burst(folder, found.burst.unique())
-    latest = _one_kind(found, folder).sort_values('made').drop_duplicates(['time', 'pol'], keep='last')
+    latest = one_kind(found, folder).sort_values('made').drop_duplicates(['time', 'pol'], keep='last')
     table = latest.pivot(index='time', columns='pol', values='path')
     incomplete = table.index[table.isna().any(axis=1)]
     if len(incomplete):

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from .. import __version__
+from ..data.pair import track_text
 from .report import SIMULATED_EVENT, is_simulated
 
 if TYPE_CHECKING: from pystac import Item # loaded when it is needed
@@ -47,7 +48,7 @@ def made_properties(
     "How the map was made, in the words of the processing extension"
     before, after = (len(attrs.get(key, [])) for key in ('passes_pre', 'passes_post'))
     lineage = (f"Siamese segmentation of {before} Sentinel-1 passes before and {after} after the event, "
-               f"{attrs.get('orbit', 'unknown')} orbit")
+               f'{track_text(attrs)}')
     said = dict(description=SIMULATED_EVENT, keywords=['simulated']) if is_simulated(attrs) else {}
     what = 'Simulated landslide probability' if said else 'Landslide probability'
     return {

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BYTES_A_PIXEL', 'HELD_BYTES', 'kept_tiles', 'full_disk_said', 'only_mapping', 'map_pair', 'scene_pair', 'hold_small',
-           'with_settled_zones', 'map_cube']
+           'with_settled_zones', 'located_cube', 'map_cube']
 
 # %% ../../nbs/39_mapping.mapping.ipynb #e15f9487
 import shutil
@@ -91,11 +91,12 @@ def scene_pair(
     channels:list[str],        # those the model reads
     event:str|Event|tuple|None=None, # name, `Event` or (start, end); None: what the cube knows
     passes:int|None=3,         # passes averaged on each side; None: all
-    orbit:str|None=None,       # ascending or descending; None: the one with most usable passes
+    orbit:str|None=None,       # ascending or descending; None: that of the track
+    track:str|int|None=None,   # relative orbit; None: the one with most usable passes
 ) -> xr.Dataset:               # dims (moment, y, x), dB; with the cube's `dem` and `slope`
     "The pair a model maps, with the terrain beside it"
     extra = [name for name in channels if name not in ('vv', 'vh')]
-    pair = make_pair(cube, event, passes=passes, orbit=orbit, extra=extra)
+    pair = make_pair(cube, event, passes=passes, orbit=orbit, track=track, extra=extra)
     terrain = [name for name in ('dem', 'slope') if name in cube and name not in pair]
     return pair.assign({name: cube[name] for name in terrain})
 
@@ -123,6 +124,17 @@ def with_settled_zones(
     if zones is not None: zones = settle_zones(zones, cube)
     return {**options, 'zones': zones, 'exposure': settle_exposure(files, cube)}
 
+# %% ../../nbs/39_mapping.mapping.ipynb #52852fbb
+def located_cube(
+    source:str|Path|xr.Dataset, # anything `open_cube` takes
+    crs:str|None=None,          # of a cube that has none, such as EPSG:32654
+) -> xr.Dataset:                # canonical cube
+    "A cube whose place is known, in memory if it is small; raises `CubeError` without a CRS"
+    cube = hold_small(open_cube(source, crs=crs))
+    if cube.rio.crs is not None: return cube
+    name = cube.attrs.get('source', 'The cube')
+    raise CubeError(f"{name} has no CRS; give that of its coordinates, such as crs='EPSG:32654'.")
+
 # %% ../../nbs/39_mapping.mapping.ipynb #35695136
 def map_cube(
     source:str|Path|xr.Dataset,  # anything `open_cube` takes
@@ -130,16 +142,16 @@ def map_cube(
     folder:str|Path,             # new or empty run folder
     event:str|Event|tuple|None=None, # name, `Event` or (start, end); None: what the cube knows
     passes:int|None=3,           # passes averaged on each side; None: all
-    orbit:str|None=None,         # ascending or descending; None: the one with most usable passes
+    orbit:str|None=None,         # ascending or descending; None: that of the track
     crs:str|None=None,           # of a cube that has none, such as EPSG:32654
+    track:str|int|None=None,     # relative orbit; None: the one with most usable passes
     **options,                   # of `map_pair`
 ) -> dict:                       # what metrics.json holds
     "Open a cube, pair it, map it, write the run folder"
     folder = new_run_folder(folder)
     net, meta = load_model(model)
-    cube = hold_small(open_cube(source, crs=crs))
-    if cube.rio.crs is None: raise CubeError(f"{cube.attrs.get('source', 'The cube')} has no CRS; give that of its coordinates, such as crs='EPSG:32654'.")
+    cube = located_cube(source, crs)
     options = with_settled_zones(options, cube)
-    pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit)
+    pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit, track)
     meta = place_threshold(cube, pair, net, meta, progress=options.get('progress', True))
     return map_pair(pair, (net, meta), folder, **options)

@@ -44,7 +44,7 @@ def null_passes(
     "The passes of every null pair, as many a side as in the given pair"
     attrs = pair.attrs
     event = get_event((attrs['event_start'], attrs['event_end']))
-    _, before, after = choose_passes(cube, event, None, attrs['orbit'])
+    _, before, after = choose_passes(cube, event, None, attrs['orbit'], attrs.get('track'))
     n_post = min(len(attrs['passes_post']), len(before)//2)
     if n_post < 1: return []
     n_pre = min(len(attrs['passes_pre']), math.ceil(share*(len(before) - n_post)))
