@@ -38,6 +38,7 @@ VERBS = dict( # verb -> module that holds it
     write_products='mapping.runfolder',
     map_pair='mapping.mapping',
     map_cube='mapping.mapping',
+    map_tracks='weights.tracks',
     adapt_model='weights.adapt',
     run_experiment='study.experiment',
     browser='app',

@@ -26,3 +26,16 @@ def test_a_cube_is_mapped_without_fastai_and_simulator(tmp_path):
     metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
     assert 'nulls' in metrics, 'the null check was made as well'
     assert (tmp_path/'run'/'report.html').exists()
+
+MAP_TRACKS = """
+from landslide_nb.weights.tracks import map_tracks
+from landslide_nb.testing import mock_cube
+map_tracks(mock_cube((96, 128)), 'base', sys.argv[1], event='hokkaido', progress=False)
+"""
+
+def test_several_tracks_are_fused_without_fastai_and_simulator(tmp_path):
+    out = in_new_process(MAP_TRACKS, tmp_path/'run')
+    assert out.returncode == 0, out.stderr[-2000:]
+    metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
+    assert [one['track'] for one in metrics['fusion']['tracks']] == ['ascending', 'descending']
+    assert sorted(path.name for path in (tmp_path/'run'/'tracks').iterdir()) == ['ascending', 'descending']

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_DEPTH', 'MAX_FOLDERS', 'GDAL_SETTINGS', 'BANDS', 'RUN_FILES', 'EXTRA_FILES', 'LOWEST', 'HIGHEST', 'LEAST',
-           'EVENT_KEYS', 'AppError', 'inside', 'find_folders', 'is_run', 'find_runs', 'find_experiments', 'open_raster',
-           'check_geopackage', 'read_layer', 'shapes_near', 'RasterGrid', 'RasterHeader', 'band_numbers',
+           'EVENT_KEYS', 'AppError', 'inside', 'find_folders', 'is_run', 'with_tracks', 'find_runs', 'find_experiments',
+           'open_raster', 'check_geopackage', 'read_layer', 'shapes_near', 'RasterGrid', 'RasterHeader', 'band_numbers',
            'read_raster_header', 'read_run_file', 'read_run_files', 'other_sizes', 'missing_notes', 'clean_cells',
            'RunFolder', 'file_stamp', 'find_run', 'open_run', 'mapped_event', 'mapped_grid', 'same_scene']
 
@@ -79,12 +79,25 @@ def is_run(
     def holds(*names): return all((folder/name).exists() for name in names)
     return holds('probability.tif') or holds('landslides.gpkg', 'item.json') or holds('pair.tif', 'metrics.json')
 
+# %% ../../nbs/60_browser.runs.ipynb #1e15d03e
+def with_tracks(
+    root:Path,       # absolute
+    runs:dict[str, Path], # of `find_folders`
+) -> dict[str, Path]: # the same, each followed by the maps of its tracks
+    "Run folders, and those of the tracks that were fused into them"
+    found = {}
+    for name, folder in runs.items():
+        found[name] = folder
+        tracks = _subfolders(folder/'tracks') if _may_enter(folder/'tracks') else []
+        found |= {below.relative_to(root).as_posix(): below for below in tracks if is_run(below)}
+    return found
+
 # %% ../../nbs/60_browser.runs.ipynb #ef847a1d
 def find_runs(
     root:str|Path, # a run folder or a folder of them
 ) -> dict[str, Path]: # path below the root ('.' for the root itself) -> run folder
-    "Run folders, also incomplete ones; raises `AppError` if the root is not a folder"
-    if Path(root).is_dir(): return find_folders(root, is_run)
+    "Run folders, also incomplete ones, each with its tracks; raises `AppError` if the root is not a folder"
+    if Path(root).is_dir(): return with_tracks(Path(root).resolve(), find_folders(root, is_run))
     raise AppError(f"{root} is not a folder; give a run folder written by `landslide-nb map`, or a folder of them.")
 
 # %% ../../nbs/60_browser.runs.ipynb #3e1d9152

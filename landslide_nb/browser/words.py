@@ -250,7 +250,8 @@ def run_html(
     m = run.metrics
     parts = [f'<b>{_escaped(run.title)}</b>']
     if m.get('event_start'): parts.append(f"between {_escaped(m['event_start'])} and {_escaped(m.get('event_end'))}")
-    if m.get('orbit'): parts.append(_escaped(track_text(m)))
+    fused = ', fused' if m.get('fusion') else ''
+    if m.get('orbit'): parts.append(_escaped(track_text(m)) + fused)
     parts.append(f'{run.shape[1]:,} x {run.shape[0]:,} px')
     if _is_number(m.get('auprc')): parts.append(_score(m))
     more = [_escaped(text) for text in (passes_words(m), model_words(m), null_words(m)) if text]

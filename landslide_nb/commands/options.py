@@ -50,13 +50,14 @@ def number_or_all(
 # %% ../../nbs/80_commands.options.ipynb #d59f14e7
 def add_pair_options(
     p:argparse.ArgumentParser, # of a command that reads cubes
+    track:str='relative orbit, such as 9; default: the one with most usable passes', # help of --track
 ) -> None:
     "Add the arguments that say which event, orbit and passes make the pair"
     p.add_argument('--event', metavar='NAME', help=f"registered event ({', '.join(EVENTS)}); default: what the cube knows of itself")
     p.add_argument('--start', metavar='YYYY-MM-DD', help='last day before the event, instead of --event')
     p.add_argument('--end', metavar='YYYY-MM-DD', help='first day after the event, instead of --event')
     p.add_argument('--orbit', choices=['ascending', 'descending', 'unknown'], help='orbit direction; default: that of the track')
-    p.add_argument('--track', metavar='N', help='relative orbit, such as 9; default: the one with most usable passes')
+    p.add_argument('--track', metavar='N', help=track)
     p.add_argument('--passes', type=number_or_all, default=3, metavar='N|all', help='passes averaged on each side of the event (default 3)')
     p.add_argument('--crs', type=crs_word, metavar='EPSG:CODE', help='coordinate reference system of a cube that has none, such as EPSG:32654')
     p.add_argument('--size', type=int, default=2048, metavar='PX', help='side of an embedded event\'s scene (default 2048)')

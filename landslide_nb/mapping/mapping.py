@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BYTES_A_PIXEL', 'HELD_BYTES', 'kept_tiles', 'full_disk_said', 'only_mapping', 'map_pair', 'scene_pair', 'hold_small',
-           'with_settled_zones', 'map_cube']
+           'with_settled_zones', 'located_cube', 'map_cube']
 
 # %% ../../nbs/39_mapping.mapping.ipynb #e15f9487
 import shutil
@@ -124,6 +124,17 @@ def with_settled_zones(
     if zones is not None: zones = settle_zones(zones, cube)
     return {**options, 'zones': zones, 'exposure': settle_exposure(files, cube)}
 
+# %% ../../nbs/39_mapping.mapping.ipynb #52852fbb
+def located_cube(
+    source:str|Path|xr.Dataset, # anything `open_cube` takes
+    crs:str|None=None,          # of a cube that has none, such as EPSG:32654
+) -> xr.Dataset:                # canonical cube
+    "A cube whose place is known, in memory if it is small; raises `CubeError` without a CRS"
+    cube = hold_small(open_cube(source, crs=crs))
+    if cube.rio.crs is not None: return cube
+    name = cube.attrs.get('source', 'The cube')
+    raise CubeError(f"{name} has no CRS; give that of its coordinates, such as crs='EPSG:32654'.")
+
 # %% ../../nbs/39_mapping.mapping.ipynb #35695136
 def map_cube(
     source:str|Path|xr.Dataset,  # anything `open_cube` takes
@@ -139,8 +150,7 @@ def map_cube(
     "Open a cube, pair it, map it, write the run folder"
     folder = new_run_folder(folder)
     net, meta = load_model(model)
-    cube = hold_small(open_cube(source, crs=crs))
-    if cube.rio.crs is None: raise CubeError(f"{cube.attrs.get('source', 'The cube')} has no CRS; give that of its coordinates, such as crs='EPSG:32654'.")
+    cube = located_cube(source, crs)
     options = with_settled_zones(options, cube)
     pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit, track)
     meta = place_threshold(cube, pair, net, meta, progress=options.get('progress', True))

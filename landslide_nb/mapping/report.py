@@ -7,8 +7,8 @@ __all__ = ['LOG_RATIOS', 'SIMULATED_EVENT', 'MARGINS', 'CELLS_HEAD', 'GUIDE', 'K
            'AreaCount', 'TruthCount', 'fraction', 'overlap_scores', 'add_baselines', 'truth_scores', 'scene_metrics',
            'is_simulated', 'level_text', 'expected_text', 'doubtful_text', 'found_text', 'suspect', 'coarse', 'Panel',
            'backscatter_panel', 'change_panel', 'scene_panels', 'draw_panel', 'scene_extent', 'plot_scene', 'html_page',
-           'html_row', 'warning_box', 'area_facts', 'pass_facts', 'truth_facts', 'scene_table', 'cells_table',
-           'guide_text', 'report_page']
+           'html_row', 'warning_box', 'area_facts', 'pass_facts', 'truth_facts', 'track_line', 'fused_facts',
+           'scene_table', 'cells_table', 'guide_text', 'report_page']
 
 # %% ../../nbs/36_mapping.report.ipynb #ec37db02
 import base64, html
@@ -255,10 +255,14 @@ def scene_panels(
     pair:xr.Dataset,    # dims (moment, y, x), dB; `landslides` if mapped
     prob:xr.DataArray,  # dims (y, x), calibrated probability
     n:int,              # pixels a side that become one
+    singles:dict[str, xr.DataArray]|None=None, # track -> its own map, of a fused one
 ) -> list[Panel]:
     "The panels of a scene, from left to right"
     panels = [backscatter_panel(pair, n), change_panel(pair, n)]
-    panels.append(Panel('landslide probability', coarse(prob, n).values, 'inferno', 0, 1))
+    fused = ', fused' if singles else ''
+    panels.append(Panel(f'landslide probability{fused}', coarse(prob, n).values, 'inferno', 0, 1))
+    for track, one in (singles or {}).items():
+        panels.append(Panel(f'{track}, alone', coarse(one, n).values, 'inferno', 0, 1))
     if 'landslides' in pair:
         share = coarse((pair.landslides == 1).astype('float32'), n).values
         panels.append(Panel('mapped landslides (share of the pixel)', share, 'inferno', 0, 1))
@@ -298,11 +302,12 @@ def plot_scene(
     prob:xr.DataArray,  # dims (y, x), calibrated probability
     title:str='',       # above the figure
     max_px:int=1200,    # longer scenes are averaged to about this many pixels a side
+    singles:dict[str, xr.DataArray]|None=None, # track -> its own map, of a fused one
 ) -> 'Figure':
     "Post-event VH, smoothed log-ratio, probability and, if mapped, the truth side by side"
     from matplotlib.figure import Figure
     n = -(-max(prob.shape)//max_px)
-    panels = scene_panels(pair, prob, n)
+    panels = scene_panels(pair, prob, n, singles)
     extent, unit = scene_extent(prob, n)
     fig = Figure(figsize=(4.6*len(panels), 5.6))
     axes = fig.subplots(1, len(panels), sharex=True, sharey=True, gridspec_kw=MARGINS)
@@ -378,13 +383,31 @@ def truth_facts(
         'of the all-zero map': f"{m['auprc_all_zero']:.3f}",
     }
 
+# %% ../../nbs/36_mapping.report.ipynb #df91fee9
+def track_line(
+    one:dict, # of `fusion` in metrics.json: what one track gave
+) -> str:
+    "What one track of a fused map saw alone"
+    passes = ' and '.join(f"{len(one.get(f'passes_{key}', []))} passes {word}" for key, word in (('pre', 'before'), ('post', 'after')))
+    return f"{passes}; sees {one['valid_fraction']:.1%} of the scene; expected alone {area_text(one['expected_area_m2'])}"
+
+# %% ../../nbs/36_mapping.report.ipynb #8e7b066d
+def fused_facts(
+    m:dict, # metrics of `write_products`
+) -> dict:  # what -> text; empty where one track was mapped
+    "Which tracks were fused, and how"
+    fusion = m.get('fusion')
+    if not fusion: return {}
+    lines = {one['text']: track_line(one) for one in fusion['tracks']}
+    return {**lines, 'fused by': fusion['rule']}
+
 # %% ../../nbs/36_mapping.report.ipynb #2e59d731
 def scene_table(
     m:dict, # metrics of `write_products`
 ) -> str:   # HTML
     "The facts of a scene"
     facts = area_facts(m) | pass_facts(m) | truth_facts(m)
-    facts |= scene_rows(m)
+    facts |= fused_facts(m) | scene_rows(m)
     if 'nulls' in m: facts['null check'] = null_text(m['nulls'])
     return f"<table>{''.join(html_row(fact) for fact in facts.items())}</table>"
 

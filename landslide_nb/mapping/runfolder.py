@@ -6,9 +6,9 @@
 __all__ = ['CACHE_BYTES', 'NUMBER_LAYER', 'CLASS_LAYER', 'PAIR_BANDS', 'UNITS', 'OF_MODEL', 'UNFINISHED', 'FORBIDDEN',
            'LEFT_BEHIND', 'LAST', 'STAY', 'bounded', 'LayerKind', 'overview_factors', 'write_plain', 'add_overviews',
            'compress_cog', 'write_cog', 'open_cog', 'with_grid', 'pair_bands', 'layers_beside', 'write_rasters',
-           'from_cogs', 'hidden_folder', 'clear_unfinished', 'cannot_write', 'can_continue', 'clear_tiles',
-           'new_run_folder', 'moving_order', 'move_file', 'fill_folder', 'put_in_place', 'whole_folder', 'LayerOptions',
-           'find_layers', 'write_layers', 'map_attrs', 'threshold_of', 'model_facts', 'scene_pixels',
+           'from_cogs', 'hidden_folder', 'clear_unfinished', 'cannot_write', 'can_continue', 'finish_tracks',
+           'clear_tiles', 'new_run_folder', 'moving_order', 'move_file', 'fill_folder', 'put_in_place', 'whole_folder',
+           'LayerOptions', 'find_layers', 'write_layers', 'map_attrs', 'threshold_of', 'model_facts', 'scene_pixels',
            'expected_interval', 'map_warnings', 'layer_facts', 'write_json', 'write_page', 'write_products',
            'heights_beside', 'polygons_again']
 
@@ -244,7 +244,7 @@ def cannot_write(
     return OutputError(f"Cannot write {folder}: {e.strerror or e}; {to_do}.")
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #5412ae08
-LEFT_BEHIND = {'.half', '.tiles', '.moved'} # of a killed mapping, inside its folder
+LEFT_BEHIND = {'.half', '.tiles', '.tracks', '.moved'} # of a killed mapping, inside its folder
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #34f48e62
 def can_continue(
@@ -258,11 +258,23 @@ def can_continue(
     return bool(found) and found <= LEFT_BEHIND | OF_SYSTEMS and os.access(folder, os.W_OK)
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #4c20d0cc
+def finish_tracks(
+    folder:Path, # run folder, absolute
+) -> None:
+    "Move the single maps of a fused map, which lie beside it until it is whole, into its folder `tracks`"
+    work = hidden_folder(folder, 'tracks')
+    if not work.exists() or not (folder/'probability.tif').exists(): return
+    (work/'plan.json').unlink(missing_ok=True)
+    os.replace(work, folder/'tracks')
+
+# %% ../../nbs/38_mapping.runfolder.ipynb #270c3e48
 def clear_tiles(
     folder:Path,
 ) -> None:
-    "Remove the tiles of a mapping that ended: its run folder is whole"
-    if (folder/'probability.tif').exists(): shutil.rmtree(hidden_folder(folder.resolve(), 'tiles'), ignore_errors=True)
+    "Put away what a mapping that ended left beside its folder: its run folder is whole"
+    if not (folder/'probability.tif').exists(): return
+    shutil.rmtree(hidden_folder(folder.resolve(), 'tiles'), ignore_errors=True)
+    finish_tracks(folder.resolve())
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #19ec00cf
 def new_run_folder(
@@ -405,15 +417,14 @@ def threshold_of(
 def model_facts(
     meta:dict,   # of a model
     record:dict, # of its areas at this place
-) -> dict:       # `model`, and `nulls` if there was a null check
+) -> dict:       # `model`; `nulls` if there was a null check, `fusion` if several tracks were fused
     "What metrics.json says about the model"
     model = {key: meta[key] for key in ('arch', 'version', 'training') if key in meta}
     if meta.get('calibration'):
         area = {key: value for key, value in record.items() if key != 'examples'} # one number a chip: too long
         model['calibration'] = {**meta['calibration'], 'area': area}
     facts = dict(model=model)
-    if 'nulls' in meta: facts['nulls'] = meta['nulls']
-    return facts
+    return facts | {key: meta[key] for key in ('nulls', 'fusion') if key in meta}
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #a0fedcbd
 def scene_pixels(
@@ -474,10 +485,11 @@ def write_page(
     layers:dict[str, 'GeoDataFrame'], # of `find_layers`
     metrics:dict,      # of the map
     record:dict,       # of `area_errors`
+    singles:dict[str, xr.DataArray], # track -> its own map, of a fused one
 ) -> None:
     "Write the picture and the page"
     picture = folder/'map.png'
-    plot_scene(pair, prob, metrics.get('event_name', '')).savefig(picture, dpi=90)
+    plot_scene(pair, prob, metrics.get('event_name', ''), singles=singles).savefig(picture, dpi=90)
     worst = layers.get('zones', layers['cells']).head(10)
     (folder/'report.html').write_text(report_page(metrics, worst, picture.read_bytes(), record))
 
@@ -487,6 +499,7 @@ def write_products(
     pair:xr.Dataset,       # dims (moment, y, x), dB, in memory or lazy; may carry `landslides`, `dem`, `slope`
     prob:xr.DataArray,     # dims (y, x), calibrated probability, in memory or lazy
     meta:dict|None=None,   # of the model that made it: arch, version, training, input, calibration
+    singles:dict[str, xr.DataArray]|None=None, # track -> its own map, of a fused one: shown beside it
     **options,             # of `LayerOptions`: min_area, cell, zones, exposure
 ) -> dict:                 # what metrics.json holds
     "Write the run folder: COGs, GeoPackage, metrics, STAC item, picture and report; raises `OutputError` if it is not empty"
@@ -505,12 +518,12 @@ def write_products(
         layers = expose(layers, exposed, prob, tmp/'probability.tif')
         write_layers(layers, tmp/'landslides.gpkg')
         metrics = scene_metrics(pair, prob, threshold)
-        metrics['warnings'] = [*map_warnings(meta, metrics, pair, prob), *elsewhere]
+        metrics['warnings'] = [*map_warnings(meta, metrics, pair, prob), *elsewhere, *meta.get('warnings', [])]
         metrics |= expected_interval(metrics, prob, record)
         metrics |= {**layer_facts(layers, options.min_area), **attrs, **model_facts(meta, record)}
         metrics |= exposure_facts(layers, exposed) | simulated
         write_json(tmp/'metrics.json', metrics)
-        write_page(tmp, pair, prob, layers, metrics, record)
+        write_page(tmp, pair, prob, layers, metrics, record, singles or {})
         item = stac_item(tmp, prob, attrs, Path(folder).resolve().name)
         (tmp/'item.json').write_text(json.dumps(item.to_dict(include_self_link=False), indent=1))
     return metrics

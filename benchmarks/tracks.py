@@ -1,0 +1,236 @@
+"""What does a second track add to a map?
+
+    python -m benchmarks.tracks simulate --scenes FOLDER
+    python -m benchmarks.tracks fit --scenes FOLDER --out tracks.safetensors
+    python -m benchmarks.tracks score --scenes FOLDER --weights tracks.safetensors --out tracks.csv
+
+`simulate`: random regions, as the shipped weights learned from (other seeds), seen from both orbit directions, with the same number of passes
+and the same filter in both; each is mapped by the shipped weights from either direction. `fit`: the network that fuses (notebook `tracks`) learns
+from 300 regions; its threshold is set on 100 others. `score`: 100 further random regions and twelve scenes each of the two
+demo regions, which nothing was fitted to or chosen by. About 25 minutes on one core; scenes that are there are used.
+"""
+import argparse, json
+from pathlib import Path
+from time import process_time
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from safetensors.torch import load_file, save_file
+from scipy.ndimage import gaussian_filter
+from scipy.special import expit, logit
+from torch import nn
+from tqdm import tqdm
+
+from landslide_nb.core import atomic
+from landslide_nb.data.landscape import DIRECTIONS, POLARISATIONS, REGIONS
+from landslide_nb.data.pair import make_pair
+from landslide_nb.data.simulate import simulate_event
+from landslide_nb.learn.metrics import average_precision
+from landslide_nb.learn.models import load_model
+from landslide_nb.learn.uncertainty import area_interval
+from landslide_nb.mapping.areas import errors_here
+from landslide_nb.mapping.nulls import null_pairs
+from landslide_nb.mapping.scene import predict_scene
+from landslide_nb.weights.base import _outlines, despeckle, false_alarm_threshold, random_preparation, random_region
+from landslide_nb.weights.tracks import LEAST, TRACK_VIEW, TrackSet, track_view
+
+SIDE = 256                            # of a scene, px
+FIT, CHOOSE, HELD = range(500_000, 500_300), range(500_300, 500_400), range(600_000, 600_100)
+DEMO = range(600_000, 600_012)        # of each demo region
+MINUTES, RATE, BATCH, CROP = 2, 3e-3, 8, 96
+UNKNOWN = .2                          # share of crops in which the facing is not known
+
+def names(seeds, demo=()):
+    "(kind, seed) of scenes"
+    return [('random', seed) for seed in seeds] + [(region, seed) for seed in demo for region in REGIONS]
+
+def scene_path(folder, kind, seed): return Path(folder)/f'{kind}_{seed}.npz'
+
+def tracks_of(kind, seed):
+    "The passes of each direction, the truth, and the region of a scene"
+    region = random_region(seed) if kind == 'random' else REGIONS[kind]
+    how_made = random_preparation(seed)
+    cube = simulate_event(region, seed, SIDE, passes=4)
+    for pol in POLARISATIONS:
+        cube[pol].values[:] = [despeckle(power, how_made.speckle_filter, how_made.weight) for power in cube[pol].values]
+    own = [cube.isel(time=cube.orbit.values == orbit).isel(time=slice(0, 4 + how_made.after)) for orbit in DIRECTIONS]
+    return own, how_made, _outlines(region, how_made, cube.landslides.values).astype('uint8'), region
+
+def null_logit(cube, pair, model):
+    "The logit that two in a thousand pixels of the latest null pair reach; NaN without one"
+    nulls = null_pairs(cube, pair)
+    if not nulls: return np.nan
+    return float(logit(np.quantile(predict_scene(nulls[-1], *model, progress=False).clip(LEAST, 1 - LEAST), .998)))
+
+def write_scene(folder, kind, seed, model):
+    "Simulate a scene and look at it from either direction"
+    path = scene_path(folder, kind, seed)
+    if path.exists(): return
+    own, how_made, truth, region = tracks_of(kind, seed)
+    pairs = [make_pair(cube.isel(time=slice(4 - how_made.before, None)), passes=None).assign(dem=cube.dem) for cube in own]
+    views = [track_view(pair, predict_scene(pair, *model, progress=False)).values for pair in pairs]
+    null = [null_logit(cube, pair, model) for cube, pair in zip(own, pairs)]
+    with atomic(path) as tmp, open(tmp, 'wb') as f:
+        np.savez_compressed(f, views=np.stack(views).astype('f2'), truth=truth, null=null, fields=max(region.growth_db) > 0)
+
+def read_scene(folder, kind, seed):
+    "(track, channel, y, x) float32 views, (y, x) truth, null logits, whether it has wide fields"
+    scene = np.load(scene_path(folder, kind, seed))
+    return scene['views'].astype('f4'), scene['truth'], scene['null'], bool(scene['fields'])
+
+def simulate(args):
+    torch.set_num_threads(1)
+    model = load_model('base')
+    Path(args.scenes).mkdir(parents=True, exist_ok=True)
+    wanted = names([*FIT, *CHOOSE, *HELD], DEMO)
+    for kind, seed in tqdm(wanted, desc='simulate', unit='scene'): write_scene(args.scenes, kind, seed, model)
+
+def draw_crops(views, truth, rng):
+    "A batch of crops, turned and mirrored"
+    crops, targets = [], []
+    for k in rng.integers(0, len(views), BATCH):
+        y, x = rng.integers(0, SIDE - CROP + 1, 2)
+        turn, mirror = rng.integers(4), rng.integers(2)*2 - 1
+        part = np.rot90(views[k, :, :, y:y+CROP, x:x+CROP], turn, (2, 3))[..., ::mirror]
+        crops.append(part.astype('f4'))
+        if rng.random() < UNKNOWN: crops[-1][:, TRACK_VIEW.index('facing')] = 0
+        targets.append(np.rot90(truth[k, y:y+CROP, x:x+CROP], turn)[:, ::mirror].astype('f4'))
+    return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(targets))
+
+def rate(done):
+    "The learning rate after a share of the time: warm up, then along a cosine"
+    return RATE*min(1, done/.02)*(.02 + .49*(1 + np.cos(np.pi*done)))
+
+def train(views, truth, minutes, seed=0):
+    "Fit the network"
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    rng, net = np.random.default_rng(seed), TrackSet()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3)
+    start, steps = process_time(), 0
+    while (done := (process_time() - start)/60/minutes) < 1:
+        for group in optimiser.param_groups: group['lr'] = rate(done)
+        crops, targets = draw_crops(views, truth, rng)
+        loss = nn.functional.binary_cross_entropy_with_logits(net(crops), targets)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        steps += 1
+        if steps % 500 == 0: print(f'{steps} steps, {done:.0%}, loss {loss.item():.4f}', flush=True)
+    return net.eval(), steps
+
+def together(net, views):
+    "What the network says of all tracks"
+    with torch.inference_mode(): return net(torch.from_numpy(np.ascontiguousarray(views))[None])[0].numpy()
+
+def mean_logit(views): return views[:, 0].mean(0)
+
+def chips(images):
+    "Scenes as chips of 128 px, and the scene of each"
+    n, k = len(images), SIDE//128
+    cut = np.stack(images).reshape(n, k, 128, k, 128).swapaxes(2, 3).reshape(-1, 128, 128)
+    return cut, np.repeat(np.arange(n), k*k)
+
+def fit(args):
+    scenes = [read_scene(args.scenes, *name)[:2] for name in names(FIT)]
+    views, truth = (np.stack([scene[k] for scene in scenes]) for k in (0, 1))
+    net, steps = train(views.astype('f2'), truth, args.minutes)
+    chosen = [read_scene(args.scenes, *name)[:2] for name in names(CHOOSE)]
+    t, scene = chips([truth for _, truth in chosen])
+    p, mean = (chips([expit(rule(views)) for views, _ in chosen])[0] for rule in (lambda views: together(net, views), mean_logit))
+    facts = dict(threshold=false_alarm_threshold(p, t, scene), threshold_of_mean=false_alarm_threshold(mean, t, scene),
+                 scenes=len(FIT), threshold_scenes=len(CHOOSE), steps=steps, expected_over_true=float(p.sum()/(t == 1).sum()),
+                 command='python -m benchmarks.tracks fit')
+    save_file(net.half().state_dict(), str(args.out), metadata=dict(fusion=json.dumps(facts)))
+    print(facts)
+
+def null_weighted(views, null):
+    "Log odds weighted by how little each track sees where nothing slid; the plain mean without null pairs"
+    weights = expit(-np.nan_to_num(null))
+    return np.tensordot(weights/weights.sum(), views[:, 0], 1)
+
+def stacked(views):
+    "Higher and lower logit, as they are and smoothed, (pixel, feature)"
+    high, low = views[:, 0].max(0), views[:, 0].min(0)
+    images = [high, low] + [gaussian_filter(image, sigma) for image in (high, low) for sigma in (1, 2.5)]
+    return np.stack(images, -1).reshape(-1, len(images))
+
+def logistic(folder):
+    "A logistic regression on the logits of both tracks and their neighbours"
+    from sklearn.linear_model import LogisticRegression
+    rng, features, truths = np.random.default_rng(0), [], []
+    for name in names(FIT):
+        views, truth = read_scene(folder, *name)[:2]
+        k = rng.choice(truth.size, 2000, replace=False)
+        features.append(stacked(views)[k])
+        truths.append(truth.ravel()[k] == 1)
+    return LogisticRegression(max_iter=300).fit(np.concatenate(features), np.concatenate(truths))
+
+def covers(prob, truth, calibration):
+    "Whether the interval of a scene's expected area holds the true one"
+    record, _ = errors_here(calibration, xr.DataArray(prob, dims=('y', 'x')), {})
+    low, high = area_interval(prob.sum(), prob.size, record)
+    return bool(low <= (truth == 1).sum() <= high)
+
+def score_scene(folder, name, net, regression, calibration):
+    "AUPRC of each rule in a scene, and how far the expected area is off; areas also of scenes without landslides"
+    views, truth, null, fields = read_scene(folder, *name)
+    few = (truth == 1).sum() < 20
+    def ap(score): return np.nan if few else average_precision(score.astype('f4'), truth, scores=True)
+    fused = together(net, views)
+    alone = {f'{orbit} alone': ap(view[0]) for orbit, view in zip(DIRECTIONS, views)}
+    area = dict(true=int((truth == 1).sum()), expected=float(expit(fused).sum()),
+                expected_alone=float(expit(views[:, 0]).sum()/2), covered=covers(expit(fused), truth, calibration),
+                covered_alone=np.mean([covers(expit(view[0]), truth, calibration) for view in views]))
+    rules = dict(mean=ap(mean_logit(views)), highest=ap(views[:, 0].max(0)), null_weighted=ap(null_weighted(views, null)),
+                 logistic=ap((stacked(views) @ regression.coef_[0]).reshape(truth.shape)), network=ap(fused), network_without_heights=ap(together(net, np.concatenate([views[:, :3], 0*views[:, 3:]], 1))),
+                 network_of_one_track=np.mean([ap(together(net, views[k:k+1])) for k in (0, 1)]))
+    kind = 'wide fields' if fields else name[0]
+    return dict(kind=kind, seed=name[1], **alone, better=max(alone.values()), **rules, **area)
+
+def paired(table, rule, draws=2000, seed=0):
+    "Ratio of the mean AUPRC of a rule to that of the better track, with a 95 % interval over regions"
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, len(table), (draws, len(table)))
+    a, b = table[rule].to_numpy(), table.better.to_numpy()
+    low, high = np.quantile(a[rows].mean(1)/b[rows].mean(1), [.025, .975])
+    return f'{a.mean()/b.mean() - 1:+.1%} [{low - 1:+.1%}, {high - 1:+.1%}]'
+
+def score(args):
+    net = TrackSet()
+    net.load_state_dict({name: values.float() for name, values in load_file(args.weights).items()})
+    net.eval()
+    regression = logistic(args.scenes)
+    calibration = load_model('base')[1]['calibration']
+    wanted = tqdm(names(HELD, DEMO), desc='score', unit='scene')
+    table = pd.DataFrame([score_scene(args.scenes, name, net, regression, calibration) for name in wanted])
+    table.to_csv(args.out, index=False)
+    say_scores(table)
+
+def say_scores(table):
+    "Print what the table says"
+    rules = ['mean', 'highest', 'null_weighted', 'logistic', 'network', 'network_without_heights', 'network_of_one_track']
+    for kind, whole in [*table.groupby('kind'), ('all', table)]:
+        part = whole.dropna()
+        print(f'{kind} ({len(part)} scenes with landslides):', ', '.join(f'{name} {part[name].mean():.3f}' for name in ['ascending alone', 'descending alone', 'better', *rules]))
+        for rule in rules: print(f'    {rule}: {paired(part, rule)} against the better track, higher in {(part[rule] >= part.better).mean():.0%}')
+        true = whole.true.sum()
+        print(f'    expected over true area: fused {whole.expected.sum()/true:.2f}, one track {whole.expected_alone.sum()/true:.2f}; '
+              f'interval holds the true area: fused {whole.covered.mean():.0%}, one track {whole.covered_alone.mean():.0%} of {len(whole)} scenes')
+
+def main():
+    parser = argparse.ArgumentParser('benchmarks.tracks')
+    commands = parser.add_subparsers(required=True)
+    for run in (simulate, fit, score):
+        command = commands.add_parser(run.__name__)
+        command.set_defaults(run=run)
+        command.add_argument('--scenes', required=True)
+        if run is fit: command.add_argument('--minutes', type=float, default=MINUTES)
+        if run is score: command.add_argument('--weights', required=True)
+        if run is not simulate: command.add_argument('--out', required=True)
+    args = parser.parse_args()
+    args.run(args)
+
+if __name__ == '__main__': main()
