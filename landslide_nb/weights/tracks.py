@@ -163,7 +163,7 @@ FUSION = Path(landslide_nb.__file__).parent/'weights'/'tracks.safetensors' # mad
 
 # %% ../../nbs/42_weights.tracks.ipynb #2e370d81
 @cache
-def fusion() -> tuple[TrackSet, dict]: # network; threshold, scenes, ... of its header
+def fusion() -> tuple[TrackSet, dict]: # network; what its header says of the fit
     "The network that fuses, as it was fitted to simulated events of both directions"
     from safetensors import safe_open
     with safe_open(FUSION, 'pt') as f:
@@ -232,7 +232,7 @@ def check_fused(
     cube:xr.Dataset,       # canonical cube
     pairs:list[xr.Dataset], # of the tracks
     model:tuple[nn.Module, dict], # what `load_model` returned
-    threshold:float,       # of the fusion
+    threshold:float,       # the model's own
 ) -> dict:                 # pairs (their number), and `null_result` of the worst; {} without null pairs in every track
     "What the fusion finds in the null pairs of a place"
     each = [null_pairs(cube, pair)[::-1] for pair in pairs]
@@ -259,11 +259,11 @@ def fused_meta(
     "The threshold of a fused map, and what was found in null pairs"
     meta = model[1]
     if not can_check(meta): return meta
-    own = fusion()[1]['threshold' if knows_facing(pairs) else 'threshold_of_mean']
+    own = meta['calibration']['threshold']
     check = check_fused(cube, pairs, model, own)
-    settled = {**meta, 'calibration': {**meta['calibration'], 'threshold': max(own, check.get('threshold', 0))}}
-    if check: settled['nulls'] = {**check, 'model_threshold': own}
-    return settled
+    if not check: return meta
+    calibration = {**meta['calibration'], 'threshold': max(own, check['threshold'])}
+    return {**meta, 'calibration': calibration, 'nulls': {**check, 'model_threshold': own}}
 
 # %% ../../nbs/42_weights.tracks.ipynb #fabaea65
 def joined_pair(
