@@ -424,6 +424,14 @@ def test_the_page_counts_what_the_files_hold(chromium, folder, tmp_path):
         v.close()
     assert len(gpd.read_file(tmp_path/'saved.gpkg')) == len(polygons)
 
+def test_polygons_taken_home_know_their_slopes(visit, tmp_path):
+    "Where the run has heights; the columns used to be empty"
+    import geopandas as gpd
+    v = visit('?run=other/dem').counted()
+    v.save('Polygons, GPKG', tmp_path/'saved.gpkg')
+    polygons = gpd.read_file(tmp_path/'saved.gpkg')
+    assert len(polygons) and polygons.mean_slope.notna().all() and (polygons.mean_slope > 0).any()
+
 def area_text_of(mask):
     from landslide_nb.data.grid import area_text
     return area_text(mask.sum()*100)

@@ -275,10 +275,12 @@ def polygon_file(
     "Polygons of a run at a threshold; raises `AppError` if there is no readable probability map"
     import rioxarray
     from landslide_nb.mapping.areas import landslide_polygons
+    from landslide_nb.mapping.runfolder import heights_beside
     if 'probability.tif' not in run.files: raise AppError("There is no probability map to draw polygons from.")
     path = run.files['probability.tif']
     with open_raster(path): prob = rioxarray.open_rasterio(path, driver='GTiff')[0].load()
-    polygons = landslide_polygons(prob, threshold, run.min_area)
+    heights = heights_beside(prob, run.files['dem.tif']) if 'dem.tif' in run.files else None
+    polygons = landslide_polygons(prob, threshold, run.min_area, heights)
     if driver == 'GeoJSON' and polygons.crs is not None: polygons = polygons.to_crs(4326)
     return _written(polygons, driver)
 
