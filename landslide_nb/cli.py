@@ -15,9 +15,10 @@ from time import perf_counter
 
 from . import __version__
 from .core import EVENTS, LandslideError, new_folder
-from .commands.archive import BBOX, add_build, add_source_options, build, build_for_map, refuse_without_box
+from .commands.archive import BBOX, add_build, add_source_options, build, build_for_map
 from .commands.options import CUBE, MODEL, add_block, add_pair_options, add_seed
 from .commands.options import cube_of, event_of, open_pair, pair_of, path_word, say
+from .commands.archive import refuse_without_box
 from .commands.study import ablation, add_ablation, add_experiment, experiment
 from .commands.train import STAGE1_CHIP, adapt, add_adapt, add_base, add_finetune, add_pretrain, base
 from .commands.train import chips_of_pair, finetune, pretrain, score_table, train_stage1, train_stage2
@@ -63,10 +64,10 @@ def map_scene(
     args:argparse.Namespace, # cube, model, out, tile, tta, min_area, zones and the pair options
 ) -> None:
     "`landslide-nb map`: a run folder from a cube and a stage-2 model; the same command continues one that was cut off"
+    if not args.bbox: refuse_without_box(args)
     from landslide_nb.mapping.runfolder import new_run_folder
     new_run_folder(args.out)
     event_of(args) # a wrong date is refused before any work
-    if not args.bbox: refuse_without_box(args)
     with uncollected():
         from landslide_nb.learn.models import load_model
         from landslide_nb.mapping.mapping import hold_small, with_settled_zones

@@ -165,4 +165,5 @@ def build_for_map(
     if event is None: raise EventError("A box needs the two days of its event: give --start (last day before it) and --end (first day after it).")
     chosen = build_choices(args)
     if args.track: chosen['track'] = named_tracks(args.track)
-    with removed_if_empty(args.out): return build_cube(args.bbox, event.start, event.end, cube_beside(args.out), **chosen)
+    with removed_if_empty(args.out):
+        return build_cube(args.bbox, event.start, event.end, cube_beside(args.out), **chosen)
