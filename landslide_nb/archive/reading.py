@@ -268,6 +268,7 @@ def _stored(opened:OpenFrame, grid:'GeoBox') -> dict[str, np.ndarray]: # band ->
     bands = list(opened.headers)
     try: return _load(opened, bands, grid)
     except rasterio.errors.RasterioError:
+        for band in bands: _forget(signed(opened.frame, file_of(opened.frame, band))) # GDAL keeps what came of it
         _name_failed(opened, bands, grid)
         return _load(opened, bands, grid) # what failed was a passing fault
 
