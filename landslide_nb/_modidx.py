@@ -496,6 +496,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'landslide_nb/archive/reading.py'),
                                               'landslide_nb.archive.reading._hann': ( 'archive.reading.html#_hann',
                                                                                       'landslide_nb/archive/reading.py'),
+                                              'landslide_nb.archive.reading._header_at': ( 'archive.reading.html#_header_at',
+                                                                                           'landslide_nb/archive/reading.py'),
                                               'landslide_nb.archive.reading._header_of': ( 'archive.reading.html#_header_of',
                                                                                            'landslide_nb/archive/reading.py'),
                                               'landslide_nb.archive.reading._is_blank': ( 'archive.reading.html#_is_blank',

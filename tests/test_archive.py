@@ -185,6 +185,7 @@ MENDED = dict(
     busy_files=lambda api: api.faults.append(archives.busy('.tiff', 3, 429, '1')),
     broken_files=lambda api: api.faults.append(archives.busy('.tiff', 2, 503, None, after=5)),
     connection_breaks=lambda api: api.faults.append(archives.breaks_off(api, '.tiff', times=1, after=3)),
+    connection_breaks_in_pixels=lambda api: api.faults.append(archives.breaks_off(api, '.tiff', bytes=40_000, times=1, after=18)),
     slow=lambda api: api.faults.append(archives.slow('.tiff', .02)),
     terms_ignored=archives.strangers,
     no_projection=archives.without_projection,

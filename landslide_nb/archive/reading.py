@@ -135,6 +135,17 @@ def _header_of(file:object, name:str) -> BandHeader: # an open dataset of raster
         raise CubeError(f"{name} does not say where it lies (no CRS or no transform); fetch it again or leave this pass out.")
     return BandHeader(GeoBox(file.shape, file.transform, file.crs.to_wkt()), _packing(file), file.nodata)
 
+# %% ../../nbs/77_archive.reading.ipynb #5e7a91c4
+def _header_at(address:str, name:str) -> BandHeader: # for messages
+    "The header of a file; one that was cut off on its way is asked for again"
+    import rasterio
+    for last in (False, True):
+        try:
+            with rasterio.Env(**READING), rasterio.open(address) as file: return _header_of(file, name)
+        except CubeError:
+            if last: raise
+            _forget(address)
+
 # %% ../../nbs/77_archive.reading.ipynb #8a439e0f
 def read_band_header(
     frame:Frame,
@@ -144,8 +155,7 @@ def read_band_header(
     import rasterio
     name = file_of(frame, band)
     address = signed(frame, name)
-    try:
-        with rasterio.Env(**READING), rasterio.open(address) as file: return _header_of(file, name)
+    try: return _header_at(address, name)
     except rasterio.errors.RasterioIOError as e: raise unreadable(name, address, e) from e
 
 # %% ../../nbs/77_archive.reading.ipynb #f3207985
@@ -258,6 +268,7 @@ def _stored(opened:OpenFrame, grid:'GeoBox') -> dict[str, np.ndarray]: # band ->
     bands = list(opened.headers)
     try: return _load(opened, bands, grid)
     except rasterio.errors.RasterioError:
+        for band in bands: _forget(signed(opened.frame, file_of(opened.frame, band))) # GDAL keeps what came of it
         _name_failed(opened, bands, grid)
         return _load(opened, bands, grid) # what failed was a passing fault
 
