@@ -3077,6 +3077,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'landslide_nb/study/scores.py')},
             'landslide_nb.styles': { 'landslide_nb.styles.ProjectLayer': ('styles.html#projectlayer', 'landslide_nb/styles.py'),
                                      'landslide_nb.styles.ProjectLayer.id': ('styles.html#projectlayer.id', 'landslide_nb/styles.py'),
+                                     'landslide_nb.styles.ProjectLayer.provider': ( 'styles.html#projectlayer.provider',
+                                                                                    'landslide_nb/styles.py'),
                                      'landslide_nb.styles.add_styles': ('styles.html#add_styles', 'landslide_nb/styles.py'),
                                      'landslide_nb.styles.canvas_element': ('styles.html#canvas_element', 'landslide_nb/styles.py'),
                                      'landslide_nb.styles.class_ranges': ('styles.html#class_ranges', 'landslide_nb/styles.py'),

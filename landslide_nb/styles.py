@@ -324,11 +324,17 @@ class ProjectLayer:
     kind:str      # vector | raster
     look:list     # of `vector_look` or `raster_look`
     shown:bool    # at first
+    near:int=0    # from 1 to this scale on it is not drawn; 0: it always is
 
     @property
     def id(self) -> str:
-        "A name that no other layer of the project has"
-        return self.source.split('=')[-1].removeprefix('./').replace('.', '_')
+        "A name that no other layer of the project has; QGIS replaces those shorter than ten letters"
+        return f"landslides_{self.source.split('=')[-1].removeprefix('./').removesuffix('.tif')}"
+
+    @property
+    def provider(self) -> str:
+        "What QGIS reads it with"
+        return 'ogr' if self.kind == 'vector' else 'gdal'
 
 # %% ../nbs/08_styles.ipynb #5e71002e
 VECTORS = dict(polygons='Landslide polygons', mapped='Mapped landslides', zones='Zones', cells='Ranked cells') # top first
@@ -341,11 +347,15 @@ def project_layers(
     degrees:bool, # pixels are measured in degrees
 ) -> list[ProjectLayer]: # top first
     "The layers of a run folder"
-    found = [ProjectLayer(title, f'./landslides.gpkg|layername={name}', 'vector', vector_look(name, layers[name]), name not in HIDDEN)
-             for name, title in VECTORS.items() if name in layers]
-    here = {name: title for name, title in RASTERS.items() if (folder/f'{name}.tif').exists()}
-    return found + [ProjectLayer(title, f'./{name}.tif', 'raster', raster_look(name, degrees), name not in HIDDEN)
-                    for name, title in here.items()]
+    found = []
+    for name in [name for name in VECTORS if name in layers]:
+        near = NEAR_SCALE if name == 'cells' else 0
+        source, look = f'./landslides.gpkg|layername={name}', vector_look(name, layers[name])
+        found.append(ProjectLayer(VECTORS[name], source, 'vector', look, name not in HIDDEN, near))
+    for name in [name for name in RASTERS if (folder/f'{name}.tif').exists()]:
+        look = raster_look(name, degrees)
+        found.append(ProjectLayer(RASTERS[name], f'./{name}.tif', 'raster', look, name not in HIDDEN))
+    return found
 
 # %% ../nbs/08_styles.ipynb #5e71002f
 def crs_element(
@@ -363,12 +373,12 @@ def layer_element(
     prob:'xr.DataArray', # with a CRS
 ) -> Element:
     "A layer with its style"
-    provider = element('provider', text='ogr' if layer.kind == 'vector' else 'gdal')
-    named = [element(tag, text=text) for tag, text in (('id', layer.id), ('datasource', layer.source), ('layername', layer.name))]
+    named = dict(id=layer.id, datasource=layer.source, layername=layer.name, provider=layer.provider)
+    parts = [element(tag, text=text) for tag, text in named.items()]
     attributes = dict(type=layer.kind)
     if layer.kind == 'vector': attributes |= dict(geometry='Polygon', labelsEnabled=int(len(layer.look) > 1))
-    if layer.id == 'cells': attributes |= dict(hasScaleBasedVisibilityFlag=1, minScale=1e8, maxScale=NEAR_SCALE)
-    return element('maplayer', *named, provider, element('srs', crs_element(prob)), *layer.look, **attributes)
+    if layer.near: attributes |= dict(hasScaleBasedVisibilityFlag=1, minScale=1e8, maxScale=layer.near)
+    return element('maplayer', *parts, element('srs', crs_element(prob)), *layer.look, **attributes)
 
 # %% ../nbs/08_styles.ipynb #5e710031
 def tree_element(
@@ -377,10 +387,9 @@ def tree_element(
     "The layers as a person sees them listed"
     rows = []
     for layer in layers:
-        provider = 'ogr' if layer.kind == 'vector' else 'gdal'
         checked = 'Qt::Checked' if layer.shown else 'Qt::Unchecked'
-        rows.append(element('layer-tree-layer', id=layer.id, name=layer.name, source=layer.source, providerKey=provider,
-                            checked=checked, expanded=0))
+        named = dict(id=layer.id, name=layer.name, source=layer.source, providerKey=layer.provider)
+        rows.append(element('layer-tree-layer', **named, checked=checked, expanded=0))
     return element('layer-tree-group', *rows)
 
 # %% ../nbs/08_styles.ipynb #5e710032
@@ -400,10 +409,12 @@ def project_file(
     title:str,
 ) -> str:
     "A project of QGIS"
-    relative = element('properties', element('Paths', element('Absolute', text='false', type='bool')))
+    relative = element('Paths', element('Absolute', text='false', type='bool'))
+    has_crs = element('SpatialRefSys', element('ProjectionsEnabled', text=1, type='int'))
     maps = element('projectlayers', *[layer_element(layer, prob) for layer in layers])
     parts = element('title', text=title), element('projectCrs', crs_element(prob)), tree_element(layers)
-    return written(element('qgis', *parts, canvas_element(prob), maps, relative, version=QGIS_VERSION, projectname=title))
+    settings = element('properties', relative, has_crs)
+    return written(element('qgis', *parts, canvas_element(prob), maps, settings, version=QGIS_VERSION, projectname=title))
 
 # %% ../nbs/08_styles.ipynb #5e710035
 PROJECT = 'map.qgs'
