@@ -3080,6 +3080,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'landslide_nb.styles.ProjectLayer.provider': ( 'styles.html#projectlayer.provider',
                                                                                     'landslide_nb/styles.py'),
                                      'landslide_nb.styles.add_styles': ('styles.html#add_styles', 'landslide_nb/styles.py'),
+                                     'landslide_nb.styles.aliases': ('styles.html#aliases', 'landslide_nb/styles.py'),
                                      'landslide_nb.styles.canvas_element': ('styles.html#canvas_element', 'landslide_nb/styles.py'),
                                      'landslide_nb.styles.class_ranges': ('styles.html#class_ranges', 'landslide_nb/styles.py'),
                                      'landslide_nb.styles.crs_element': ('styles.html#crs_element', 'landslide_nb/styles.py'),
