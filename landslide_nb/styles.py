@@ -9,7 +9,8 @@ __all__ = ['RAMP', 'CLEAR_BELOW', 'MAPPED', 'DARK', 'RANKED_FIELDS', 'POLYGON_FI
            'ramp_colours', 'field_rows', 'describe_fields', 'options', 'fill_symbol', 'one_look', 'class_ranges',
            'graduated_look', 'rank_labels', 'aliases', 'vector_look', 'layer_file', 'probability_look', 'pair_look',
            'truth_look', 'dem_look', 'raster_look', 'style_table', 'add_styles', 'ProjectLayer', 'project_layers',
-           'crs_element', 'layer_element', 'tree_element', 'canvas_element', 'project_file', 'write_styles']
+           'crs_element', 'layer_element', 'tree_element', 'canvas_element', 'project_file', 'kml_driver',
+           'write_in_degrees', 'write_styles']
 
 # %% ../nbs/08_styles.ipynb #5e710002
 from collections.abc import Iterable
@@ -215,7 +216,8 @@ def rank_labels(
 ) -> Element:
     "Dark numbers with a white rim"
     rim = element('text-buffer', bufferDraw=1, bufferSize=.8, bufferColor=rgba('white'))
-    look = element('text-style', rim, fieldName=expression, isExpression=1, fontSize=9, textColor=rgba('#222222'))
+    font = dict(fontSize=9, fontWeight=75, textColor=rgba('#222222'))
+    look = element('text-style', rim, fieldName=expression, isExpression=1, **font)
     scales = element('rendering', scaleVisibility=int(nearest > 0), scaleMax=nearest, scaleMin=1)
     return element('labeling', element('settings', look, element('placement', placement=1), scales), type='simple')
 
@@ -429,6 +431,27 @@ def project_file(
     return written(element('qgis', *parts, canvas_element(prob), maps, settings, version=QGIS_VERSION, projectname=title))
 
 # %% ../nbs/08_styles.ipynb #5e710036
+def kml_driver() -> str|None:
+    "What this GDAL writes KML with, if anything"
+    import pyogrio
+    able = pyogrio.list_drivers(write=True)
+    return next((name for name in ('LIBKML', 'KML') if name in able), None)
+
+# %% ../nbs/08_styles.ipynb #5e710037
+def write_in_degrees(
+    folder:Path,
+    polygons:'GeoDataFrame', # with rank
+) -> None:
+    "Write landslides.geojson and, where this GDAL can, landslides.kml"
+    shapes = polygons.to_crs(4326)
+    geojson = dict(driver='GeoJSON', RFC7946='YES', geometry_type='MultiPolygon', promote_to_multi=True)
+    shapes.to_file(folder/'landslides.geojson', engine='pyogrio', **geojson)
+    driver = kml_driver()
+    if driver is None: return
+    named = shapes.assign(Name=[f'landslide {rank}' for rank in shapes['rank']])
+    named.to_file(folder/'landslides.kml', engine='pyogrio', driver=driver, layer='landslides')
+
+# %% ../nbs/08_styles.ipynb #5e71003a
 PROJECT = 'map.qgs'
 
 def write_styles(
@@ -443,4 +466,5 @@ def write_styles(
     describe_fields(folder/'landslides.gpkg', layers)
     for path in folder.glob('*.tif'):
         if path.stem in RASTERS: path.with_suffix('.qml').write_text(layer_file(raster_look(path.stem, degrees)))
+    write_in_degrees(folder, layers['polygons'])
     (folder/PROJECT).write_text(project_file(project_layers(folder, layers, degrees), prob, title))

@@ -36,7 +36,7 @@ from .hits import exposure_facts
 from .item import stac_item
 from .report import is_simulated, plot_scene, report_page, scene_metrics, suspect
 from .scene import check_scene
-from ..styles import write_styles
+from ..styles import printable, write_styles
 
 if TYPE_CHECKING: # loaded when they are needed
     from geopandas import GeoDataFrame
@@ -403,7 +403,7 @@ def with_words(
     rank = likely.rank(method='first', ascending=False).astype('int64')
     middle = middle_of(polygons)
     first = dict(id=np.arange(1, len(polygons) + 1), rank=rank, lon=middle.x, lat=middle.y)
-    last = dict(event=str(attrs.get('event_name', '')), threshold=float(threshold), model=model_in_words(model))
+    last = dict(event=printable(attrs.get('event_name', '')), threshold=float(threshold), model=model_in_words(model))
     return polygons.assign(**first, **last)[[*first, *polygons.columns.drop('geometry'), *last, 'geometry']]
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #5a1e0021
