@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['RAMP', 'CLEAR_BELOW', 'MAPPED', 'DARK', 'RANKED_FIELDS', 'POLYGON_FIELDS', 'MAPPED_FIELDS', 'FIELDS', 'SCHEMA',
-           'EXTENSION', 'CLASSES', 'NEAR_SCALE', 'QGIS_VERSION', 'GREY_BAND', 'GREY_RANGE', 'M_PER_DEGREE',
-           'STYLE_COLUMNS', 'VECTORS', 'RASTERS', 'HIDDEN', 'PROJECT', 'printable', 'element', 'written', 'rgba',
+           'EXTENSION', 'CLASSES', 'NEAR_SCALE', 'QGIS_VERSION', 'GREY_BAND', 'GREY_RANGE', 'M_PER_DEGREE', 'STYLES',
+           'CONTENTS', 'VECTORS', 'RASTERS', 'HIDDEN', 'PROJECT', 'printable', 'element', 'written', 'rgba',
            'ramp_colours', 'field_rows', 'describe_fields', 'options', 'fill_symbol', 'one_look', 'class_ranges',
-           'graduated_look', 'rank_labels', 'aliases', 'vector_look', 'layer_file', 'probability_look', 'pair_look',
-           'truth_look', 'dem_look', 'raster_look', 'style_table', 'add_styles', 'ProjectLayer', 'project_layers',
-           'crs_element', 'layer_element', 'tree_element', 'canvas_element', 'project_file', 'kml_driver',
-           'write_in_degrees', 'write_styles']
+           'graduated_look', 'rank_labels', 'aliases', 'vector_look', 'has_labels', 'layer_file', 'probability_look',
+           'pair_look', 'truth_look', 'dem_look', 'raster_look', 'add_styles', 'dress', 'ProjectLayer',
+           'project_layers', 'crs_element', 'layer_element', 'tree_element', 'canvas_element', 'project_file',
+           'kml_driver', 'write_in_degrees', 'write_styles']
 
 # %% ../nbs/08_styles.ipynb #5e710002
 from collections.abc import Iterable
@@ -23,7 +23,6 @@ from xml.etree.ElementTree import Element, indent, tostring
 import sqlite3
 
 if TYPE_CHECKING: # loaded when they are needed
-    import pandas as pd
     import xarray as xr
     from geopandas import GeoDataFrame
 
@@ -127,31 +126,31 @@ def field_rows(
     return [(name, column, *FIELDS[name][column]) for name, column in known]
 
 # %% ../nbs/08_styles.ipynb #5e710011
-SCHEMA = '''
-CREATE TABLE IF NOT EXISTS gpkg_data_columns (
- table_name TEXT NOT NULL, column_name TEXT NOT NULL, name TEXT, title TEXT, description TEXT, mime_type TEXT,
- constraint_name TEXT, CONSTRAINT pk_gdc PRIMARY KEY (table_name, column_name), CONSTRAINT gdc_tn UNIQUE (table_name, name));
-CREATE TABLE IF NOT EXISTS gpkg_data_column_constraints (
- constraint_name TEXT NOT NULL, constraint_type TEXT NOT NULL, value TEXT, min NUMERIC, min_is_inclusive BOOLEAN,
- max NUMERIC, max_is_inclusive BOOLEAN, description TEXT, CONSTRAINT gdcc_ntv UNIQUE (constraint_name, constraint_type, value));
-CREATE TABLE IF NOT EXISTS gpkg_extensions (
- table_name TEXT, column_name TEXT, extension_name TEXT NOT NULL, definition TEXT NOT NULL, scope TEXT NOT NULL,
- CONSTRAINT ge_tce UNIQUE (table_name, column_name, extension_name));
-''' # of GeoPackage 1.2.1
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS gpkg_data_columns (
+        table_name TEXT NOT NULL, column_name TEXT NOT NULL, name TEXT, title TEXT, description TEXT, mime_type TEXT,
+        constraint_name TEXT, CONSTRAINT pk_gdc PRIMARY KEY (table_name, column_name),
+        CONSTRAINT gdc_tn UNIQUE (table_name, name))""",
+    """CREATE TABLE IF NOT EXISTS gpkg_data_column_constraints (
+        constraint_name TEXT NOT NULL, constraint_type TEXT NOT NULL, value TEXT, min NUMERIC, min_is_inclusive BOOLEAN,
+        max NUMERIC, max_is_inclusive BOOLEAN, description TEXT,
+        CONSTRAINT gdcc_ntv UNIQUE (constraint_name, constraint_type, value))""",
+    """CREATE TABLE IF NOT EXISTS gpkg_extensions (
+        table_name TEXT, column_name TEXT, extension_name TEXT NOT NULL, definition TEXT NOT NULL, scope TEXT NOT NULL,
+        CONSTRAINT ge_tce UNIQUE (table_name, column_name, extension_name))""") # of GeoPackage 1.2.1
 EXTENSION = ('gpkg_schema', 'http://www.geopackage.org/spec121/#extension_schema', 'read-write')
 
 # %% ../nbs/08_styles.ipynb #5e710012
 def describe_fields(
-    path:Path, # .gpkg that holds the layers
+    db:sqlite3.Connection, # of the GeoPackage that holds the layers
     layers:dict[str, 'GeoDataFrame'],
 ) -> None:
     "Write title and meaning of columns into a GeoPackage"
     tables = ('gpkg_data_columns', 'gpkg_data_column_constraints')
-    with closing(sqlite3.connect(path)) as db, db:
-        db.executescript(SCHEMA)
-        db.executemany('INSERT INTO gpkg_extensions VALUES (?, NULL, ?, ?, ?)', [(table, *EXTENSION) for table in tables])
-        into = 'INSERT INTO gpkg_data_columns (table_name, column_name, name, title, description) VALUES (?1, ?2, ?3, ?3, ?4)'
-        db.executemany(into, field_rows(layers))
+    for command in SCHEMA: db.execute(command)
+    db.executemany('INSERT INTO gpkg_extensions VALUES (?, NULL, ?, ?, ?)', [(table, *EXTENSION) for table in tables])
+    into = 'INSERT INTO gpkg_data_columns (table_name, column_name, name, title, description) VALUES (?1, ?2, ?3, ?3, ?4)'
+    db.executemany(into, field_rows(layers))
 
 # %% ../nbs/08_styles.ipynb #5e710014
 def options(
@@ -245,6 +244,13 @@ def vector_look(
     return [graduated_look(float(table.expected_m2.max())), rank_labels(first), names]
 
 # %% ../nbs/08_styles.ipynb #5e71001f
+def has_labels(
+    look:Iterable[Element], # of `vector_look`
+) -> bool:
+    "Whether a layer shows numbers"
+    return any(part.tag == 'labeling' for part in look)
+
+# %% ../nbs/08_styles.ipynb #5e710020
 def layer_file(
     look:Iterable[Element],
     **attributes:object,
@@ -254,7 +260,7 @@ def layer_file(
 
 QGIS_VERSION = '3.22.0' # whose words these are; later ones read them
 
-# %% ../nbs/08_styles.ipynb #5e710023
+# %% ../nbs/08_styles.ipynb #5e710024
 def probability_look() -> Element:
     "A ramp that is clear below `CLEAR_BELOW`"
     colours = ramp_colours(6)
@@ -266,7 +272,7 @@ def probability_look() -> Element:
     shader = element('rastershader', element('colorrampshader', *items, colorRampType='INTERPOLATED', clip=0, **span))
     return element('rasterrenderer', shader, type='singlebandpseudocolor', band=1, opacity=.8)
 
-# %% ../nbs/08_styles.ipynb #5e710024
+# %% ../nbs/08_styles.ipynb #5e710025
 GREY_BAND = 3         # of pair.tif: VV after the event
 GREY_RANGE = (-20, 0) # dB, what land measures
 
@@ -276,13 +282,13 @@ def pair_look() -> Element:
     stretch = element('contrastEnhancement', low, high, element('algorithm', text='StretchToMinimumMaximum'))
     return element('rasterrenderer', stretch, type='singlebandgray', grayBand=GREY_BAND, gradient='BlackToWhite', opacity=1)
 
-# %% ../nbs/08_styles.ipynb #5e710025
+# %% ../nbs/08_styles.ipynb #5e710026
 def truth_look() -> Element:
     "Mapped landslides in their own hue, all else clear"
     entry = element('paletteEntry', value=1, color=MAPPED, alpha=255, label='mapped landslide')
     return element('rasterrenderer', element('colorPalette', entry), type='paletted', band=1, opacity=.7)
 
-# %% ../nbs/08_styles.ipynb #5e710026
+# %% ../nbs/08_styles.ipynb #5e710027
 M_PER_DEGREE = 111_320
 
 def dem_look(
@@ -292,7 +298,7 @@ def dem_look(
     steep = 1/M_PER_DEGREE if degrees else 1
     return element('rasterrenderer', type='hillshade', band=1, azimuth=315, angle=45, zfactor=steep, multidirection=0, opacity=1)
 
-# %% ../nbs/08_styles.ipynb #5e710027
+# %% ../nbs/08_styles.ipynb #5e710028
 def raster_look(
     name:str,     # probability | pair | truth | dem
     degrees:bool, # pixels are measured in degrees
@@ -303,32 +309,38 @@ def raster_look(
     smooth = element('rasterresampler', zoomedInResampler='bilinear', zoomedOutResampler='bilinear', maxOversampling=2)
     return [element('pipe', dem_look(degrees), smooth)]
 
-# %% ../nbs/08_styles.ipynb #5e71002a
-def style_table(
-    layers:dict[str, 'GeoDataFrame'],
-) -> 'pd.DataFrame': # columns as QGIS names them
-    "A default style for each layer"
-    import pandas as pd
-    rows = [dict(f_table_name=name, styleName=name, styleQML=layer_file(vector_look(name, table), labelsEnabled=1))
-            for name, table in layers.items()]
-    table = pd.DataFrame(rows).assign(f_table_catalog='', f_table_schema='', f_geometry_column='geom', styleSLD='',
-                                      useAsDefault=True, description='landslide_nb', owner='', ui=None,
-                                      update_time=pd.Timestamp(0))
-    return table[STYLE_COLUMNS]
-
-STYLE_COLUMNS = ['f_table_catalog', 'f_table_schema', 'f_table_name', 'f_geometry_column', 'styleName', 'styleQML',
-                 'styleSLD', 'useAsDefault', 'description', 'owner', 'ui', 'update_time'] # and id
-
 # %% ../nbs/08_styles.ipynb #5e71002b
+STYLES = """CREATE TABLE layer_styles (
+    id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),
+    f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT,
+    owner TEXT(30), ui TEXT(30), update_time DATETIME)""" # as QGIS makes it
+CONTENTS = "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id) VALUES (?1, 'attributes', ?1, 0)"
+
+# %% ../nbs/08_styles.ipynb #5e71002c
 def add_styles(
+    db:sqlite3.Connection, # of the GeoPackage that holds the layers
+    layers:dict[str, 'GeoDataFrame'],
+) -> None:
+    "Write a default style for each layer into a GeoPackage, where QGIS looks for it"
+    looks = {name: vector_look(name, table) for name, table in layers.items()}
+    rows = [(name, 'geom', layer_file(look, labelsEnabled=int(has_labels(look)))) for name, look in looks.items()]
+    db.execute(STYLES)
+    db.execute(CONTENTS, ['layer_styles'])
+    into = """INSERT INTO layer_styles VALUES
+              (NULL, '', '', ?1, ?2, ?1, ?3, '', 1, 'landslide_nb', '', NULL, '1970-01-01T00:00:00.000Z')"""
+    db.executemany(into, rows)
+
+# %% ../nbs/08_styles.ipynb #5e71002d
+def dress(
     path:Path, # .gpkg that holds the layers
     layers:dict[str, 'GeoDataFrame'],
 ) -> None:
-    "Write the styles into a GeoPackage, where QGIS looks for them"
-    import pyogrio
-    pyogrio.write_dataframe(style_table(layers), path, layer='layer_styles', driver='GPKG', fid='id')
+    "Write styles and descriptions of columns into a GeoPackage"
+    with closing(sqlite3.connect(path)) as db, db:
+        add_styles(db, layers)
+        describe_fields(db, layers)
 
-# %% ../nbs/08_styles.ipynb #5e71002e
+# %% ../nbs/08_styles.ipynb #5e710030
 @dataclass(frozen=True)
 class ProjectLayer:
     "A layer of a project"
@@ -349,7 +361,7 @@ class ProjectLayer:
         "What QGIS reads it with"
         return 'ogr' if self.kind == 'vector' else 'gdal'
 
-# %% ../nbs/08_styles.ipynb #5e71002f
+# %% ../nbs/08_styles.ipynb #5e710031
 VECTORS = dict(polygons='Landslide polygons', mapped='Mapped landslides', zones='Zones', cells='Ranked cells') # top first
 RASTERS = dict(probability='Landslide probability', truth='Mapped landslides (raster)', dem='Hillshade', pair='Radar after the event')
 HIDDEN = ('mapped', 'truth') # until a person ticks them
@@ -371,7 +383,7 @@ def project_layers(
         found.append(ProjectLayer(RASTERS[name], f'./{name}.tif', 'raster', look, name not in HIDDEN))
     return found
 
-# %% ../nbs/08_styles.ipynb #5e710030
+# %% ../nbs/08_styles.ipynb #5e710032
 def crs_element(
     prob:'xr.DataArray', # with a CRS
 ) -> Element:
@@ -381,7 +393,7 @@ def crs_element(
     known = [element('authid', text=f'EPSG:{code}')] if code else []
     return element('spatialrefsys', element('wkt', text=crs.to_wkt()), *known, nativeFormat='Wkt')
 
-# %% ../nbs/08_styles.ipynb #5e710031
+# %% ../nbs/08_styles.ipynb #5e710033
 def layer_element(
     layer:ProjectLayer,
     prob:'xr.DataArray', # with a CRS
@@ -390,11 +402,11 @@ def layer_element(
     named = dict(id=layer.id, datasource=layer.source, layername=layer.name, provider=layer.provider)
     parts = [element(tag, text=text) for tag, text in named.items()]
     attributes = dict(type=layer.kind)
-    if layer.kind == 'vector': attributes |= dict(geometry='Polygon', labelsEnabled=int(any(part.tag == 'labeling' for part in layer.look)))
+    if layer.kind == 'vector': attributes |= dict(geometry='Polygon', labelsEnabled=int(has_labels(layer.look)))
     if layer.near: attributes |= dict(hasScaleBasedVisibilityFlag=1, minScale=1e8, maxScale=layer.near)
     return element('maplayer', *parts, element('srs', crs_element(prob)), *layer.look, **attributes)
 
-# %% ../nbs/08_styles.ipynb #5e710032
+# %% ../nbs/08_styles.ipynb #5e710034
 def tree_element(
     layers:list[ProjectLayer],
 ) -> Element:
@@ -406,7 +418,7 @@ def tree_element(
         rows.append(element('layer-tree-layer', **named, checked=checked, expanded=0))
     return element('layer-tree-group', *rows)
 
-# %% ../nbs/08_styles.ipynb #5e710033
+# %% ../nbs/08_styles.ipynb #5e710035
 def canvas_element(
     prob:'xr.DataArray', # dims (y, x) with a CRS
 ) -> Element:
@@ -416,7 +428,7 @@ def canvas_element(
     units = element('units', text='degrees' if prob.rio.crs.is_geographic else 'meters')
     return element('mapcanvas', units, extent, element('destinationsrs', crs_element(prob)), name='theMapCanvas')
 
-# %% ../nbs/08_styles.ipynb #5e710034
+# %% ../nbs/08_styles.ipynb #5e710036
 def project_file(
     layers:list[ProjectLayer], # top first
     prob:'xr.DataArray', # dims (y, x) with a CRS
@@ -430,14 +442,14 @@ def project_file(
     settings = element('properties', relative, has_crs)
     return written(element('qgis', *parts, canvas_element(prob), maps, settings, version=QGIS_VERSION, projectname=title))
 
-# %% ../nbs/08_styles.ipynb #5e710036
+# %% ../nbs/08_styles.ipynb #5e710038
 def kml_driver() -> str|None:
     "What this GDAL writes KML with, if anything"
     import pyogrio
     able = pyogrio.list_drivers(write=True)
     return next((name for name in ('LIBKML', 'KML') if name in able), None)
 
-# %% ../nbs/08_styles.ipynb #5e710037
+# %% ../nbs/08_styles.ipynb #5e710039
 def write_in_degrees(
     folder:Path,
     polygons:'GeoDataFrame', # with rank
@@ -451,7 +463,7 @@ def write_in_degrees(
     named = shapes.assign(Name=[f'landslide {rank}' for rank in shapes['rank']])
     named.to_file(folder/'landslides.kml', engine='pyogrio', driver=driver, layer='landslides')
 
-# %% ../nbs/08_styles.ipynb #5e71003a
+# %% ../nbs/08_styles.ipynb #5e71003c
 PROJECT = 'map.qgs'
 
 def write_styles(
@@ -462,8 +474,7 @@ def write_styles(
 ) -> None:
     "Styles, descriptions of columns and a project beside the files of a map"
     degrees = prob.rio.crs.is_geographic
-    add_styles(folder/'landslides.gpkg', layers)
-    describe_fields(folder/'landslides.gpkg', layers)
+    dress(folder/'landslides.gpkg', layers)
     for path in folder.glob('*.tif'):
         if path.stem in RASTERS: path.with_suffix('.qml').write_text(layer_file(raster_look(path.stem, degrees)))
     write_in_degrees(folder, layers['polygons'])

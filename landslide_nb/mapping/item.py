@@ -105,7 +105,9 @@ def asset_of(
 ) -> 'Asset':
     "A file of a run folder as an asset, with a relative link"
     from pystac import Asset
-    title, role = ASSETS[path.name] if path.name in ASSETS else (f'QGIS style of {path.stem}.tif', 'style')
+    style = f'QGIS style of {path.stem}.tif', 'style'
+    other = path.name, 'data'
+    title, role = ASSETS.get(path.name, style if path.suffix == '.qml' else other)
     bands = dict(bands=bands_of(path)) if path.suffix == '.tif' else {}
     return Asset(path.name, title, media_type=MEDIA[path.suffix], roles=[role], extra_fields=bands)
 
@@ -115,7 +117,7 @@ def add_files(
 ) -> None:
     "Name the files of a run folder in its item"
     for path in sorted(folder.iterdir()):
-        if path.name not in ASSETS and path.suffix != '.qml': continue
+        if path.suffix not in MEDIA or path.name == 'item.json': continue
         name = path.stem if path.suffix in MAIN else path.name.replace('.', '_')
         item.add_asset(name, asset_of(path))
 
