@@ -319,10 +319,9 @@ CONTENTS = "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id
 # %% ../nbs/08_styles.ipynb #5e71002c
 def add_styles(
     db:sqlite3.Connection, # of the GeoPackage that holds the layers
-    layers:dict[str, 'GeoDataFrame'],
+    looks:dict[str, list], # of `vector_look`, by layer
 ) -> None:
     "Write a default style for each layer into a GeoPackage, where QGIS looks for it"
-    looks = {name: vector_look(name, table) for name, table in layers.items()}
     rows = [(name, 'geom', layer_file(look, labelsEnabled=int(has_labels(look)))) for name, look in looks.items()]
     db.execute(STYLES)
     db.execute(CONTENTS, ['layer_styles'])
@@ -334,10 +333,11 @@ def add_styles(
 def dress(
     path:Path, # .gpkg that holds the layers
     layers:dict[str, 'GeoDataFrame'],
+    looks:dict[str, list], # of `vector_look`, by layer
 ) -> None:
     "Write styles and descriptions of columns into a GeoPackage"
     with closing(sqlite3.connect(path)) as db, db:
-        add_styles(db, layers)
+        add_styles(db, looks)
         describe_fields(db, layers)
 
 # %% ../nbs/08_styles.ipynb #5e710030
@@ -368,15 +368,15 @@ HIDDEN = ('mapped', 'truth') # until a person ticks them
 
 def project_layers(
     folder:Path, # run folder, already holding its files
-    layers:dict[str, 'GeoDataFrame'], # of landslides.gpkg
+    looks:dict[str, list], # of `vector_look`, by layer of landslides.gpkg
     degrees:bool, # pixels are measured in degrees
 ) -> list[ProjectLayer]: # top first
     "The layers of a run folder"
     found = []
-    for name in [name for name in VECTORS if name in layers]:
+    for name in [name for name in VECTORS if name in looks]:
         near = NEAR_SCALE if name in ('cells', 'zones') else 0
-        source, look = f'./landslides.gpkg|layername={name}', vector_look(name, layers[name])
-        shown = name not in HIDDEN and not (name == 'cells' and 'zones' in layers)
+        source, look = f'./landslides.gpkg|layername={name}', looks[name]
+        shown = name not in HIDDEN and not (name == 'cells' and 'zones' in looks)
         found.append(ProjectLayer(VECTORS[name], source, 'vector', look, shown, near))
     for name in [name for name in RASTERS if (folder/f'{name}.tif').exists()]:
         look = raster_look(name, degrees)
@@ -396,7 +396,7 @@ def crs_element(
 # %% ../nbs/08_styles.ipynb #5e710033
 def layer_element(
     layer:ProjectLayer,
-    prob:'xr.DataArray', # with a CRS
+    crs:Element, # of `crs_element`
 ) -> Element:
     "A layer with its style"
     named = dict(id=layer.id, datasource=layer.source, layername=layer.name, provider=layer.provider)
@@ -404,7 +404,7 @@ def layer_element(
     attributes = dict(type=layer.kind)
     if layer.kind == 'vector': attributes |= dict(geometry='Polygon', labelsEnabled=int(has_labels(layer.look)))
     if layer.near: attributes |= dict(hasScaleBasedVisibilityFlag=1, minScale=1e8, maxScale=layer.near)
-    return element('maplayer', *parts, element('srs', crs_element(prob)), *layer.look, **attributes)
+    return element('maplayer', *parts, element('srs', crs), *layer.look, **attributes)
 
 # %% ../nbs/08_styles.ipynb #5e710034
 def tree_element(
@@ -421,12 +421,13 @@ def tree_element(
 # %% ../nbs/08_styles.ipynb #5e710035
 def canvas_element(
     prob:'xr.DataArray', # dims (y, x) with a CRS
+    crs:Element, # of `crs_element`
 ) -> Element:
     "What is in sight at first: the whole scene"
     sides = zip(('xmin', 'ymin', 'xmax', 'ymax'), prob.rio.bounds())
     extent = element('extent', *[element(tag, text=value) for tag, value in sides])
     units = element('units', text='degrees' if prob.rio.crs.is_geographic else 'meters')
-    return element('mapcanvas', units, extent, element('destinationsrs', crs_element(prob)), name='theMapCanvas')
+    return element('mapcanvas', units, extent, element('destinationsrs', crs), name='theMapCanvas')
 
 # %% ../nbs/08_styles.ipynb #5e710036
 def project_file(
@@ -437,10 +438,11 @@ def project_file(
     "A project of QGIS"
     relative = element('Paths', element('Absolute', text='false', type='bool'))
     has_crs = element('SpatialRefSys', element('ProjectionsEnabled', text=1, type='int'))
-    maps = element('projectlayers', *[layer_element(layer, prob) for layer in layers])
-    parts = element('title', text=title), element('projectCrs', crs_element(prob)), tree_element(layers)
+    crs = crs_element(prob)
+    maps = element('projectlayers', *[layer_element(layer, crs) for layer in layers])
+    parts = element('title', text=title), element('projectCrs', crs), tree_element(layers)
     settings = element('properties', relative, has_crs)
-    return written(element('qgis', *parts, canvas_element(prob), maps, settings, version=QGIS_VERSION, projectname=title))
+    return written(element('qgis', *parts, canvas_element(prob, crs), maps, settings, version=QGIS_VERSION, projectname=title))
 
 # %% ../nbs/08_styles.ipynb #5e710038
 def kml_driver() -> str|None:
@@ -474,8 +476,9 @@ def write_styles(
 ) -> None:
     "Styles, descriptions of columns and a project beside the files of a map"
     degrees = prob.rio.crs.is_geographic
-    dress(folder/'landslides.gpkg', layers)
+    looks = {name: vector_look(name, table) for name, table in layers.items()}
+    dress(folder/'landslides.gpkg', layers, looks)
     for path in folder.glob('*.tif'):
         if path.stem in RASTERS: path.with_suffix('.qml').write_text(layer_file(raster_look(path.stem, degrees)))
     write_in_degrees(folder, layers['polygons'])
-    (folder/PROJECT).write_text(project_file(project_layers(folder, layers, degrees), prob, title))
+    (folder/PROJECT).write_text(project_file(project_layers(folder, looks, degrees), prob, title))
