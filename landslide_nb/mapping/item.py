@@ -94,7 +94,8 @@ def bands_of(
     "The bands of a raster, in the words of STAC 1.1"
     import rasterio
     with rasterio.open(path) as f:
-        nodata = {} if f.nodata is None else dict(nodata='nan' if np.isnan(f.nodata) else f.nodata)
+        empty = 'nan' if f.nodata is not None and np.isnan(f.nodata) else f.nodata
+        nodata = {} if empty is None else dict(nodata=empty)
         names = [name or path.stem for name in f.descriptions]
         units = [dict(unit=unit) if unit else {} for unit in f.units]
         return [dict(name=name, data_type=f.dtypes[0], **nodata, **unit) for name, unit in zip(names, units)]
