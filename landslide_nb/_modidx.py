@@ -2061,6 +2061,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'landslide_nb/mapping/exposure.py'),
                                                'landslide_nb.mapping.exposure.file_name': ( 'mapping.exposure.html#file_name',
                                                                                             'landslide_nb/mapping/exposure.py'),
+                                               'landslide_nb.mapping.exposure.in_metres': ( 'mapping.exposure.html#in_metres',
+                                                                                            'landslide_nb/mapping/exposure.py'),
                                                'landslide_nb.mapping.exposure.known_share': ( 'mapping.exposure.html#known_share',
                                                                                               'landslide_nb/mapping/exposure.py'),
                                                'landslide_nb.mapping.exposure.layer_for': ( 'mapping.exposure.html#layer_for',

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['NEAR_M', 'NAME_COLUMNS', 'DENSITY', 'MOST_A_KM2', 'MOST_NAMES', 'SETTLERS', 'ExposureFiles', 'scene_outline',
-           'only_local', 'layer_for', 'read_near_file', 'called', 'read_near', 'count_text', 'settle_roads',
-           'name_column', 'clean_name', 'settle_places', 'refuse_density', 'open_population', 'crop_people',
-           'outline_table', 'people_on', 'known_share', 'settle_population', 'mean_on', 'line_pieces', 'probability_at',
-           'sums_inside', 'lines_inside', 'metres_inside', 'names_near', 'name_list', 'name_lists', 'Exposed',
-           'file_name', 'settle_exposure', 'expose_polygons', 'people_interval', 'OnMap', 'weigh', 'expose_areas',
-           'expose']
+           'only_local', 'layer_for', 'read_near_file', 'called', 'in_metres', 'read_near', 'count_text',
+           'settle_roads', 'name_column', 'clean_name', 'settle_places', 'refuse_density', 'open_population',
+           'crop_people', 'outline_table', 'people_on', 'known_share', 'settle_population', 'mean_on', 'line_pieces',
+           'probability_at', 'sums_inside', 'lines_inside', 'metres_inside', 'names_near', 'name_list', 'name_lists',
+           'Exposed', 'file_name', 'settle_exposure', 'expose_polygons', 'people_interval', 'OnMap', 'weigh',
+           'expose_areas', 'expose']
 
 # %% ../../nbs/34_mapping.exposure.ipynb #b59bd262
 import re
@@ -99,6 +99,20 @@ def called(
     "What a message calls a source"
     return str(source) if isinstance(source, (str, Path)) else f'The table of {what}'
 
+# %% ../../nbs/34_mapping.exposure.ipynb #5a1e0200
+def in_metres(
+    table:'GeoDataFrame',
+    crs:object, # of the scene's UTM zone
+    name:str,   # what an error calls it
+) -> 'GeoDataFrame': # without features that are empty or lie beyond what the zone can hold
+    "Features in the UTM zone of a scene; raises `OutputError` if they say no place"
+    if getattr(table, 'active_geometry_name', None) is None: raise OutputError(f"{name} has no geometry; give a vector file.")
+    if table.crs is None: raise OutputError(f"{name} has no CRS; set it with set_crs or ogr2ogr -a_srs.")
+    try: moved = table[table.geometry.notna()].to_crs(crs)
+    except Exception as e: # pyproj
+        raise OutputError(f"{name} is in a CRS that leads to no place on earth ({str(e)[:60]}); give its true one.") from e
+    return moved[np.isfinite(moved.bounds).all(axis=1)]
+
 # %% ../../nbs/34_mapping.exposure.ipynb #aac33389
 def read_near(
     source:'str|Path|GeoDataFrame',
@@ -110,8 +124,7 @@ def read_near(
     table, total = read_near_file(source, what, around) if is_file else (source, len(source))
     name = called(source, what)
     if not total: raise OutputError(f"{name} holds no feature; give {what}.")
-    if table.crs is None: raise OutputError(f"{name} has no CRS; set it with set_crs or ogr2ogr -a_srs.")
-    table = table[table.geometry.notna()].to_crs(around.crs)
+    table = in_metres(table, around.crs, name)
     broken = ~table.geometry.is_valid
     table = table.set_geometry(table.geometry.make_valid())
     near = table.intersects(around.iloc[0])
@@ -281,6 +294,7 @@ def settle_population(
     refuse_density(people, path)
     said = [f'The population raster is taken as people a pixel: {people_on(people, outline)[0]:,.0f} in the scene.']
     covered = known_share(people, outline)
+    if not covered: raise OutputError(f"The population raster {path} holds no number on the scene; give one that covers it.")
     if covered < .99: said.append(f'It covers {covered:.0%} of the scene; nobody is counted beyond.')
     return people, said
 
