@@ -2287,6 +2287,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'landslide_nb/mapping/runfolder.py'),
                                                 'landslide_nb.mapping.runfolder.compress_cog': ( 'mapping.runfolder.html#compress_cog',
                                                                                                  'landslide_nb/mapping/runfolder.py'),
+                                                'landslide_nb.mapping.runfolder.event_in_words': ( 'mapping.runfolder.html#event_in_words',
+                                                                                                   'landslide_nb/mapping/runfolder.py'),
                                                 'landslide_nb.mapping.runfolder.expected_interval': ( 'mapping.runfolder.html#expected_interval',
                                                                                                       'landslide_nb/mapping/runfolder.py'),
                                                 'landslide_nb.mapping.runfolder.fill_folder': ( 'mapping.runfolder.html#fill_folder',

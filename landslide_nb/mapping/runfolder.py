@@ -8,9 +8,9 @@ __all__ = ['CACHE_BYTES', 'NUMBER_LAYER', 'CLASS_LAYER', 'PAIR_BANDS', 'UNITS', 
            'add_overviews', 'compress_cog', 'write_cog', 'open_cog', 'with_grid', 'pair_bands', 'layers_beside',
            'write_rasters', 'from_cogs', 'hidden_folder', 'clear_unfinished', 'cannot_write', 'can_continue',
            'clear_tiles', 'new_run_folder', 'moving_order', 'move_file', 'fill_folder', 'put_in_place', 'whole_folder',
-           'LayerOptions', 'find_layers', 'model_in_words', 'with_words', 'write_layers', 'map_attrs', 'threshold_of',
-           'model_facts', 'scene_pixels', 'expected_interval', 'map_warnings', 'layer_facts', 'write_json',
-           'write_page', 'write_products', 'heights_beside', 'polygons_again']
+           'LayerOptions', 'find_layers', 'model_in_words', 'event_in_words', 'with_words', 'write_layers', 'map_attrs',
+           'threshold_of', 'model_facts', 'scene_pixels', 'expected_interval', 'map_warnings', 'layer_facts',
+           'write_json', 'write_page', 'write_products', 'heights_beside', 'polygons_again']
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #b77a5d1a
 import errno, json, os, shutil
@@ -391,6 +391,14 @@ def model_in_words(
     if chips.startswith('null pairs of'): return 'shipped weights adapted to this place, no local labels'
     return f"{model.get('arch')}, {training.get('train_chips', 'some')} labelled chips"
 
+# %% ../../nbs/38_mapping.runfolder.ipynb #5e720006
+def event_in_words(
+    attrs:dict, # of a pair or metrics.json: event_name
+) -> str:       # one line, empty where it has no name
+    "The name of an event, which says so if it is simulated"
+    name = printable(attrs.get('event_name', ''))
+    return f'{name} (simulated)' if is_simulated(attrs) else name
+
 # %% ../../nbs/38_mapping.runfolder.ipynb #5e720004
 def with_words(
     polygons:'GeoDataFrame', # of `landslide_polygons`
@@ -403,7 +411,7 @@ def with_words(
     rank = likely.rank(method='first', ascending=False).astype('int64')
     middle = middle_of(polygons)
     first = dict(id=np.arange(1, len(polygons) + 1), rank=rank, lon=middle.x, lat=middle.y)
-    last = dict(event=printable(attrs.get('event_name', '')), threshold=float(threshold), model=model_in_words(model))
+    last = dict(event=event_in_words(attrs), threshold=float(threshold), model=model_in_words(model))
     return polygons.assign(**first, **last)[[*first, *polygons.columns.drop('geometry'), *last, 'geometry']]
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #5a1e0021
@@ -534,7 +542,7 @@ def write_products(
         layers = expose(layers, exposed, prob, tmp/'probability.tif')
         layers['polygons'] = with_words(layers['polygons'], attrs, threshold, meta)
         write_layers(layers, tmp/'landslides.gpkg')
-        write_styles(tmp, layers, prob, attrs.get('event_name', 'Landslide map'))
+        write_styles(tmp, layers, prob, event_in_words(attrs) or 'Landslide map')
         metrics = scene_metrics(pair, prob, threshold)
         metrics['warnings'] = [*map_warnings(meta, metrics, pair, prob), *elsewhere]
         metrics |= expected_interval(metrics, prob, record)
