@@ -24,10 +24,12 @@ from landslide_nb.mapping.mapping import map_cube, map_pair
 from landslide_nb.mapping.runfolder import write_products
 from landslide_nb.mapping.scene import logits_d4, logits_of, predict_scene, predict_tiles, stack_pair
 from landslide_nb.mapping.tiles import cut_tiles
+from landslide_nb.styles import kml_driver
 from landslide_nb.testing import mock_cube, mock_pair
 
 HERE = str(Path(__file__).parent)
-FILES = ['item.json', 'landslides.gpkg', 'map.png', 'metrics.json', 'pair.tif', 'probability.tif', 'report.html']
+FILES = ['item.json', 'landslides.geojson', 'landslides.gpkg', *(['landslides.kml'] if kml_driver() else []), 'map.png', 'map.qgs',
+         'metrics.json', 'pair.qml', 'pair.tif', 'probability.qml', 'probability.tif', 'report.html']
 STATS = dict(mean=[-9., -15.], std=[3., 3.], change_mean=[0., 0.], change_std=[2., 2.])
 SMALL = dict(arch='unet', stage=2, width=4, levels=3)
 NETS = {
@@ -307,7 +309,7 @@ def png_run(shared, tmp_path_factory):
 
 def test_real_cube_to_run_folder(png_run):
     run, metrics, cube, _ = png_run
-    assert names(run) == [*FILES, 'truth.tif']
+    assert names(run) == [*FILES, 'truth.qml', 'truth.tif']
     with rasterio.open(run/'truth.tif') as f:
         np.testing.assert_array_equal(f.read(1), cube.landslides.values)
         assert f.dtypes == ('uint8',)

@@ -8,9 +8,9 @@ __all__ = ['CACHE_BYTES', 'NUMBER_LAYER', 'CLASS_LAYER', 'PAIR_BANDS', 'UNITS', 
            'compress_cog', 'write_cog', 'open_cog', 'with_grid', 'pair_bands', 'layers_beside', 'write_rasters',
            'from_cogs', 'hidden_folder', 'clear_unfinished', 'cannot_write', 'can_continue', 'finish_tracks',
            'clear_tiles', 'new_run_folder', 'moving_order', 'move_file', 'fill_folder', 'put_in_place', 'whole_folder',
-           'LayerOptions', 'find_layers', 'write_layers', 'map_attrs', 'threshold_of', 'model_facts', 'scene_pixels',
-           'expected_interval', 'map_warnings', 'layer_facts', 'write_json', 'write_page', 'write_products',
-           'heights_beside', 'polygons_again']
+           'LayerOptions', 'find_layers', 'model_in_words', 'event_in_words', 'with_words', 'write_layers', 'map_attrs',
+           'threshold_of', 'model_facts', 'scene_pixels', 'expected_interval', 'map_warnings', 'layer_facts',
+           'write_json', 'write_page', 'write_products', 'heights_beside', 'polygons_again']
 
 # %% ../../nbs/38_mapping.runfolder.ipynb #b77a5d1a
 import errno, json, os, shutil
@@ -30,12 +30,13 @@ from ..data.grid import pixel_area, scene_windows
 from ..data.pair import pair_statistics, static_layer
 from ..learn.uncertainty import area_interval, doubts
 from ..learn.models import domain_shift
-from .areas import errors_here, landslide_polygons, mapped_polygons, ranked_cells, ranked_zones
+from .areas import errors_here, landslide_polygons, mapped_polygons, middle_of, ranked_cells, ranked_zones
 from .exposure import Exposed, ExposureFiles, expose, settle_exposure
 from .hits import exposure_facts
 from .item import stac_item
 from .report import is_simulated, plot_scene, report_page, scene_metrics, suspect
 from .scene import check_scene
+from ..styles import printable, write_styles
 
 if TYPE_CHECKING: # loaded when they are needed
     from geopandas import GeoDataFrame
@@ -389,6 +390,41 @@ def find_layers(
     if 'landslides' in pair: layers['mapped'] = mapped_polygons(pair.landslides)
     return layers
 
+# %% ../../nbs/38_mapping.runfolder.ipynb #5e720002
+def model_in_words(
+    model:dict, # arch, training: of a model or of metrics.json
+) -> str:       # empty where nothing is known
+    "What made a map, in a few words"
+    training = model.get('training')
+    if not isinstance(training, dict): return str(model.get('arch', ''))
+    chips = str(training.get('chips'))
+    if chips == 'random regions': return 'shipped weights, no local labels'
+    if chips.startswith('null pairs of'): return 'shipped weights adapted to this place, no local labels'
+    return f"{model.get('arch')}, {training.get('train_chips', 'some')} labelled chips"
+
+# %% ../../nbs/38_mapping.runfolder.ipynb #5e720006
+def event_in_words(
+    attrs:dict, # of a pair or metrics.json: event_name
+) -> str:       # one line, empty where it has no name
+    "The name of an event, which says so if it is simulated"
+    name = printable(attrs.get('event_name', ''))
+    return f'{name} (simulated)' if is_simulated(attrs) else name
+
+# %% ../../nbs/38_mapping.runfolder.ipynb #5e720004
+def with_words(
+    polygons:'GeoDataFrame', # of `landslide_polygons`
+    attrs:dict,      # of the pair, or metrics.json: event_name
+    threshold:float, # lowest probability inside a polygon
+    model:dict,      # arch, training
+) -> 'GeoDataFrame': # with id, rank, lon, lat before, and event, threshold, model after what was measured
+    "Polygons that can be handed on alone"
+    likely = polygons.area_m2*polygons.mean_probability
+    rank = likely.rank(method='first', ascending=False).astype('int64')
+    middle = middle_of(polygons)
+    first = dict(id=np.arange(1, len(polygons) + 1), rank=rank, lon=middle.x, lat=middle.y)
+    last = dict(event=event_in_words(attrs), threshold=float(threshold), model=model_in_words(model))
+    return polygons.assign(**first, **last)[[*first, *polygons.columns.drop('geometry'), *last, 'geometry']]
+
 # %% ../../nbs/38_mapping.runfolder.ipynb #5a1e0021
 def write_layers(
     layers:dict[str, 'GeoDataFrame'], # of `find_layers`
@@ -516,7 +552,9 @@ def write_products(
         record, elsewhere = errors_here(meta.get('calibration') or {}, prob, attrs)
         layers = find_layers(pair, prob, threshold, record, options)
         layers = expose(layers, exposed, prob, tmp/'probability.tif')
+        layers['polygons'] = with_words(layers['polygons'], attrs, threshold, meta)
         write_layers(layers, tmp/'landslides.gpkg')
+        write_styles(tmp, layers, prob, event_in_words(attrs) or 'Landslide map')
         metrics = scene_metrics(pair, prob, threshold)
         metrics['warnings'] = [*map_warnings(meta, metrics, pair, prob), *elsewhere, *meta.get('warnings', [])]
         metrics |= expected_interval(metrics, prob, record)
@@ -548,4 +586,5 @@ def polygons_again(
     prob = open_cog(folder/'probability.tif')[0].drop_vars('band')
     least = metrics['threshold'] if threshold is None else threshold
     heights = heights_beside(prob, folder/'dem.tif')
-    with bounded(): return landslide_polygons(prob, least, metrics['min_area_m2'], heights)
+    with bounded(): found = landslide_polygons(prob, least, metrics['min_area_m2'], heights)
+    return with_words(found, metrics, least, metrics.get('model') or {})
