@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RAMP', 'CLEAR_BELOW', 'MAPPED_HUE', 'DARK', 'RANKED_FIELDS', 'POLYGON_FIELDS', 'MAPPED_FIELDS', 'FIELDS', 'SCHEMA',
            'EXTENSION', 'CLASSES', 'NEAR_SCALE', 'QGIS_VERSION', 'GREY_BAND', 'GREY_RANGE', 'M_PER_DEGREE', 'STYLES',
-           'CONTENTS', 'VECTORS', 'RASTERS', 'HIDDEN', 'PROJECT', 'printable', 'element', 'written', 'rgba',
+           'CONTENTS', 'VECTORS', 'RASTERS', 'UNSHOWN', 'PROJECT', 'printable', 'element', 'written', 'rgba',
            'ramp_colours', 'field_rows', 'describe_fields', 'options', 'fill_symbol', 'one_look', 'class_ranges',
            'graduated_look', 'rank_labels', 'aliases', 'vector_look', 'has_labels', 'layer_file', 'probability_look',
            'pair_look', 'truth_look', 'dem_look', 'raster_look', 'add_styles', 'dress', 'ProjectLayer',
@@ -368,7 +368,7 @@ class ProjectLayer:
 # %% ../nbs/08_styles.ipynb #5e710031
 VECTORS = dict(polygons='Landslide polygons', mapped='Mapped landslides', zones='Zones', cells='Ranked cells') # top first
 RASTERS = dict(probability='Landslide probability', truth='Mapped landslides (raster)', dem='Hillshade', pair='Radar after the event')
-HIDDEN = ('mapped', 'truth') # until a person ticks them
+UNSHOWN = ('mapped', 'truth') # until a person ticks them
 
 def project_layers(
     folder:Path, # run folder, already holding its files
@@ -380,11 +380,11 @@ def project_layers(
     for name in [name for name in VECTORS if name in looks]:
         near = NEAR_SCALE if name in ('cells', 'zones') else 0
         source, look = f'./landslides.gpkg|layername={name}', looks[name]
-        shown = name not in HIDDEN and not (name == 'cells' and 'zones' in looks)
+        shown = name not in UNSHOWN and not (name == 'cells' and 'zones' in looks)
         found.append(ProjectLayer(VECTORS[name], source, 'vector', look, shown, near))
     for name in [name for name in RASTERS if (folder/f'{name}.tif').exists()]:
         look = raster_look(name, degrees)
-        found.append(ProjectLayer(RASTERS[name], f'./{name}.tif', 'raster', look, name not in HIDDEN))
+        found.append(ProjectLayer(RASTERS[name], f'./{name}.tif', 'raster', look, name not in UNSHOWN))
     return found
 
 # %% ../nbs/08_styles.ipynb #5e710032
