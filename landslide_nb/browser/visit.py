@@ -14,6 +14,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import panel as pn
+import shapely
 from bokeh.events import RangesUpdate, Tap
 from bokeh.models import ColorBar, CustomJS, Div, GlyphRenderer, ImageURL
 from fastcore.basics import patch
@@ -286,7 +287,8 @@ def mark(self:Visit,
 ):
     "Show a cell as the chosen one, in the table and on the maps"
     self.cell = cell
-    ring = np.asarray(self.run.cells.geometry.iloc[cell].exterior.coords)
+    outline = shapely.get_geometry(self.run.cells.geometry.iloc[cell], 0) # one polygon, in a layer of many
+    ring = np.asarray(outline.exterior.coords)
     self.maps.lines['chosen'].data = dict(x=ring[:, 0], y=ring[:, 1])
     listed = np.flatnonzero(self.table.current_view.index == cell)
     if len(listed): self.table.page = int(listed[0])//self.table.page_size + 1
