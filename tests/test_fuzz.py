@@ -313,7 +313,7 @@ def runs(tmp_path_factory):
 
 def whole_run(folder):
     run = exported('open_run')(folder, 'one')
-    assert .01 <= run.threshold <= .99
+    assert 1e-4 <= run.threshold <= 1
     assert isinstance(run.title, str) and all(isinstance(w, str) for w in run.warnings)
     [str(sentence).encode() for sentence in run.missing]
 
