@@ -10,7 +10,7 @@ __all__ = ['FLOOR_DB', 'DEGREE', 'DATE_WORDS', 'FIRST_YEAR', 'EVENTS', 'OF_SYSTE
            'new_folder', 'free_place', 'check_room']
 
 # %% ../nbs/00_core.ipynb #39716da3
-import errno, math, os, random, re, shutil, uuid, warnings
+import errno, math, os, random, re, shutil, time, uuid, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
@@ -278,6 +278,16 @@ def remove_abandoned(
     for name in os.listdir(path.parent):
         if pattern.fullmatch(name): _remove_if_abandoned(path.with_name(name))
 
+# %% ../nbs/00_core.ipynb #1c3f674f
+def _remove_for_good(path:Path) -> None: # file or folder
+    "Remove what threads of a failed call may still be writing into, until nothing comes back"
+    gone = 0
+    for _ in range(40):
+        gone = 0 if path.exists() else gone + 1
+        if gone == 3: return
+        _remove(path)
+        time.sleep(.05)
+
 # %% ../nbs/00_core.ipynb #b0a11c07
 @contextmanager
 def hidden_beside(
@@ -290,7 +300,10 @@ def hidden_beside(
     tmp = path.with_name(f'.{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}')
     with _locked(tmp):
         try: yield tmp
-        finally: _remove(tmp)
+        except BaseException:
+            _remove_for_good(tmp)
+            raise
+        _remove(tmp)
 
 # %% ../nbs/00_core.ipynb #b0a11c0b
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}

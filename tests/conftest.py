@@ -1,5 +1,5 @@
 "Fixtures and helpers shared by all tests."
-import os, re, subprocess, sys
+import os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -12,6 +12,21 @@ def shared():
     "The folder of real data beside the project"
     if not DATA.exists(): pytest.skip(f'{DATA} is absent: these tests need the real data that is kept beside the project, not in it')
     return DATA
+
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
+FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+         '--disable-background-networking', '--disable-component-update', '--disable-sync']
+NO_CHROMIUM = 'there is no chromium on this machine (apt-get install chromium)'
+
+@pytest.fixture(scope='session')
+def chromium():
+    "A web browser without a window; playwright allows one in a process"
+    playwright = pytest.importorskip('playwright.sync_api', reason='without playwright no browser can be driven')
+    if CHROMIUM is None: pytest.skip(NO_CHROMIUM)
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
 
 def command(*words, cwd, timeout=600, **env):
     "`landslide-nb` as a person runs it: in a process of its own, from another folder"

@@ -14,13 +14,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import numpy as np
 import pytest
+from conftest import CHROMIUM, FLAGS, NO_CHROMIUM # noqa: F401
 
 root = Path(__file__).parents[1]
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
-FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-         '--disable-background-networking', '--disable-component-update', '--disable-sync']
 playwright = pytest.importorskip('playwright.sync_api', reason='without playwright no browser can be driven')
-NO_CHROMIUM = 'there is no chromium on this machine (apt-get install chromium)'
 pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 
 # --- run folders
@@ -140,13 +137,6 @@ def experiments(tmp_path_factory):
                           pretrain_epochs=1, budgets=(2, 4), seeds=2, pretrain=('none', 'demo_a'))
     run_experiment(spec, base/'all'/'tiny', bar=False)
     return base/'all'
-
-@pytest.fixture(scope='session')
-def chromium():
-    with playwright.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield b
-        b.close()
 
 # --- visitors
 

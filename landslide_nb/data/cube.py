@@ -180,11 +180,15 @@ def sample_windows(
     return [dict(y=around(y), x=around(x)) for y, x in centres]
 
 # %% ../../nbs/13_data.cube.ipynb #a196ee55
-def _read_windows(cube:xr.Dataset, windows:list[dict]) -> xr.Dataset: # vv, vh (time, n)
-    "VV and VH in some windows of two to four passes"
+def _in_windows(cube:xr.Dataset, windows:list[dict]) -> list[xr.Dataset]: # vv, vh (time, y, x), lazy
+    "VV and VH of two to four passes in some windows"
     every = max(1, (cube.sizes['time'] - 1)//2)
     some_passes = slice(None, None, every)
-    found = dask.compute(*[cube[['vv', 'vh']].isel(time=some_passes, **w) for w in windows])
+    return [cube[['vv', 'vh']].isel(time=some_passes, **w) for w in windows]
+
+# %% ../../nbs/13_data.cube.ipynb #26ae808a
+def _as_sample(found:list[xr.Dataset]) -> xr.Dataset: # vv, vh (time, n)
+    "Windows that were read, as one row of pixels a pass"
     flat = [w.drop_vars(['y', 'x']).stack(n=('y', 'x'), create_index=False) for w in found]
     return xr.concat(flat, 'n')
 
@@ -206,10 +210,11 @@ def sample_power(
     cube:xr.Dataset, # canonical
 ) -> xr.Dataset:     # vv and vh, in memory
     "Some values of VV and VH, from all over the scene"
-    sample = _read_windows(cube, sample_windows(cube))
+    few = _in_windows(cube, sample_windows(cube))
+    sample = _as_sample([w.compute() for w in few]) # one by one only their own pixels are read, no whole chunks
     if _valid(sample) > 100: return sample
     height, width = cube.sizes['y'], cube.sizes['x']
-    if height*width > _SMALL_SCENE: return _read_windows(cube, _grid_of_windows(cube))
+    if height*width > _SMALL_SCENE: return _as_sample(dask.compute(*_in_windows(cube, _grid_of_windows(cube))))
     step = max(1, int((height*width/1e5)**.5))
     every_nth = slice(None, None, step)
     return cube[['vv', 'vh']].isel(y=every_nth, x=every_nth).compute()
