@@ -4,7 +4,9 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 root = Path(__file__).parents[1]
-CHAPTERS = {0: 'foundation', 1: 'data', 2: 'learn', 3: 'mapping', 4: 'weights', 5: 'study', 6: 'browser', 7: 'archive', 8: 'commands', 9: 'tutorials'}
+CHAPTERS = { # the number of each one's first notebook
+    0: 'foundation', 10: 'data', 20: 'learn', 30: 'mapping', 42: 'weights', 45: 'labelling', 50: 'study', 59: 'browser',
+    70: 'archive', 80: 'commands', 90: 'tutorials'}
 
 def cells(notebook):
     "The texts of a notebook's cells"
@@ -37,15 +39,19 @@ def modules():
     books = sorted((root/'nbs').glob('[0-9]*.ipynb'))
     return {module_of(book): (int(book.stem[:2]), summary_of(book)) for book in books if module_of(book)}
 
+def chapter_of(number):
+    "The chapter of a notebook's number"
+    return CHAPTERS[max(first for first in CHAPTERS if first <= number)]
+
 def table():
     "The whole table as Markdown"
     known = modules()
     lines = ['# Modules', '', 'Each notebook in `nbs/` exports one module. A module imports only modules of a lower number. Made by `python docs/modules.py`.', '']
     chapter = None
     for module, (number, summary) in known.items():
-        if number//10 != chapter:
-            chapter = number//10
-            lines += ['', f'## {CHAPTERS[chapter].capitalize()}', '', '| | module | what it holds | imports |', '|---|---|---|---|']
+        if chapter_of(number) != chapter:
+            chapter = chapter_of(number)
+            lines += ['', f'## {chapter.capitalize()}', '', '| | module | what it holds | imports |', '|---|---|---|---|']
         uses = sorted({name for name in imports_of(module) if name in known and name != module}, key=lambda name: known[name][0])
         lines.append(f"| {number:02} | `{module}` | {summary} | {', '.join(uses)} |")
     return '\n'.join(lines) + '\n'

@@ -25,7 +25,7 @@ root = Path(__file__).parents[1]
 KINDS = ('oldest', 'notebooks', 'newest')
 PYTHONS = ('3.11', '3.12', '3.13', '3.14')
 QUICK_TESTS = ('test_golden.py', 'test_doors.py', 'test_metamorphic.py', 'test_cli.py')
-QUICK_NOTEBOOKS = ('00_core', '04_gaps', '09_guard', '12_data.files', '13_data.cube', '25_learn.data', '33_mapping.areas', '60_browser.runs')
+QUICK_NOTEBOOKS = ('00_core', '04_gaps', '09_guard', '12_data.files', '13_data.cube', '25_learn.data', '34_mapping.areas', '59_browser.runs')
 NEEDS_NBDEV = ('test_house.py', 'test_readme.py')
 
 

@@ -17,10 +17,9 @@ def test_numbers_are_the_order_of_imports():
     assert climbs == []
 
 def test_every_notebook_of_a_chapter_has_its_number():
-    names = {number: name for number, name in docs.CHAPTERS.items()}
     for module, (number, _) in docs.modules().items():
         chapter = module.partition('.')[0] if '.' in module else None
-        assert chapter is None or chapter == names[number//10], module
+        assert chapter is None or chapter == docs.chapter_of(number), module
 
 def test_a_name_is_exported_once():
     where = defaultdict(list)

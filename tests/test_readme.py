@@ -34,7 +34,7 @@ def test_the_real_landslide_is_that_of_the_model_card():
     assert numbers(row('How well do they rank').split('|')[2]) == [float(n) for n in real]
 
 def test_site_adaptation_is_that_of_its_notebook():
-    both = re.search(r'^\| all simulated places \(16\) \| ([\d.]+) / \*\*([\d.]+)\*\*', notebook('41_weights.adapt'), re.M).groups()
+    both = re.search(r'^\| all simulated places \(16\) \| ([\d.]+) / \*\*([\d.]+)\*\*', notebook('43_weights.adapt'), re.M).groups()
     assert numbers(row('What does site adaptation add').split('|')[2]) == [*(float(n) for n in both), 16]
 
 def test_every_file_and_notebook_it_names_exists():
