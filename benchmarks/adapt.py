@@ -5,7 +5,7 @@
     python -m benchmarks.adapt picture --tables simulated.csv real.csv --out adapt.png
 
 Each row is a place: weights are adapted to its passes before the event, as the command does, and compared with the shipped ones,
-both with the threshold that `map` would use there. `simulated`: places of 512 px with three quiet years, scored on the event
+both as `map` would use them there. `simulated`: places of 512 px with three quiet years, scored on the event
 itself and, for false alarms, on a fourth quiet year that nothing else saw. `real`: the land crops of California (opera_rtc_s1/*),
 (null pairs): false alarms on the latest pass and on the first of the latest season, and how much of the landslides of twelve random regions injected into
 that very pair is found; and the Mulitaka landslide (png_2024). Nothing was chosen on the real images. About an hour on one core each;
@@ -26,7 +26,7 @@ from landslide_nb.data.pair import pair_statistics, make_pair
 from landslide_nb.data.cube import open_cube
 from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import load_model
-from landslide_nb.mapping.nulls import place_threshold
+from landslide_nb.mapping.place import settle_place
 from landslide_nb.mapping.scene import predict_scene
 from landslide_nb.data.landscape import REGIONS
 from landslide_nb.data.simulate import simulate_archive, simulate_event
@@ -34,30 +34,32 @@ from landslide_nb.data.simulate import simulate_archive, simulate_event
 ORBIT = ('ascending',)
 
 def both(cube, pair, days=300):
-    "The shipped and the adapted model of a place, each with the threshold `map` would use"
+    "The shipped and the adapted model of a place"
     with TemporaryDirectory() as tmp:
-        models = dict(shipped=load_model('base'), adapted=load_model(adapt_model(cube, pair, Path(tmp)/'m.safetensors', days=days)))
-    return {k: (net, place_threshold(cube, pair, net, meta, progress=False)) for k, (net, meta) in models.items()}
+        return dict(shipped=load_model('base'), adapted=load_model(adapt_model(cube, pair, Path(tmp)/'m.safetensors', days=days)))
 
 def despeckled(cube, weight):
     "The cube with each pass smoothed by total variation"
     one = lambda p: np.where(np.isnan(p), np.nan, despeckle(np.nan_to_num(p, nan=float(np.nanmedian(p))), 'tv', weight))
     return cube.assign({c: cube[c].copy(data=np.stack([one(p) for p in cube[c].values])) for c in ('vv', 'vh')})
 
-def prob(model, pair): return predict_scene(pair, *model, progress=False).values
+def prob(model, cube, pair):
+    "The map of a pair as `map` would make it, and its threshold"
+    meta = settle_place(cube, pair, *model, progress=False)
+    return predict_scene(pair, model[0], meta, progress=False).values, meta['calibration']['threshold']
 
-def found(p, truth, threshold):
-    p, truth = np.concatenate(p, axis=None), np.concatenate(truth, axis=None)
-    return dict(auprc=average_precision(p, truth), recall=float((p >= threshold)[truth == 1].mean()), expected=float(np.nansum(p)/max(1, (truth == 1).sum())))
+def found(maps, truth):
+    p, truth = np.concatenate([p for p, _ in maps], axis=None), np.concatenate(truth, axis=None)
+    above = np.concatenate([p >= threshold for p, threshold in maps], axis=None)
+    return dict(auprc=average_precision(p, truth), recall=float(above[truth == 1].mean()), expected=float(np.nansum(p)/max(1, (truth == 1).sum())))
 
 def alarms(p, threshold): return float((p[np.isfinite(p)] >= threshold).mean())
 
-def row(models, events, truths, quiet):
+def row(models, cube, events, truths, quiet):
     "Scores of each model: on pairs with landslides, and on a quiet one"
     out = {}
     for k, m in models.items():
-        t = m[1]['calibration']['threshold']
-        scores = dict(threshold=t) | found([prob(m, e) for e in events], truths, t) | (dict(alarms=alarms(prob(m, quiet), t)) if quiet is not None else {})
+        scores = found([prob(m, cube, e) for e in events], truths) | (dict(alarms=alarms(*prob(m, cube, quiet))) if quiet is not None else {})
         out |= {f'{name}_{k}': v for name, v in scores.items()}
     return out
 
@@ -80,7 +82,7 @@ def simulated(done, progress):
         pair = make_pair(cube, passes=3)
         days = [str(t)[:10] for t in year.time.values]
         quiet = make_pair(year.isel(time=slice(1, 4 + n)), (days[3], days[4]), passes=None)
-        yield key | row(both(cube, pair), [pair], [cube.landslides.values], quiet)
+        yield key | row(both(cube, pair), cube, [pair], [cube.landslides.values], quiet)
 
 def real_quiet(data):
     "(kind, place, cube, positions of the pair): the latest pair of each kind, for it has most passes before"
@@ -97,14 +99,14 @@ def real(done, progress, data):
         if (key := dict(kind='Mulitaka', place='track 9', passes_after=n)) in done: continue
         after = last(cube.time.values); some = cube.isel(time=np.flatnonzero(~after | (np.cumsum(after) <= n)))
         pair = make_pair(some, 'mulitaka', passes=None)
-        yield key | row(both(some, pair, days=0), [pair], [some.landslides.values], None)
+        yield key | row(both(some, pair, days=0), some, [pair], [some.landslides.values], None)
     for kind, place, cube, pre, post in progress(list(real_quiet(data))):
         if (key := dict(kind=kind, place=place, passes_after=1)) in done: continue
         days = [str(t)[:10] for t in cube.time.values]
         when = days[pre[-1]], days[post[0]]
         pair = make_pair(cube.isel(time=[*pre, *post]), when, passes=None)
-        models = both(cube.isel(time=[*range(pre[-1] + 1), *post]), pair)
-        yield key | row(models, *with_landslides(pair), pair)
+        past = cube.isel(time=[*range(pre[-1] + 1), *post])
+        yield key | row(both(past, pair), past, *with_landslides(pair), pair)
 
 def with_landslides(pair, draws=12):
     "A quiet pair with landslides of random regions laid on: (pairs, truths)"
@@ -114,7 +116,7 @@ def with_landslides(pair, draws=12):
     some = [(s, replace(r, pixel=pair_statistics(pair)['pixel size (m)'], share=.02, extent=1.)) for s, r in regions if r.contrast > .7][:draws]
     laid, truths = [], []
     for s, r in some:
-        (change, truth), one = slide_change(r, s, max(h, w, 64)), pair[['vv', 'vh']].copy(deep=True)
+        (change, truth), one = slide_change(r, s, max(h, w, 64)), pair[['vv', 'vh']].copy(deep=True).assign_attrs(pair.attrs)
         for o, c in zip(('vv', 'vh'), change): one[o].values[1] += c[:h, :w]
         laid.append(one); truths.append(truth[:h, :w])
     return laid, truths

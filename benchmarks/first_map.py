@@ -16,7 +16,7 @@ from landslide_nb.data.pair import log_ratio, make_pair
 from landslide_nb.data.cube import open_cube
 from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import load_model
-from landslide_nb.mapping.nulls import place_threshold
+from landslide_nb.mapping.place import settle_place
 from landslide_nb.mapping.scene import predict_scene
 
 SEASON = 60 # days without a pass that part two seasons
@@ -50,7 +50,8 @@ def real_event(data, net, meta):
         scores = {'shipped weights': prob, 'dVV - dVH': r.score.values, 'dVV - dVH, 5 x 5': r5.score.values, '-dVH, 5 x 5': -r5.dvh.values}
         start = time.perf_counter(); other = peer(some, event, n or 99); theirs = time.perf_counter() - start
         rows += [dict(passes=name, predictor=k, auprc=average_precision(v, truth, scores=k != 'shipped weights')) for k, v in {**scores, **(other or {})}.items()]
-        t = place_threshold(some, pair, net, meta, progress=False)['calibration']['threshold']
+        here = settle_place(some, pair, net, meta, progress=False)
+        prob, t = predict_scene(pair, net, here, progress=False).values, here['calibration']['threshold']
         print(f"{name}: {prob[truth == 1].sum():.0f} of {truth.sum()} px expected inside the outline, {np.nansum(prob):.0f} in all; above the threshold {t:.2f} of this place {(prob[truth == 1] >= t).sum()} inside, {(prob[truth == 0] >= t).sum()} outside; ours {took:.2f} s" + (f', both transformers {theirs:.2f} s' if other else ''))
     return pd.DataFrame(rows).pivot(index='predictor', columns='passes', values='auprc')
 
@@ -101,8 +102,13 @@ def false_alarms(data, net, meta):
                 pair = make_pair(some, (str(days[pre[-1]].date()), str((days[post[0]]).date())), passes=None, extra=extra(meta))
                 p = predict_scene(pair, net, meta, progress=False).values
                 p = p[~np.isnan(p)]
-                place, archive = (place_threshold(c, pair, net, meta, progress=False)['calibration']['threshold'] for c in (some, cube.isel(time=[*range(pre[-1] + 1), *post])))
-                rows.append(dict(series=folder.name, images='despeckled' if 'pre_event' in folder.name else how, kind=kind, share=float((p >= threshold).mean()), threshold=place, share_of_place=float((p >= place).mean()), archive=archive, share_of_archive=float((p >= archive).mean()), expected=float(p.mean())))
+                row = dict(series=folder.name, images='despeckled' if 'pre_event' in folder.name else how, kind=kind, share=float((p >= threshold).mean()), expected=float(p.mean()))
+                for name, past in dict(place=some, archive=cube.isel(time=[*range(pre[-1] + 1), *post])).items():
+                    here = settle_place(past, pair, net, meta, progress=False)
+                    q = predict_scene(pair, net, here, progress=False).values
+                    q = q[~np.isnan(q)]
+                    row |= {f'share_of_{name}': float((q >= here['calibration']['threshold']).mean()), f'expected_of_{name}': float(q.mean())}
+                rows.append(row)
     return pd.DataFrame(rows)
 
 def alarm_picture(data, net, meta, path):

@@ -91,7 +91,7 @@ def map_scene(
         from landslide_nb.learn.models import load_model
         from landslide_nb.mapping.exposure import ExposureFiles
         from landslide_nb.mapping.mapping import hold_small, with_settled_zones
-        from landslide_nb.mapping.nulls import null_text, place_threshold
+        from landslide_nb.mapping.place import null_text, settle_place
         net, meta = load_model(args.model)
     source = str(build_for_map(args)) if args.bbox else args.cube
     cube = hold_small(cube_of(source, args))
@@ -100,7 +100,7 @@ def map_scene(
     exposure = ExposureFiles(args.roads, args.places, args.population)
     options = dict(tile=args.tile, tta=args.tta, min_area=args.min_area, zones=args.zones, exposure=exposure)
     options = with_settled_zones(options, pair)
-    meta = place_threshold(cube, pair, net, meta)
+    meta = settle_place(cube, pair, net, meta)
     if 'nulls' in meta: say(null_text(meta['nulls']))
     write_map(pair, (net, meta), args.out, **options)
 

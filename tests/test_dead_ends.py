@@ -155,13 +155,13 @@ def told_to_map(place, *words, cube='cube.zarr', event='hokkaido'):
     return main(['map', str(place/cube), *model, '--event', event, *map(str, words)])
 
 def test_the_command_checks_zones_first_and_says_what_it_renamed(place, monkeypatch, capsys):
-    from landslide_nb.mapping import nulls
+    from landslide_nb.mapping import place as settled
     cube = open_cube(place/'cube.zarr')
     scene = box(*cube.rio.bounds())
     zones = gpd.GeoDataFrame(dict(name=['all', 'Atsuma']), geometry=[scene, None], crs=cube.rio.crs)
     zones.to_file(place/'bad.geojson')
     with monkeypatch.context() as m:
-        m.setattr(nulls, 'place_threshold', no_work)
+        m.setattr(settled, 'settle_place', no_work)
         assert told_to_map(place, '--out', place/'run', '--zones', place/'bad.geojson') == 1
     said = capsys.readouterr().err
     assert 'bad.geojson' in said

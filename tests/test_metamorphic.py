@@ -29,7 +29,7 @@ from landslide_nb.learn.models import BASE_WEIGHTS, load_model
 from landslide_nb.mapping import areas as areas_module
 from landslide_nb.mapping.areas import landslide_polygons, ranked_cells, ranked_zones
 from landslide_nb.mapping.mapping import map_cube
-from landslide_nb.mapping.nulls import place_threshold
+from landslide_nb.mapping.place import settle_place
 from landslide_nb.mapping.scene import measured, predict_scene
 from landslide_nb.testing import mock_pair
 
@@ -329,16 +329,16 @@ def test_a_calibration_of_all_passes_leaves_the_change_and_nearly_the_map(factor
     assert np.corrcoef(prob[valid], before[valid])[0, 1] > .98
     assert abs(np.nansum(prob)/np.nansum(before) - 1) < .05
 
-def test_the_null_check_follows_the_balance():
-    "A calibration of one pass a side is undone in null pairs too, so the threshold of the place stays"
+def test_the_curve_of_a_place_follows_the_balance():
+    "A calibration of one pass a side is undone in null pairs too, so the curve of the place stays"
     cube = scene()
     drift = 1 + .2*np.sin(np.arange(cube.sizes['time'], dtype='float32'))[:, None, None]
     other = cube.assign({band: cube[band]*drift for band in BANDS})
     found = []
     for each in (cube, other):
         pair = make_pair(each, event(), passes=1)
-        found.append(place_threshold(each, pair, *shipped(), progress=False)['calibration']['threshold'])
-    assert found[0] == pytest.approx(found[1], abs=5e-4)
+        found.append(settle_place(each, pair, *shipped(), progress=False)['calibration']['place']['step'])
+    assert found[0] == pytest.approx(found[1], abs=.15)
 
 
 # Turned and mirrored

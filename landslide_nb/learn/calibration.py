@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FALSE_ALARMS', 'MIN_POSITIVES', 'IDENTITY', 'RARE_BINS', 'NEIGHBOURHOOD', 'GROUPS', 'LEAST_FACTOR', 'MIN_CHIPS',
            'fit_calibration', 'calibrate', 'reliability', 'expected_calibration_error', 'brier', 'density',
-           'calibrate_by_neighbourhood', 'fit_neighbourhood']
+           'calibrate_by_neighbourhood', 'fit_neighbourhood', 'recalibrate']
 
 # %% ../../nbs/23_learn.calibration.ipynb #1902280d
 import math
@@ -200,3 +200,13 @@ def fit_neighbourhood(
     after, _ = valid_pixels(calibrate_by_neighbourhood(prob, fitted), truth)
     scaled = factor*is_landslide.sum()/after.sum(dtype=float)
     return dict(fitted, factor=scaled.tolist())
+
+# %% ../../nbs/23_learn.calibration.ipynb #dd3677cd
+def recalibrate(
+    prob:np.ndarray, # any shape, NaN = no data
+    curve:dict,      # logit (rising) and step, lists of one length
+) -> np.ndarray:     # same shape, float32
+    "Move the logit of each probability by the step of a curve"
+    logit_of = np.log(np.clip(prob, _TINY, 1 - _TINY)) - np.log1p(-np.clip(prob, _TINY, 1 - _TINY))
+    step = np.interp(logit_of, curve['logit'], curve['step'])
+    return expit(logit_of + step).astype('float32')

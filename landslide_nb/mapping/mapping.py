@@ -22,7 +22,7 @@ from ..data.pair import make_pair
 from ..learn.models import load_model
 from .areas import settle_zones
 from .exposure import Exposed, ExposureFiles, settle_exposure
-from .nulls import place_threshold
+from .place import settle_place
 from .runfolder import hidden_folder, new_run_folder, write_products
 from .scene import check_scene, predict_tiles
 
@@ -153,5 +153,5 @@ def map_cube(
     cube = located_cube(source, crs)
     options = with_settled_zones(options, cube)
     pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit, track)
-    meta = place_threshold(cube, pair, net, meta, progress=options.get('progress', True))
+    meta = settle_place(cube, pair, net, meta, progress=options.get('progress', True))
     return map_pair(pair, (net, meta), folder, **options)

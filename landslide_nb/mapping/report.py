@@ -26,7 +26,7 @@ from ..data.pair import log_ratio, track_text
 from ..gaps import unseen_of_map
 from ..learn.metrics import StreamingAP
 from .hits import READ_EXPOSURE, area_words, exposure_text, scene_rows, with_capital
-from .nulls import null_text
+from .place import null_text
 
 if TYPE_CHECKING: # loaded when they are needed
     from geopandas import GeoDataFrame
@@ -40,12 +40,15 @@ class AreaCount:
     threshold:float      # of the polygons
     expected_m2:float=0. # sum of probability times pixel area
     above_m2:float=0.    # area that reaches the threshold
+    above_expected_m2:float=0. # sum of probability times pixel area there
     valid:int=0          # pixels with data
 
     def add(self, p:np.ndarray, area:np.ndarray) -> None:
         "Count a window: (y, x) probability, NaN = no data, and (y, 1) m2 of a pixel in each row"
         self.expected_m2 += float(np.nansum(p*area, dtype='float64'))
-        self.above_m2 += float((area*(p >= self.threshold)).sum())
+        above = p >= self.threshold
+        self.above_m2 += float((area*above).sum())
+        self.above_expected_m2 += float(np.nansum(p*area*above, dtype='float64'))
         self.valid += int(np.isfinite(p).sum())
 
 # %% ../../nbs/38_mapping.report.ipynb #1d6e903a
@@ -142,6 +145,7 @@ def scene_metrics(
         add_baselines(baselines, pair, window, truth)
     found = dict(threshold=threshold, expected_area_m2=areas.expected_m2, area_above_threshold_m2=areas.above_m2,
                  valid_fraction=areas.valid/prob.size)
+    if areas.above_m2: found['expected_false_share'] = 1 - areas.above_expected_m2/areas.above_m2
     return {**found, **truth_scores(count, baselines)} if 'landslides' in pair else found
 
 # %% ../../nbs/38_mapping.report.ipynb #5a1e0001

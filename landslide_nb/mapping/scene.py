@@ -6,8 +6,8 @@
 __all__ = ['SHIPPED_CONFIG', 'MEASURED', 'PASS_WINDOW', 'stack_pair', 'check_axis', 'check_scene', 'to_device', 'forward',
            'blank_gaps', 'logits_of', 'grid_margins', 'undo_dihedral', 'logits_d4', 'config_key', 'measured', 'TileJob',
            'pixels_beyond', 'map_window', 'map_tile', 'save_tile', 'lazy_map', 'lazy_file', 'shared_job', 'map_tiles',
-           'calibrate_mosaic', 'calibrate_map', 'MapOptions', 'tile_job', 'scene_tiles', 'map_bar', 'as_map',
-           'predict_scene', 'weights_hash', 'work_plan', 'predict_tiles']
+           'calibrate_mosaic', 'calibrate_curve', 'calibrate_map', 'MapOptions', 'tile_job', 'scene_tiles', 'map_bar',
+           'as_map', 'predict_scene', 'weights_hash', 'work_plan', 'predict_tiles']
 
 # %% ../../nbs/31_mapping.scene.ipynb #037ac6b5
 import hashlib, json, uuid
@@ -26,7 +26,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from ..core import CubeError, ModelError, atomic
-from ..learn.calibration import calibrate, calibrate_by_neighbourhood
+from ..learn.calibration import calibrate, calibrate_by_neighbourhood, recalibrate
 from ..learn.networks import folded, geometry
 from ..learn.models import check_input, dihedral, fast_dtype, load_model, normalize_pair
 from .tiles import NOTHING, Tile, active_client, compute_here, compute_there, cut_tiles, one_block
@@ -322,13 +322,24 @@ def calibrate_mosaic(
     return blocks.map_overlap(calibrate_by_neighbourhood, depth=depth, boundary='none', neighbourhood=around, **result)
 
 # %% ../../nbs/31_mapping.scene.ipynb #ce5a170f
+def calibrate_curve(
+    prob:da.Array,         # (y, x) probabilities, NaN = no data
+    calibration:dict|None, # of the model; `place` where null pairs gave it the curve of a place
+) -> da.Array:             # (y, x)
+    "Calibrate by the curve of the place"
+    curve = (calibration or {}).get('place')
+    if not curve: return prob
+    return prob.map_blocks(recalibrate, curve=curve, dtype='float32', meta=NOTHING)
+
+# %% ../../nbs/31_mapping.scene.ipynb #cba85a96
 def calibrate_map(
     prob:np.ndarray,       # (y, x) probabilities of the whole scene, NaN = no data
     calibration:dict|None, # of the model
 ) -> np.ndarray:           # (y, x)
-    "Calibrate a map in memory by neighbourhoods"
-    if not (calibration or {}).get('around'): return prob
-    return calibrate_mosaic(da.from_array(prob, chunks=1024), calibration).compute(scheduler='threads')
+    "Calibrate a map in memory by what needs more than a tile"
+    if not {'around', 'place'} & {key for key, value in (calibration or {}).items() if value}: return prob
+    whole = da.from_array(prob, chunks=1024)
+    return calibrate_curve(calibrate_mosaic(whole, calibration), calibration).compute(scheduler='threads')
 
 # %% ../../nbs/31_mapping.scene.ipynb #f6205cfc
 @dataclass(frozen=True)
@@ -438,4 +449,5 @@ def predict_tiles(
     def lazy_tile(x, tile, shared, **local): return lazy_file(x, tile, shared, work, **local)
     with map_bar(tiles, todo, options.progress) as bar:
         for _ in map_tiles(lazy_tile, pair, todo, job, bar): pass # each tile goes into its file
-    return as_map(calibrate_mosaic(read_tiles(work, tiles), job.calibration), pair)
+    prob = calibrate_mosaic(read_tiles(work, tiles), job.calibration)
+    return as_map(calibrate_curve(prob, job.calibration), pair)

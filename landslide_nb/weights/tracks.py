@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INCIDENCE', 'TO_SENSOR', 'TRACK_VIEW', 'LEAST', 'FEATURES', 'REACH', 'UNIT', 'FUSION', 'RULES', 'all_tracks',
            'asked_tracks', 'height_slopes', 'track_facing', 'facing_of_pair', 'track_view', 'TrackSet', 'fusion',
-           'fused_logit', 'fuse', 'fuse_lazily', 'TrackMap', 'fused_null', 'check_fused', 'knows_facing', 'fused_meta',
+           'fused_logit', 'fuse', 'fuse_lazily', 'TrackMap', 'fused_probabilities', 'knows_facing', 'fused_meta',
            'joined_pair', 'joined_attrs', 'track_facts', 'overlap_warnings', 'open_track', 'track_probability',
            'map_track', 'write_fused', 'tracks_plan', 'map_each', 'map_tracks']
 
@@ -29,9 +29,10 @@ from ..data.cube import cube_event
 from ..data.pair import static_layer, track_sides, track_text
 from ..learn.models import load_model
 from ..mapping.mapping import located_cube, map_pair, only_mapping, scene_pair, with_settled_zones
-from ..mapping.nulls import can_check, null_pairs, null_result, null_windows, place_threshold
+from ..mapping.nulls import can_check, null_pairs, null_windows
+from ..mapping.place import settle_place, with_place
 from ..mapping.runfolder import LayerOptions, finish_tracks, hidden_folder, new_run_folder, open_cog, write_products
-from ..mapping.scene import as_map, predict_scene, weights_hash
+from ..mapping.scene import as_map, calibrate_curve, predict_scene, weights_hash
 from ..mapping.tiles import NOTHING, open_work
 
 # %% ../../nbs/44_weights.tracks.ipynb #562538e9
@@ -214,34 +215,18 @@ class TrackMap:
     metrics:dict    # what its metrics.json holds
 
 # %% ../../nbs/44_weights.tracks.ipynb #73742fae
-def fused_null(
-    nulls:Sequence[xr.Dataset], # a null pair of each track
+def fused_probabilities(
+    pairs:Sequence[xr.Dataset], # one of each track
     model:tuple[nn.Module, dict], # what `load_model` returned
 ) -> np.ndarray:                # (n,) probabilities of the valid pixels
-    "What all tracks say where nothing slid"
+    "What all tracks together see in the windows of a place"
     found = []
-    for y, x in null_windows(nulls[0]):
-        parts = [null.isel(y=y, x=x) for null in nulls]
+    for y, x in null_windows(pairs[0]):
+        parts = [pair.isel(y=y, x=x) for pair in pairs]
         views = [track_view(part, predict_scene(part, *model, progress=False)).values for part in parts]
         prob = fuse(np.stack(views))
         found.append(prob[np.isfinite(prob)])
     return np.concatenate(found)
-
-# %% ../../nbs/44_weights.tracks.ipynb #16185d20
-def check_fused(
-    cube:xr.Dataset,       # canonical cube
-    pairs:list[xr.Dataset], # of the tracks
-    model:tuple[nn.Module, dict], # what `load_model` returned
-    threshold:float,       # the model's own
-) -> dict:                 # pairs (their number), and `null_result` of the worst; {} without null pairs in every track
-    "What the fusion finds in the null pairs of a place"
-    each = [null_pairs(cube, pair)[::-1] for pair in pairs]
-    results = []
-    for nulls in zip(*each):
-        p = fused_null(nulls, model)
-        if p.size: results.append(null_result(nulls[0], p, threshold))
-    if not results: return {}
-    return dict(pairs=len(results), **max(results, key=lambda result: result['threshold']))
 
 # %% ../../nbs/44_weights.tracks.ipynb #319d2dd1
 def knows_facing(
@@ -255,15 +240,15 @@ def fused_meta(
     cube:xr.Dataset,        # canonical cube
     pairs:list[xr.Dataset], # of the tracks
     model:tuple[nn.Module, dict], # what `load_model` returned
-) -> dict:                  # meta of the fused map
-    "The threshold of a fused map, and what was found in null pairs"
-    meta = model[1]
-    if not can_check(meta): return meta
-    own = meta['calibration']['threshold']
-    check = check_fused(cube, pairs, model, own)
-    if not check: return meta
-    calibration = {**meta['calibration'], 'threshold': max(own, check['threshold'])}
-    return {**meta, 'calibration': calibration, 'nulls': {**check, 'model_threshold': own}}
+) -> dict:                  # meta of `with_place`
+    "A model that learned from what the fusion finds where nothing slid; as it was without null pairs in every track"
+    if not can_check(model[1]): return model[1]
+    each = [null_pairs(cube, pair)[::-1] for pair in pairs]
+    groups = list(zip(*each))
+    if not groups: return model[1]
+    own = fused_probabilities(pairs, model)
+    nulls = [fused_probabilities(group, model) for group in groups]
+    return with_place(model[1], [group[0] for group in groups], own, nulls)
 
 # %% ../../nbs/44_weights.tracks.ipynb #fabaea65
 def joined_pair(
@@ -340,17 +325,14 @@ def track_probability(
 
 # %% ../../nbs/44_weights.tracks.ipynb #178e7585
 def map_track(
-    cube:xr.Dataset,   # canonical cube
     pair:xr.Dataset,   # of one track
     model:tuple[nn.Module, dict], # what `load_model` returned
     folder:Path,       # run folder; one that is finished is left as it is
     name:str,          # of `track_names`
     options:dict,      # of `map_pair`
 ) -> TrackMap:
-    "Map one track alone, with the threshold of its own null pairs"
-    if not (folder/'metrics.json').exists():
-        meta = place_threshold(cube, pair, *model, progress=options.get('progress', True))
-        map_pair(pair, (model[0], meta), folder, **options)
+    "Map one track alone, as the model sees it"
+    if not (folder/'metrics.json').exists(): map_pair(pair, model, folder, **options)
     return open_track(name, pair, folder)
 
 # %% ../../nbs/44_weights.tracks.ipynb #c91795a5
@@ -367,7 +349,10 @@ def write_fused(
     prob = fuse_lazily([track_view(pair, one) for pair, one in zip(pairs, maps.values())])
     seen = float(prob.notnull().mean())
     facts = dict(rule=RULES[knows_facing(pairs)], tracks=[track_facts(track) for track in tracks])
-    meta = fused_meta(cube, pairs, model) | dict(fusion=facts, warnings=overlap_warnings(tracks, seen))
+    meta = fused_meta(cube, pairs, model)
+    warnings = [*meta.get('warnings', []), *overlap_warnings(tracks, seen)]
+    prob = as_map(calibrate_curve(prob.data, meta.get('calibration')), prob)
+    meta = meta | dict(fusion=facts, warnings=warnings)
     chosen = {field.name: options[field.name] for field in fields(LayerOptions) if field.name in options}
     return write_products(folder, joined_pair(pairs), prob, meta, singles=maps, **chosen)
 
@@ -396,7 +381,7 @@ def map_each(
     work = hidden_folder(folder, 'tracks')
     work.mkdir(exist_ok=True)
     open_work(work, tracks_plan(cube, pairs, model, options))
-    tracks = [map_track(cube, pair, model, work/name, name, options) for name, pair in pairs.items()]
+    tracks = [map_track(pair, model, work/name, name, options) for name, pair in pairs.items()]
     metrics = write_fused(folder, cube, tracks, model, options)
     finish_tracks(folder)
     return metrics
@@ -424,5 +409,5 @@ def map_tracks(
         with only_mapping(folder): return map_each(cube, pairs, model, folder, options)
     (name, pair), = pairs.items()
     note(f"{cube.attrs.get('source', 'The cube')}: there is nothing to fuse, as only track {name} is mapped.")
-    meta = place_threshold(cube, pair, *model, progress=options.get('progress', True))
+    meta = settle_place(cube, pair, *model, progress=options.get('progress', True))
     return map_pair(pair, (model[0], meta), folder, **options)

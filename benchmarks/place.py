@@ -1,0 +1,147 @@
+"""Do probabilities and threshold move rightly with the place, without any label?
+
+    python -m benchmarks.place real --data FOLDER --out place.csv
+    python -m benchmarks.place events
+    python -m benchmarks.place landslide --data FOLDER
+
+`real`: the land crops of California (opera_rtc_s1/*), raw and despeckled, at the latest and at earlier pairs within a season and across
+years; landslides of random regions are injected into the pair, as they are, twice and three times as strong. Three rules are compared:
+the model alone; its threshold raised until two in a thousand pixels of the worst null pair are left; and the curve and threshold
+of the place (`settle_place`). `events`: the two embedded events. `landslide`: the real one (png_2024), a check: nothing was chosen on it.
+"""
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from benchmarks.adapt import despeckled
+from benchmarks.first_map import quiet_pairs
+from landslide_nb.core import EVENTS
+from landslide_nb.data.cube import open_cube
+from landslide_nb.data.events import event_cube
+from landslide_nb.data.pair import make_pair
+from landslide_nb.learn.calibration import FALSE_ALARMS, recalibrate
+from landslide_nb.learn.metrics import average_precision
+from landslide_nb.learn.models import load_model
+from landslide_nb.mapping.mapping import scene_pair
+from landslide_nb.mapping.nulls import null_pairs
+from landslide_nb.mapping.place import PLACE_THRESHOLD, fit_place, scores_of
+from landslide_nb.mapping.scene import predict_scene
+from landslide_nb.weights.adapt import slide_change
+from landslide_nb.weights.base import despeckle, random_region
+
+STRENGTHS = (1, 2, 3) # times the change of a simulated landslide, in dB
+TV = .2               # weight of total variation of the despeckled crops
+
+def prob(model, pair):
+    "The map of a model, with no place in it"
+    return predict_scene(pair, *model, progress=False).values
+
+def rules(p, nulls, own):
+    "{rule: (probabilities, threshold)}"
+    curve = fit_place(scores_of(p), [scores_of(null) for null in nulls])
+    worst = max(float(np.nanquantile(null, 1 - FALSE_ALARMS)) for null in nulls)
+    return {'model alone': (p, own), 'threshold raised': (p, max(own, worst)), 'place': (recalibrate(p, curve), PLACE_THRESHOLD)}
+
+def scores(p, truth, threshold):
+    "Pixels found, right and mapped, and precision, recall and F1 of one map"
+    valid = np.isfinite(p)
+    found, slides = (p >= threshold) & valid, (truth == 1) & valid
+    hits, n, mapped = int((found & slides).sum()), int(found.sum()), int(slides.sum())
+    return dict(precision=hits/max(n, 1), recall=hits/mapped, f1=2*hits/(n + mapped), expected=float(p[valid].sum()/mapped),
+                false_share=1 - float(p[found].mean()) if n else np.nan, hits=hits, found=n, mapped=mapped)
+
+def regions(side, n=8):
+    "Change and truth of landslides of random regions that can be seen"
+    from dataclasses import replace
+    drawn = ((seed, random_region(seed)) for seed in range(9_000_000, 9_000_200))
+    seen = [(seed, replace(region, pixel=30., share=.02, extent=1.)) for seed, region in drawn if region.contrast > .7]
+    return [slide_change(region, seed, side) for seed, region in seen[:n]]
+
+def injected(pair, change, truth, smooth):
+    "The pair with landslides in it, and their truth"
+    h, w = pair.sizes['y'], pair.sizes['x']
+    if smooth: change = np.log10([despeckle(10**(one/10), 'tv', TV) for one in change])*10
+    out = pair[['vv', 'vh']].copy(deep=True).assign_attrs(pair.attrs)
+    for name, one in zip(('vv', 'vh'), change): out[name].values[1] += one[:h, :w]
+    return out, truth[:h, :w]
+
+def places(data):
+    "(name, whether despeckled, kind, cube up to the pair, pair) of the real crops"
+    for folder in sorted((data/'opera_rtc_s1').iterdir())[1:]: # the first is the sea
+        for smooth in (False, True):
+            cube = open_cube(folder).load()
+            if smooth: cube = despeckled(cube, TV)
+            days = [str(day)[:10] for day in cube.time.values]
+            for k, (kind, pre, post) in enumerate(quiet_pairs(cube)):
+                pair = make_pair(cube.isel(time=[*pre, *post]), (days[pre[-1]], days[post[0]]), passes=None)
+                yield f'{folder.name[-10:]} {k}', smooth, kind, cube.isel(time=[*range(pre[-1] + 1), *post]), pair
+
+def real(model, data, out):
+    "One row a place, rule and injection; places in the table already are not done again"
+    own, changes = model[1]['calibration']['threshold'], regions(100)
+    table = pd.read_csv(out) if out.exists() else pd.DataFrame()
+    done = set(zip(table.place, table.smooth)) if len(table) else set()
+    for name, smooth, kind, cube, pair in tqdm(list(places(data)), unit='place'):
+        if (name, smooth) in done: continue
+        nulls = [prob(model, null) for null in null_pairs(cube, pair)]
+        quiet = {rule: float((p >= t).mean()) for rule, (p, t) in rules(prob(model, pair), nulls, own).items()}
+        rows = []
+        for strength in STRENGTHS:
+            for change, truth in changes:
+                event, slides = injected(pair, change*strength, truth, smooth)
+                for rule, (p, t) in rules(prob(model, event), nulls, own).items():
+                    rows.append(dict(place=name, smooth=smooth, kind=kind, nulls=len(nulls), strength=strength, rule=rule, alarms=quiet[rule], **scores(p, slides, t)))
+        table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+        table.to_csv(out, index=False)
+    return table
+
+def summary(table, by):
+    "Means over maps, pooled precision and recall, and the worst false alarms"
+    groups = table.groupby(by, sort=False)
+    sums = groups[['hits', 'found', 'mapped']].sum()
+    means = groups[['precision', 'recall', 'f1', 'expected']].mean()
+    return means.assign(pooled_precision=sums.hits/sums.found, pooled_recall=sums.hits/sums.mapped,
+                        alarms=groups.alarms.mean(), worst_alarms=groups.alarms.max()).round(4)
+
+def one_map(name, model, cube, pair):
+    "Rows of one scene with truth"
+    p, truth = prob(model, pair), cube.landslides.values
+    nulls = [prob(model, null) for null in null_pairs(cube, pair)]
+    print(f'{name}: {len(nulls)} null pairs, AUPRC {average_precision(p, truth):.3f}')
+    return [dict(scene=name, rule=rule, threshold=t, **scores(q, truth, t)) for rule, (q, t) in rules(p, nulls, model[1]['calibration']['threshold']).items()]
+
+def events(model):
+    "The embedded events"
+    rows = []
+    for name in ('demo_a', 'demo_b'):
+        cube = event_cube(name)
+        rows += one_map(name, model, cube, scene_pair(cube, model[1]['input']['channels']))
+    return pd.DataFrame(rows)
+
+def landslide(model, data):
+    "The real landslide, by passes after it"
+    cube, rows = open_cube(data/'png_2024'/'png_landslide_2024_track9.nc').load(), []
+    after = EVENTS['mulitaka'].is_post(cube.time.values)
+    for name, n in (('first pass after', 1), ('three passes after', 3), ('all passes after', 99)):
+        some = cube.isel(time=np.flatnonzero(~after | (np.cumsum(after) <= n)))
+        for passes in (3, None): rows += one_map(f'{name}, {passes or "all"} a side', model, some, make_pair(some, 'mulitaka', passes=passes))
+    return pd.DataFrame(rows)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('what', choices=['real', 'events', 'landslide'])
+    p.add_argument('--data', type=Path, help='folder of the real images')
+    p.add_argument('--model', default='base')
+    p.add_argument('--out', type=Path, help='table of all places')
+    args = p.parse_args()
+    model = load_model(args.model)
+    if args.what == 'events': return print(events(model).round(3).to_string())
+    if args.what == 'landslide': return print(landslide(model, args.data).round(3).to_string())
+    table = real(model, args.data, args.out)
+    print(summary(table, 'rule').to_string())
+    print(summary(table, ['strength', 'rule']).to_string())
+
+if __name__ == '__main__': main()
