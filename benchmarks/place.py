@@ -87,13 +87,13 @@ def real(model, data, out):
     for name, smooth, kind, cube, pair in tqdm(list(places(data)), unit='place'):
         if (name, smooth) in done: continue
         nulls = [prob(model, null) for null in null_pairs(cube, pair)]
-        quiet = {rule: float((p >= t).mean()) for rule, (p, t) in rules(prob(model, pair), nulls, own).items()}
+        quiet = {rule: dict(alarms=float((p >= t).mean()), quiet_expected=float(np.nanmean(p))) for rule, (p, t) in rules(prob(model, pair), nulls, own).items()}
         rows = []
         for strength in STRENGTHS:
             for change, truth in changes:
                 event, slides = injected(pair, change*strength, truth, smooth)
                 for rule, (p, t) in rules(prob(model, event), nulls, own).items():
-                    rows.append(dict(place=name, smooth=smooth, kind=kind, nulls=len(nulls), strength=strength, rule=rule, alarms=quiet[rule], **scores(p, slides, t)))
+                    rows.append(dict(place=name, smooth=smooth, kind=kind, nulls=len(nulls), strength=strength, rule=rule, **quiet[rule], **scores(p, slides, t)))
         table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
         table.to_csv(out, index=False)
     return table
@@ -104,7 +104,7 @@ def summary(table, by):
     sums = groups[['hits', 'found', 'mapped']].sum()
     means = groups[['precision', 'recall', 'f1', 'expected']].mean()
     return means.assign(pooled_precision=sums.hits/sums.found, pooled_recall=sums.hits/sums.mapped,
-                        alarms=groups.alarms.mean(), worst_alarms=groups.alarms.max()).round(4)
+                        alarms=groups.alarms.mean(), worst_alarms=groups.alarms.max(), quiet_expected=groups.quiet_expected.mean()).round(4)
 
 def one_map(name, model, cube, pair):
     "Rows of one scene with truth"

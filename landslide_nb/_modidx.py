@@ -3122,6 +3122,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'landslide_nb/mapping/place.py'),
                                             'landslide_nb.mapping.place.settle_place': ( 'mapping.place.html#settle_place',
                                                                                          'landslide_nb/mapping/place.py'),
+                                            'landslide_nb.mapping.place.stillness': ( 'mapping.place.html#stillness',
+                                                                                      'landslide_nb/mapping/place.py'),
                                             'landslide_nb.mapping.place.stretched': ( 'mapping.place.html#stretched',
                                                                                       'landslide_nb/mapping/place.py'),
                                             'landslide_nb.mapping.place.with_place': ( 'mapping.place.html#with_place',

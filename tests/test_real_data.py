@@ -17,7 +17,8 @@ from landslide_nb.data.grid import rasterize_label
 from landslide_nb.data.pair import log_ratio, make_pair, usable_passes
 from landslide_nb.learn.models import load_model, read_header
 from landslide_nb.mapping.mapping import map_cube
-from landslide_nb.mapping.nulls import null_pairs, place_threshold
+from landslide_nb.mapping.nulls import null_pairs
+from landslide_nb.mapping.place import PLACE_THRESHOLD, settle_place
 from landslide_nb.mapping.scene import predict_scene
 from landslide_nb.weights.adapt import adapt_model
 
@@ -195,23 +196,9 @@ def test_a_map_without_labels_reports_the_null_pair_it_was_checked_on(png, png_p
     assert nulls['passes_pre'] == before[:4]
     assert nulls['passes_post'] == before[4:]
     assert nulls['pixels'] == 2500
-    assert metrics['threshold'] == max(nulls['threshold'], nulls['model_threshold'])
+    assert metrics['threshold'] == PLACE_THRESHOLD
     assert before[4] in (tmp_path/'run'/'report.html').read_text()
     assert json.loads((tmp_path/'run'/'metrics.json').read_text())['nulls'] == nulls
-
-
-def test_the_threshold_rises_until_a_null_pair_is_clean(shared):
-    cube = open_cube(shared/'opera_rtc_s1'/FIELDS).isel(y=slice(0, 256), x=slice(0, 256)).load()
-    season = cube.isel(time=slice(0, 5))
-    days = days_of(season)
-    pair = make_pair(season, (days[3], days[4]), passes=None)
-    model, meta = load_model('base')
-    (null,) = null_pairs(season, pair)
-    p = valid(predict_scene(null, model, meta, progress=False).values)
-    settled = place_threshold(season, pair, model, meta, progress=False)
-    assert null.passes_post == days[3:4]
-    np.testing.assert_allclose(settled['nulls']['share'], (p >= meta['calibration']['threshold']).mean())
-    assert (p >= settled['calibration']['threshold']).mean() <= .00201
 
 
 def test_null_pairs_of_three_winters_never_span_a_summer(shared):
@@ -228,11 +215,11 @@ def test_null_pairs_of_three_winters_never_span_a_summer(shared):
         span = np.datetime64(null.passes_post[-1]) - np.datetime64(null.passes_pre[0])
         assert span < np.timedelta64(120, 'D')
 
-    settled = place_threshold(archive, pair, model, meta, progress=False)['nulls']
-    each = [np.quantile(predict_scene(o, model, meta, progress=False).values, .998) for o in nulls]
-    assert settled['pairs'] == 4
-    assert abs(settled['threshold'] - max(each)) < 1e-6
-    assert settled['passes_post'] == nulls[int(np.argmax(each))].passes_post
+    settled = settle_place(archive, pair, model, meta, progress=False)
+    each = [(predict_scene(o, model, settled, progress=False).values >= PLACE_THRESHOLD).mean() for o in nulls]
+    assert settled['nulls']['pairs'] == 4
+    assert abs(settled['nulls']['share'] - max(each)) < 1e-4
+    assert settled['nulls']['passes_post'] == nulls[int(np.argmax(each))].passes_post
 
 
 def test_adapted_weights_are_better_among_real_fields(shared, tmp_path):

@@ -1,0 +1,162 @@
+"Probabilities and threshold of a place: what null pairs do to a map, on scores by hand, simulated regions and real ground."
+import html, json
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from landslide_nb.data.cube import open_cube
+from landslide_nb.data.pair import make_pair
+from landslide_nb.learn.calibration import recalibrate
+from landslide_nb.learn.models import load_model
+from landslide_nb.mapping.mapping import map_cube
+from landslide_nb.mapping.nulls import null_pairs
+from landslide_nb.mapping.place import (
+    LARGEST_STEP, PLACE_THRESHOLD, changed_share, fit_place, landslide_shares, null_text, scores_of, settle_place, with_place)
+from landslide_nb.mapping.scene import predict_scene
+
+N = 100_000
+
+def noise(seed, level=-6., spread=1.): return np.random.default_rng(seed).normal(level, spread, N)
+
+def with_landslides(seed, n, level=-6., height=0.):
+    scores = noise(seed, level)
+    scores[:n] = np.random.default_rng([seed, 1]).normal(height, 1, n)
+    return scores
+
+def nulls(n, level=-6., spread=1.): return [noise(100 + k, level, spread) for k in range(n)]
+
+def above(scores, curve): return recalibrate(expit(scores), curve) >= PLACE_THRESHOLD
+
+
+# Scores by hand
+
+@pytest.mark.parametrize('n', [1, 2, 4])
+@pytest.mark.parametrize('level', [-7., -5., -3.])
+def test_a_curve_never_turns_the_ranking_round(n, level):
+    curve = fit_place(with_landslides(0, 1000, level), nulls(n, level))
+    p = recalibrate(expit(np.linspace(-14, 9, 3000)), curve)
+    assert (np.diff(p) >= 0).all()
+    assert np.abs(curve['step']).max() <= LARGEST_STEP + 1e-9 or (np.diff(np.add(curve['logit'], curve['step'])) >= 0).all()
+
+def test_more_null_pairs_are_trusted_more():
+    "The step at a score that only landslides reach grows with the number of null pairs"
+    own = with_landslides(1, 2000, height=-1.)
+    steps = [np.interp(-1., fit_place(own, nulls(n))['logit'], fit_place(own, nulls(n))['step']) for n in (1, 2, 8)]
+    assert steps[0] < steps[1] <= steps[2]
+
+def test_no_more_pixels_are_false_than_stated_by_hand():
+    "Twenty places of one kind: the stated share of false pixels above the threshold errs to the safe side"
+    stated, real = [], []
+    for seed in range(20):
+        own = with_landslides(seed, 500 + 200*seed, height=-2.5)
+        curve = fit_place(own, nulls(4))
+        found = above(own, curve)
+        stated.append(1 - recalibrate(expit(own[found]), curve).mean())
+        real.append(1 - found[:500 + 200*seed].sum()/found.sum())
+    assert (np.array(stated) >= real).all()
+    assert max(stated) < .5
+
+def test_in_a_restless_place_hardly_anything_is_found():
+    "Scores that the model alone would outline, and that every null pair has as well"
+    own = noise(2, level=-3., spread=1.5)
+    curve = fit_place(own, nulls(4, level=-3., spread=1.5))
+    alone = (expit(own) >= PLACE_THRESHOLD).mean()
+    assert alone > .05
+    assert above(own, curve).mean() < alone/4
+
+def test_a_noisier_pair_is_not_full_of_landslides():
+    "Rain or another season: every score of the map's own pair is a little higher, none of it a landslide"
+    own = noise(3, level=-4.5, spread=1.3)
+    assert above(own, fit_place(own, nulls(4))).mean() < 1e-3
+
+def test_a_null_pair_with_an_old_landslide_makes_the_map_careful():
+    own = with_landslides(4, 2000)
+    clean, poisoned = nulls(4), [with_landslides(9, 2000), *nulls(4)[1:]]
+    found, careful = above(own, fit_place(own, clean)).sum(), above(own, fit_place(own, poisoned)).sum()
+    assert careful < found
+    assert careful > 0
+
+def test_shares_of_landslides_lie_between_nothing_and_all():
+    shares = landslide_shares(with_landslides(5, 3000), nulls(2))
+    assert (0 < shares).all() and (shares < 1).all()
+    assert (np.diff(shares) >= 0).all()
+
+def test_a_scene_that_changed_as_a_whole_states_no_areas():
+    meta = load_model('base')[1]
+    null = make_pair_of_mock()
+    usual = with_place(meta, [null], expit(with_landslides(6, 1000)), [expit(noise(7))])
+    snow = with_place(meta, [null], expit(noise(8, level=-3.)), [expit(noise(7))])
+    assert 'warnings' not in usual and usual['calibration']['area']
+    assert snow['calibration']['area'] == {}
+    assert 'as a whole' in snow['warnings'][0]
+    assert changed_share(noise(8, level=-3.), [noise(7)]) > .8
+
+def make_pair_of_mock():
+    from landslide_nb.testing import mock_cube
+    return make_pair(mock_cube((32, 32)))
+
+
+# Maps
+
+def test_a_map_follows_its_place_and_says_so(tmp_path):
+    "The run folder of a scene with null pairs: threshold, null check and stated share of false pixels agree with the map"
+    from landslide_nb.data.simulate import simulate_event
+    cube = simulate_event('demo_a', seed=3, size=256, passes=4, orbits=('ascending',))
+    metrics = map_cube(cube, 'base', tmp_path/'run', progress=False)
+    net, meta = load_model('base')
+    pair = make_pair(cube)
+    settled = settle_place(cube, pair, net, meta, progress=False)
+    here = predict_scene(pair, net, settled, progress=False).values
+    assert metrics['threshold'] == PLACE_THRESHOLD
+    np.testing.assert_allclose(metrics['nulls']['observed'], (here >= PLACE_THRESHOLD).mean(), atol=1e-4)
+    np.testing.assert_allclose(metrics['expected_false_share'], 1 - here[here >= PLACE_THRESHOLD].mean(), atol=1e-3)
+    kept = json.loads((tmp_path/'run'/'metrics.json').read_text())
+    assert kept['nulls'] == metrics['nulls']
+    assert html.escape(null_text(kept['nulls'])) in (tmp_path/'run'/'report.html').read_text()
+
+def test_a_map_in_tiles_is_the_map_in_memory(tmp_path):
+    from landslide_nb.data.simulate import simulate_event
+    from landslide_nb.mapping.scene import predict_tiles
+    cube = simulate_event('demo_b', seed=4, size=256, passes=3, orbits=('ascending',))
+    pair = make_pair(cube)
+    net, meta = load_model('base')
+    settled = settle_place(cube, pair, net, meta, progress=False)
+    assert 'place' in settled['calibration']
+    whole = predict_scene(pair, net, settled, progress=False)
+    tiles = predict_tiles(pair, net, settled, tmp_path/'work', tile=128, progress=False)
+    np.testing.assert_allclose(tiles.values, whole.values, atol=1e-5)
+
+
+# Real ground
+
+def mulitaka(shared, passes):
+    from landslide_nb.core import EVENTS
+    cube = open_cube(shared/'png_2024'/'png_landslide_2024_track9.nc').load()
+    after = EVENTS['mulitaka'].is_post(cube.time.values)
+    return cube.isel(time=np.flatnonzero(~after | (np.cumsum(after) <= passes)))
+
+@pytest.mark.parametrize('passes', [1, 5])
+def test_the_real_landslide_is_outlined(shared, passes):
+    "A check that nothing was chosen on: most of it, and little beside it"
+    cube = mulitaka(shared, passes)
+    pair = make_pair(cube, 'mulitaka')
+    net, meta = load_model('base')
+    settled = settle_place(cube, pair, net, meta, progress=False)
+    p, truth = predict_scene(pair, net, settled, progress=False).values, cube.landslides.values == 1
+    alone = predict_scene(pair, net, meta, progress=False).values >= meta['calibration']['threshold']
+    found = p >= settled['calibration']['threshold']
+    assert found[truth].mean() > 1.3*alone[truth].mean()
+    assert truth[found].mean() > .8
+
+def test_real_fields_where_nothing_slid_are_not_outlined(shared):
+    "Every land crop, a single pass within its last season, with the archive before it"
+    net, meta = load_model('base')
+    for folder in sorted((shared/'opera_rtc_s1').iterdir())[1:]:
+        cube = open_cube(folder).load()
+        days = [str(day)[:10] for day in cube.time.values]
+        pair = make_pair(cube.isel(time=slice(-5, None)), (days[-2], days[-1]), passes=None)
+        settled = settle_place(cube, pair, net, meta, progress=False)
+        assert len(null_pairs(cube, pair)) == 4
+        p = predict_scene(pair, net, settled, progress=False).values
+        assert (p >= settled['calibration']['threshold']).mean() < .03, folder.name
