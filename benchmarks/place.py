@@ -27,7 +27,7 @@ from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import load_model
 from landslide_nb.mapping.mapping import scene_pair
 from landslide_nb.mapping.nulls import null_pairs
-from landslide_nb.mapping.place import PLACE_THRESHOLD, fit_place, scores_of
+from landslide_nb.mapping.place import fit_place, scores_of, threshold_of_place
 from landslide_nb.mapping.scene import predict_scene
 from landslide_nb.weights.adapt import slide_change
 from landslide_nb.weights.base import despeckle, random_region
@@ -43,7 +43,7 @@ def rules(p, nulls, own):
     "{rule: (probabilities, threshold)}"
     curve = fit_place(scores_of(p), [scores_of(null) for null in nulls])
     worst = max(float(np.nanquantile(null, 1 - FALSE_ALARMS)) for null in nulls)
-    return {'model alone': (p, own), 'threshold raised': (p, max(own, worst)), 'place': (recalibrate(p, curve), PLACE_THRESHOLD)}
+    return {'model alone': (p, own), 'threshold raised': (p, max(own, worst)), 'place': (recalibrate(p, curve), threshold_of_place([scores_of(null) for null in nulls], curve))}
 
 def scores(p, truth, threshold):
     "Pixels found, right and mapped, and precision, recall and F1 of one map"

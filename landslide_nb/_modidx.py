@@ -3126,6 +3126,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'landslide_nb/mapping/place.py'),
                                             'landslide_nb.mapping.place.stretched': ( 'mapping.place.html#stretched',
                                                                                       'landslide_nb/mapping/place.py'),
+                                            'landslide_nb.mapping.place.threshold_of_place': ( 'mapping.place.html#threshold_of_place',
+                                                                                               'landslide_nb/mapping/place.py'),
                                             'landslide_nb.mapping.place.with_place': ( 'mapping.place.html#with_place',
                                                                                        'landslide_nb/mapping/place.py')},
             'landslide_nb.mapping.report': { 'landslide_nb.mapping.report.AreaCount': ( 'mapping.report.html#areacount',

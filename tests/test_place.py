@@ -94,7 +94,7 @@ def test_a_scene_that_changed_as_a_whole_states_no_areas():
 
 def make_pair_of_mock():
     from landslide_nb.testing import mock_cube
-    return make_pair(mock_cube((32, 32)))
+    return make_pair(open_cube(mock_cube((32, 32))))
 
 
 # Maps
@@ -159,4 +159,4 @@ def test_real_fields_where_nothing_slid_are_not_outlined(shared):
         settled = settle_place(cube, pair, net, meta, progress=False)
         assert len(null_pairs(cube, pair)) == 4
         p = predict_scene(pair, net, settled, progress=False).values
-        assert (p >= settled['calibration']['threshold']).mean() < .03, folder.name
+        assert (p >= settled['calibration']['threshold']).mean() < .014, folder.name

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['KNOTS', 'MIDDLES', 'LEAST_P', 'BULK', 'FEW', 'USUAL', 'NEARLY_NONE', 'LARGEST_STEP', 'SAID_FROM', 'PLACE_THRESHOLD',
            'ALL_CHANGED', 'scores_of', 'count_scores', 'stretched', 'landslide_shares', 'stillness', 'fit_place',
-           'changed_share', 'null_check', 'all_changed_text', 'null_text', 'with_place', 'settle_place']
+           'threshold_of_place', 'changed_share', 'null_check', 'all_changed_text', 'null_text', 'with_place',
+           'settle_place']
 
 # %% ../../nbs/33_mapping.place.ipynb #c2c60b1c
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import xarray as xr
 from scipy.special import expit, logit
 from tqdm import tqdm
 
-from ..learn.calibration import recalibrate
+from ..learn.calibration import FALSE_ALARMS, recalibrate
 from .nulls import can_check, dates_text, null_pairs, null_windows, window_probabilities
 
 # %% ../../nbs/33_mapping.place.ipynb #63c45cd7
@@ -101,8 +102,17 @@ def fit_place(
     return dict(logit=MIDDLES.tolist(), step=(rising - MIDDLES).tolist())
 
 # %% ../../nbs/33_mapping.place.ipynb #b390b90e
-PLACE_THRESHOLD = .25 # of polygons, where probabilities follow the place
+PLACE_THRESHOLD = .25 # where polygons start at the lowest, if probabilities follow the place
 ALL_CHANGED = .5 # share above the 95 % quantile of the null pairs, from which the whole scene changed
+
+# %% ../../nbs/33_mapping.place.ipynb #2ffd1069
+def threshold_of_place(
+    nulls:Sequence[np.ndarray], # (n,) scores of each null pair
+    curve:dict,                 # of `fit_place`
+) -> float:                     # probability, at least `PLACE_THRESHOLD`
+    "Where polygons start: as low as the worst null pair allows"
+    def reached(scores): return float(np.quantile(recalibrate(expit(scores), curve), 1 - FALSE_ALARMS))
+    return max(PLACE_THRESHOLD, *(reached(null) for null in nulls))
 
 # %% ../../nbs/33_mapping.place.ipynb #ed2a82ae
 def changed_share(
@@ -118,10 +128,10 @@ def null_check(
     pairs:Sequence[xr.Dataset], # null pairs
     own:np.ndarray,             # (m,) scores of the map's own pair
     nulls:Sequence[np.ndarray], # (n,) scores of each null pair
-    curve:dict,                 # of `fit_place`
+    calibration:dict,           # with the curve and the threshold of the place
 ) -> dict: # pairs (their number), passes_pre, passes_post, pixels and share of the worst; observed, changed
     "What was found in the null pairs, after the curve of the place"
-    def above(scores): return float((recalibrate(expit(scores), curve) >= PLACE_THRESHOLD).mean())
+    def above(scores): return float((recalibrate(expit(scores), calibration['place']) >= calibration['threshold']).mean())
     shares = [above(null) for null in nulls]
     worst = int(np.argmax(shares))
     passes = dict(passes_pre=pairs[worst].passes_pre, passes_post=pairs[worst].passes_post)
@@ -162,10 +172,10 @@ def with_place(
     if not (seen and own.size): return meta
     scores, null_scores = scores_of(own), [scores_of(nulls[k]) for k in seen]
     curve = fit_place(scores, null_scores)
-    check = null_check([pairs[k] for k in seen], scores, null_scores, curve)
     before = meta['calibration']
+    calibration = {**before, 'place': curve, 'threshold': threshold_of_place(null_scores, curve)}
+    check = null_check([pairs[k] for k in seen], scores, null_scores, calibration)
     warning = all_changed_text(check)
-    calibration = {**before, 'place': curve, 'threshold': PLACE_THRESHOLD}
     if warning: calibration['area'] = {}
     settled = {**meta, 'calibration': calibration, 'nulls': {**check, 'model_threshold': before['threshold']}}
     return {**settled, 'warnings': [*meta.get('warnings', []), warning]} if warning else settled
