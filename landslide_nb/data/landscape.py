@@ -114,7 +114,7 @@ class Region:
     unrest_facing:float=0.      # rise of the log strength towards layover, per unit of `facing`
     flicker_px:float=2.         # size of the patches that flicker, px
     flicker_alike:float=0.      # correlation of flicker in VV and VH
-    slow:float=0.               # strength of the slow part of flicker, which lasts some passes, in units of the fast one
+    slow:float=0.               # strength of flicker that lasts some passes, in units of the fast one
     slow_passes:float=4.        # how many passes it lasts
 
 # %% ../../nbs/15_data.landscape.ipynb #3f5bf4e0
