@@ -272,7 +272,7 @@ def unit_growth(
 
 # %% ../../nbs/16_data.simulate.ipynb #dd8c07b5
 SPOT = 3 # px of the scene to one px of the map of unrest
-MOST_UNREST = 2.5 # in logarithms
+MOST_UNREST = 1.8 # in logarithms
 
 def place_unrest(
     region:Region,

@@ -97,14 +97,15 @@ def random_passes(
     rng:np.random.Generator,
 ) -> dict: # strengths of `Region`
     "Calibration, moisture, vegetation, crops and showers of passes, drawn at random"
+    slow = uniform(rng, .3, 2)
     return dict(
         calibration_db=log_uniform(rng, .05, .4),
         moisture_db=log_uniform(rng, .06, 1.4),
-        drift_db=log_uniform(rng, .06, 1.2),
-        flicker_db=log_uniform(rng, .06, 1.1),
-        flicker_px=log_uniform(rng, 2, 10),
+        drift_db=log_uniform(rng, .06, .8),
+        flicker_db=log_uniform(rng, .1, 1.2)/np.hypot(1, slow),
+        flicker_px=log_uniform(rng, 1, 5),
         flicker_alike=uniform(rng, .4, .98),
-        slow=uniform(rng, 0, 1.6),
+        slow=slow,
         slow_passes=log_uniform(rng, 2, 10),
         crop_db=log_uniform(rng, .2, 1.2),
         rain=uniform(rng, 0, .4),
@@ -175,12 +176,12 @@ def random_changes(
         stand_px=(side, side*log_uniform(rng, 1, 3)),
         harvest=log_uniform(rng, .01, .3),
         harvest_db=(uniform(rng, -3, 3), uniform(rng, -4, 3)),
-        mown=log_uniform(rng, .002, .08),
+        mown=log_uniform(rng, .002, .05),
         mown_db=(uniform(rng, -2.5, 2.5), uniform(rng, -3, 2)),
         growth_db=(log_uniform(rng, .15, .9), log_uniform(rng, .15, 1.1)),
         growth_alike=uniform(rng, .5, .97),
         river_db=uniform(rng, -5, 6),
-        cycle_db=(log_uniform(rng, .1, 2.5), log_uniform(rng, .1, 3)))
+        cycle_db=(log_uniform(rng, .1, 2), log_uniform(rng, .1, 2.5)))
 
 
 # %% ../../nbs/42_weights.base.ipynb #5a2973e3
