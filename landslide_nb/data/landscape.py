@@ -80,6 +80,8 @@ class Region:
     max_km2:float=.12           # largest landslide, km2
     elongation:float=2.4        # length over width, median
     elongation_spread:float=.35 # spread of its logarithm between landslides
+    ragged:float=1.             # how far outlines stray from a teardrop, in units of the embedded regions
+    ragged_px:float=3.          # size of their bays and spurs, px
     contrast:float=.68          # share of the full physical change that shows, median
     contrast_spread:float=.45   # spread of the log contrast between landslides
     invisible:float=.3          # share of landslides without any visible change
@@ -421,7 +423,7 @@ def landslides(
     "Clustered landslides on steep slopes until the region's share is reached; raises `CubeError` without hills"
     if slope.max() < region.steep/2:
         raise CubeError(f"The steepest slope is {slope.max():.1f} degrees, too flat for landslides, which start at about {region.steep:g}; give a DEM with hills.")
-    ragged = noise(stream(seed, region.name, 'ragged'), slope.shape, 3, 3.)
+    ragged = np.float32(region.ragged)*noise(stream(seed, region.name, 'ragged'), slope.shape, region.ragged_px, 3.)
     truth = np.zeros(slope.shape, 'u1')
     contrast = np.zeros(slope.shape, 'f4')
     wanted = max(1, round(region.share*truth.size))
