@@ -9,7 +9,6 @@ __all__ = ['SERIES_PASSES', 'PLACE_QUANTILES', 'STEP_QUANTILES', 'LAGS', 'RARE',
 
 # %% ../nbs/86_realism.ipynb #6caf1c0c
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
