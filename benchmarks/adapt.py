@@ -66,7 +66,7 @@ def row(models, cube, events, truths, quiet):
 def simulated_places():
     "(kind, region, seed, passes after, whether despeckled) of places that no training used"
     clear = [s for s in range(400_000, 400_200) if random_region(s).contrast > .7]
-    fields = [s for s in clear if max(random_region(s).growth_db) > 0]
+    fields = [s for s in clear if random_region(s).plot_px != REGIONS['demo_a'].plot_px] # wide ones
     for k in range(4):
         n = (1, 3)[k % 2]
         for name in REGIONS: yield name, REGIONS[name], 41 + k, n, k > 1

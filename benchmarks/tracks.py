@@ -43,6 +43,8 @@ DEMO = range(600_000, 600_012)        # of each demo region
 MINUTES, RATE, BATCH, CROP = 2, 3e-3, 8, 96
 UNKNOWN = .2                          # share of crops in which the facing is not known
 
+BEFORE = 9 # passes before the event, as many as `random_preparation` draws at most
+
 def names(seeds, demo=()):
     "(kind, seed) of scenes"
     return [('random', seed) for seed in seeds] + [(region, seed) for seed in demo for region in REGIONS]
@@ -53,10 +55,10 @@ def tracks_of(kind, seed):
     "The passes of each direction, the truth, and the region of a scene"
     region = random_region(seed) if kind == 'random' else REGIONS[kind]
     how_made = random_preparation(seed)
-    cube = simulate_event(region, seed, SIDE, passes=4)
+    cube = simulate_event(region, seed, SIDE, passes=(BEFORE, 4))
     for pol in POLARISATIONS:
         cube[pol].values[:] = [despeckle(power, how_made.speckle_filter, how_made.weight) for power in cube[pol].values]
-    own = [cube.isel(time=cube.orbit.values == orbit).isel(time=slice(0, 4 + how_made.after)) for orbit in DIRECTIONS]
+    own = [cube.isel(time=cube.orbit.values == orbit).isel(time=slice(0, BEFORE + how_made.after)) for orbit in DIRECTIONS]
     return own, how_made, _outlines(region, how_made, cube.landslides.values).astype('uint8'), region
 
 def null_logit(cube, pair, model):
@@ -70,11 +72,11 @@ def write_scene(folder, kind, seed, model):
     path = scene_path(folder, kind, seed)
     if path.exists(): return
     own, how_made, truth, region = tracks_of(kind, seed)
-    pairs = [make_pair(cube.isel(time=slice(4 - how_made.before, None)), passes=None).assign(dem=cube.dem) for cube in own]
+    pairs = [make_pair(cube.isel(time=slice(BEFORE - how_made.before, None)), passes=None).assign(dem=cube.dem) for cube in own]
     views = [track_view(pair, predict_scene(pair, *model, progress=False)).values for pair in pairs]
     null = [null_logit(cube, pair, model) for cube, pair in zip(own, pairs)]
     with atomic(path) as tmp, open(tmp, 'wb') as f:
-        np.savez_compressed(f, views=np.stack(views).astype('f2'), truth=truth, null=null, fields=max(region.growth_db) > 0)
+        np.savez_compressed(f, views=np.stack(views).astype('f2'), truth=truth, null=null, fields=region.plot_px != REGIONS['demo_a'].plot_px)
 
 def read_scene(folder, kind, seed):
     "(track, channel, y, x) float32 views, (y, x) truth, null logits, whether it has wide fields"

@@ -1,7 +1,7 @@
 """Site adaptation does what it is for, judged by what it never saw.
 
 A place here is one whose crop fields change from pass to pass by 4 dB, more than in any region the shipped weights saw
-(`random_region` draws at most 2.5 dB). Its archive has two years without landslides before the event. The judges are two
+(`random_region` draws at most 1.5 dB). Its archive has two years without landslides before the event. The judges are two
 null pairs of a further year, which neither training nor the choice of the weights has seen: one within the season, and
 one across the day of the event, when forest is felled and fields are harvested. Landslides of six random regions are
 injected into each.

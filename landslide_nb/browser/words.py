@@ -237,7 +237,7 @@ def null_words(
     check = metrics.get('nulls')
     if not isinstance(check, dict) or not _is_number(check.get('share')): return ''
     which = 'a null pair' if check.get('pairs') == 1 else f"the worst of {check.get('pairs')} null pairs"
-    return f"Null check: {check['share']:.2%} of {which} reaches the model's threshold."
+    return f"Null check: {check['share']:.2%} of {which} reaches the threshold."
 
 # %% ../../nbs/63_browser.words.ipynb #91453317
 SIMULATED = '<p class="simulated">Simulated event: nothing of this happened at the place shown.</p>'

@@ -79,6 +79,9 @@ class Region:
     size_law:tuple=(1.40, 1.28e-3, -1.32e-4) # inverse-gamma law of areas: rho, a (km2), s (km2); Malamud et al. 2004
     max_km2:float=.12           # largest landslide, km2
     elongation:float=2.4        # length over width, median
+    elongation_spread:float=.35 # spread of its logarithm between landslides
+    ragged:float=1.             # how far outlines stray from a teardrop, in units of the embedded regions
+    ragged_px:float=3.          # size of their bays and spurs, px
     contrast:float=.68          # share of the full physical change that shows, median
     contrast_spread:float=.45   # spread of the log contrast between landslides
     invisible:float=.3          # share of landslides without any visible change
@@ -100,6 +103,21 @@ class Region:
     plot_px:tuple=(9., 14.)     # (height, width) of one crop field, px
     growth_db:tuple=(0., 0.)    # spread of each crop field's lasting change from before to after (VV, VH), dB
     growth_alike:float=.5       # correlation of that change in VV and VH
+    # how the ground varies in time; by default evenly, and with all lasting change at the event
+    any_time:bool=False         # do cuts, harvests, growth and floods come between any two passes?
+    memory:float=.8             # share of a field's change that is left a pass later
+    event_spread:float=0.       # spread of the log strength of single cuts, harvests, floods and passes' weather
+    mown:float=0.               # share of open plots mown, grazed or burnt between two passes
+    mown_db:tuple=(0., 0.)      # their change (VV, VH), dB
+    stand_px:tuple=(14., 22.)   # (height, width) of a stand of forest or an open plot, px
+    cycle_db:tuple=(0., 0.)     # amplitude of the cycle of the year (VV, VH), dB
+    unrest:float=0.             # spread of the log strength of flicker and growth from place to place
+    unrest_cover:tuple=(0., 0., 0., 0., 0., 0.) # log strength of flicker in each `Cover`
+    unrest_facing:float=0.      # rise of the log strength towards layover, per unit of `facing`
+    flicker_px:float=2.         # size of the patches that flicker, px
+    flicker_alike:float=0.      # correlation of flicker in VV and VH
+    slow:float=0.               # strength of flicker that lasts some passes, in units of the fast one
+    slow_passes:float=4.        # how many passes it lasts
 
 # %% ../../nbs/15_data.landscape.ipynb #3f5bf4e0
 DEMO_A = Region('demo_a')
@@ -386,7 +404,7 @@ def draw_slides(
     total = np.cumsum(chance.ravel(), dtype='f8')
     place = np.searchsorted(total, rng.random(n)*total[-1])
     place = np.minimum(place, chance.size - 1)
-    ratio = np.maximum(region.elongation*np.exp(.35*rng.standard_normal(n)), 1)
+    ratio = np.maximum(region.elongation*np.exp(region.elongation_spread*rng.standard_normal(n)), 1)
     contrast = region.contrast*np.exp(region.contrast_spread*rng.standard_normal(n))
     contrast *= rng.random(n) >= region.invisible
     centres = [(int(y), int(x)) for y, x in zip(*np.unravel_index(place, chance.shape))]
@@ -405,7 +423,7 @@ def landslides(
     "Clustered landslides on steep slopes until the region's share is reached; raises `CubeError` without hills"
     if slope.max() < region.steep/2:
         raise CubeError(f"The steepest slope is {slope.max():.1f} degrees, too flat for landslides, which start at about {region.steep:g}; give a DEM with hills.")
-    ragged = noise(stream(seed, region.name, 'ragged'), slope.shape, 3, 3.)
+    ragged = np.float32(region.ragged)*noise(stream(seed, region.name, 'ragged'), slope.shape, region.ragged_px, 3.)
     truth = np.zeros(slope.shape, 'u1')
     contrast = np.zeros(slope.shape, 'f4')
     wanted = max(1, round(region.share*truth.size))
@@ -460,7 +478,7 @@ def felled(
 ) -> np.ndarray: # (y, x) bool
     "Forest that is cut between the passes before and after"
     chances = stream(seed, region.name, 'cut', *of_year(year)).random(TABLE, dtype='f4')
-    parcel = parcels(stream(seed, region.name, 'cuts'), land.cover.shape, (14, 22), chances)
+    parcel = parcels(stream(seed, region.name, 'cuts'), land.cover.shape, region.stand_px, chances)
     return (parcel < region.clearcut) & (land.cover == Cover.FOREST)
 
 # %% ../../nbs/15_data.landscape.ipynb #2db4d76e
@@ -511,7 +529,8 @@ def other_change(
     land:Land,
     year:int=0,  # years from the event's
 ) -> list:       # of VV and VH: (y, x) float32, dB
-    "What changes between the passes before and after without any landslide"
+    "What changes only between the passes before and after, without any landslide"
+    if region.any_time: return [np.zeros(land.cover.shape, 'f4') for _ in POLARISATIONS]
     cut = felled(region, seed, land, year)
     reaped = harvested(region, seed, land, year)
     grown = growth(region, seed, year)
