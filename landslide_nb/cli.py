@@ -200,7 +200,7 @@ def app(
     from landslide_nb.guard import check_address
     check_address(args.address, args.port)
     if args.port: say(f'The maps of {args.runs} are at http://{args.address}:{args.port}/ until Ctrl+C.')
-    serve(args.runs, args.port, args.address, not args.no_show, args.origin)
+    serve(args.runs, args.port, args.address, not args.no_show, args.origin, review=args.review or None)
 
 # %% ../nbs/84_cli.ipynb #972fdfb1
 def add_app(
@@ -211,6 +211,7 @@ def add_app(
     p.add_argument('--port', type=int, default=5006, help='port (default 5006)')
     p.add_argument('--address', default='127.0.0.1', help='address to bind to (default: this machine only)')
     p.add_argument('--origin', action='append', metavar='HOST:PORT', help='name under which others reach it, needed with --address')
+    p.add_argument('--review', action='store_true', help='let others write labels, too (on this machine alone you always can)')
     p.add_argument('--no-show', action='store_true', help='do not open a web browser')
 
 # %% ../nbs/84_cli.ipynb #d5feab7e
