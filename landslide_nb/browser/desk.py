@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['DESIGN', 'SAID', 'item_key', 'Item', 'found_polygons', 'polygon_items', 'chip_items', 'Verdict', 'looked_at',
-           'verdict_labels', 'Step', 'Desk', 'said_words', 'cannot_review']
+           'verdict_labels', 'Step', 'Desk', 'rows_as_labels', 'said_words', 'cannot_review']
 
-# %% ../../nbs/67c_browser.desk.ipynb #b73d19ce
+# %% ../../nbs/67c_browser.desk.ipynb #9b969a12
 import html
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import geopandas as gpd
-import numpy as np
 from fastcore.basics import patch
 from shapely.geometry.base import BaseGeometry
 
@@ -28,7 +29,7 @@ def item_key(
     purpose:str,        # teach | estimate
 ) -> tuple:
     "What an item and the rows of its decisions have in common"
-    place = chip or tuple(np.round(shape.bounds, 6).tolist())
+    place = chip or tuple(round(end, 6) for end in shape.bounds)
     return place, purpose == 'estimate'
 
 # %% ../../nbs/67c_browser.desk.ipynb #f5827f0f
@@ -41,7 +42,7 @@ class Item:
     purpose:str='teach' # teach | estimate
     drawn:dict=field(default_factory=dict) # stratum, inclusion and seed of a chip drawn to estimate
 
-    @property
+    @cached_property
     def key(self) -> tuple:
         "By which its decisions are found"
         return item_key(self.chip, self.shape, self.purpose)
@@ -116,36 +117,59 @@ def verdict_labels(
     labels = decide(looked_at(run, item, sketch), said.decision or 'unsure', sight, outlines, sketch.others, sure, said.note)
     return labels if said.decision else replace(labels, seen=labels.seen.iloc[:0])
 
-# %% ../../nbs/67c_browser.desk.ipynb #e63d3f7b
+# %% ../../nbs/67c_browser.desk.ipynb #14de4775
 @dataclass(frozen=True)
 class Step:
     "What a verdict has changed, so that it can be undone"
     added:list     # ids
-    removed:Labels # rows that went
+    removed:dict   # id -> (layer, row) of what went
     warning:str='' # where the verdict waits, if it is not in the file yet
 
-# %% ../../nbs/67c_browser.desk.ipynb #38363603
+# %% ../../nbs/67c_browser.desk.ipynb #fe8ceb84
 class Desk:
-    "The labels beside a run, as last read"
+    "The labels beside a run, as last read and written"
     def __init__(self,
         run:RunFolder, # of `open_run`
     ):
         self.run = run
         self.path = run.folder/LABELS
-        self.stamp = ()
-        self.labels = make_labels(run.crs)
-        self.rows = {}     # key of an item -> rows of `seen`
+        self.stamp = ()  # of the file
+        self.read = True # is everything here as it was read? else some of it was only written
+        self.rows = {}   # id -> (layer, row)
+        self.seen = {}   # key of an item -> {id: row of `seen`}
 
-    def refresh(self) -> bool:
-        "Read the file if it has changed; raises what `read_labels` raises"
-        stamp = file_stamp(dict(labels=self.path)) if self.path.exists() else ()
-        if stamp == self.stamp: return False
-        self.labels = read_labels(self.path, self.run.crs) if stamp else make_labels(self.run.crs)
-        self.stamp = stamp
-        self.rows = {}
-        for row in self.labels.seen.itertuples():
-            self.rows.setdefault(item_key(row.chip, row.geometry, row.purpose), []).append(row)
-        return True
+    def take_in(self,
+        labels:Labels,
+    ):
+        "Put rows on the desk"
+        for layer, table in labels.tables.items():
+            for row in table.itertuples():
+                self.rows[row.id] = layer, row
+                if layer == 'seen': self.seen.setdefault(_key_of(row), {})[row.id] = row
+
+    def take_out(self,
+        ids:Iterable,
+    ):
+        "Take rows off the desk"
+        for i in ids:
+            layer, row = self.rows.pop(i)
+            if layer == 'seen': self.seen[_key_of(row)].pop(i)
+
+# %% ../../nbs/67c_browser.desk.ipynb #54f4db5a
+def _key_of(row): return item_key(row.chip, row.geometry, row.purpose)
+
+@patch
+def refresh(self:Desk,
+    whole:bool=False, # also what was written here may have come out differently
+) -> bool:
+    "Read the file if it has changed; raises what `read_labels` raises"
+    stamp = file_stamp(dict(labels=self.path)) if self.path.exists() else ()
+    if stamp == self.stamp and (self.read or not whole): return False
+    self.stamp = stamp
+    self.read = True
+    self.rows, self.seen = {}, {}
+    if stamp: self.take_in(read_labels(self.path, self.run.crs))
+    return True
 
 # %% ../../nbs/67c_browser.desk.ipynb #1fe30e46
 @patch
@@ -153,26 +177,26 @@ def said(self:Desk,
     item:Item,
 ) -> dict: # reviewer -> row of `seen`
     "What each reviewer decided"
-    return {row.reviewer: row for row in self.rows.get(item.key, ())}
+    return {row.reviewer: row for row in self.seen.get(item.key, {}).values()}
 
-# %% ../../nbs/67c_browser.desk.ipynb #4dd874e6
+# %% ../../nbs/67c_browser.desk.ipynb #d22ab0cf
+def _is_about(row, item, layer): # does a row belong to an item?
+    if row.chip != item.chip: return False
+    if layer == 'seen': return (row.purpose == 'estimate') == (item.purpose == 'estimate')
+    return bool(item.chip) or item.shape.relate_pattern(row.geometry, 'T********')
+
 @patch
 def own(self:Desk,
     item:Item,
     reviewer:str,
-) -> Labels:
+) -> dict: # id -> (layer, row)
     "What a reviewer has left on an item"
-    found = {}
-    for layer, table in self.labels.tables.items():
-        mine = table[(table.reviewer == reviewer) & (table.chip == item.chip)]
-        if not item.chip: mine = mine[mine.relate_pattern(item.shape, 'T********')]
-        if layer == 'seen': mine = mine[(mine.purpose == 'estimate') == (item.purpose == 'estimate')]
-        found[layer] = mine
-    return make_labels(self.run.crs, **found)
+    mine = {i: (layer, row) for i, (layer, row) in self.rows.items() if row.reviewer == reviewer and row.chip == item.chip}
+    keys = self.seen.get(item.key, {})
+    def about(i, layer, row): return i in keys if layer == 'seen' and not item.chip else _is_about(row, item, layer)
+    return {i: (layer, row) for i, (layer, row) in mine.items() if about(i, layer, row)}
 
-# %% ../../nbs/67c_browser.desk.ipynb #6118ce00
-def _ids(labels): return [i for table in labels.tables.values() for i in table['id']]
-
+# %% ../../nbs/67c_browser.desk.ipynb #e8782f1c
 @patch
 def keep(self:Desk,
     item:Item,
@@ -181,21 +205,52 @@ def keep(self:Desk,
 ) -> Step:
     "Write a verdict or an outline at once; raises what `save_decisions` raises"
     self.refresh()
-    before = self.own(item, said.reviewer)
+    removed = self.own(item, said.reviewer)
     labels = verdict_labels(self.run, item, said, sketch)
     replaced = bool(item.chip and said.decision) # by `save_decisions`
-    warning = save_decisions(self.run.folder, labels, [] if replaced else _ids(before))
-    self.refresh()
-    return Step(_ids(labels), before, warning)
+    warning = save_decisions(self.run.folder, labels, [] if replaced else list(removed))
+    self.written(labels, removed)
+    return Step(_ids(labels), removed, warning)
 
-# %% ../../nbs/67c_browser.desk.ipynb #62c7a87f
+# %% ../../nbs/67c_browser.desk.ipynb #8ed5268f
+def _ids(labels): return [i for table in labels.tables.values() for i in table['id']]
+
+@patch
+def written(self:Desk,
+    labels:Labels,  # that are in the file now
+    gone:Iterable,  # ids that are no longer
+):
+    "The desk as the file is now"
+    self.take_out(gone)
+    self.take_in(labels)
+    self.stamp = file_stamp(dict(labels=self.path)) if self.path.exists() else ()
+    self.read = False
+
+# %% ../../nbs/67c_browser.desk.ipynb #9e49b7a9
+@patch
+def begin(self:Desk):
+    "Make the file before the first verdict, which so need not wait for it; raises what `save_decisions` raises"
+    if not self.path.exists(): save_decisions(self.run.folder, make_labels(self.run.crs))
+
+# %% ../../nbs/67c_browser.desk.ipynb #645c49f5
+def rows_as_labels(
+    rows:dict,     # id -> (layer, row)
+    crs:object,    # of their shapes
+) -> Labels:
+    "Rows that were on the desk as labels"
+    tables = {}
+    for layer, row in rows.values(): tables.setdefault(layer, []).append(row._asdict())
+    return make_labels(crs, **{layer: gpd.GeoDataFrame(found, crs=crs).drop(columns='Index') for layer, found in tables.items()})
+
 @patch
 def take_back(self:Desk,
     step:Step, # of `keep`
 ):
     "Undo a verdict; raises what `save_decisions` raises"
-    save_decisions(self.run.folder, step.removed, step.added)
-    self.refresh()
+    before = rows_as_labels(step.removed, self.run.crs)
+    gone = [i for i in step.added if i in self.rows]
+    save_decisions(self.run.folder, before, gone)
+    self.written(before, gone)
 
 # %% ../../nbs/67c_browser.desk.ipynb #984366b7
 SAID = dict(landslide='landslide', none='none', unsure='unsure')

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['LEAST_SIDE', 'SLIDE', 'OTHER', 'square_around', 'square_figure', 'Pencil']
 
-# %% ../../nbs/67d_browser.pencil.ipynb #23c7dae4
+# %% ../../nbs/67d_browser.pencil.ipynb #180a0f3c
 import numpy as np
-import shapely
 from bokeh.models import (ColumnDataSource, FreehandDrawTool, Line, MultiLine, Patches, Plot, PolyDrawTool,
     PolyEditTool, Scatter)
 from fastcore.basics import patch
@@ -36,14 +35,16 @@ def square_around(
 SLIDE = '#00E676' # green: outlined by a person
 OTHER = '#FF9100' # orange, dashed: changed, and no landslide
 
-# %% ../../nbs/67d_browser.pencil.ipynb #663da1e2
+# %% ../../nbs/67d_browser.pencil.ipynb #753b2a57
 def square_figure(
     maps:Maps,     # of the item
     *layers:str,   # keys of LAYERS
+    scale:bool=True, # a bar of so many metres
 ) -> tuple:        # Plot, its images by layer
     "A square map of an item"
     plot, images = maps.figure(*layers)
     plot.update(aspect_ratio=1., width=480, height=480)
+    if not scale: plot.center = []
     return plot, images
 
 # %% ../../nbs/67d_browser.pencil.ipynb #11623017
@@ -70,7 +71,7 @@ class Pencil:
         look:dict, # of the glyph
     ) -> object:   # its renderer
         "Outlines on a map"
-        glyph = Patches(xs='xs', ys='ys', fill_alpha=.08, line_width=2, **look)
+        glyph = Patches(xs='xs', ys='ys', fill_alpha=.04, line_width=2, **look)
         mark = plot.add_glyph(self.sources[what], glyph, selection_glyph=glyph, nonselection_glyph=glyph)
         return mark
 

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['VIEWS', 'MODES', 'KINDS', 'LISTS', 'HELP', 'ANONYMOUS', 'ReviewTab', 'review_tab']
 
-# %% ../../nbs/68_browser.review.ipynb #a280508b
+# %% ../../nbs/68_browser.review.ipynb #875381b6
 import html
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import panel as pn
@@ -27,8 +28,8 @@ from .visit import Tab, Visit
 from ..core import LandslideError
 from ..labelling.labels import chip_boxes, run_grid
 
-# %% ../../nbs/68_browser.review.ipynb #0bff7b20
-VIEWS = {'After': 'post', 'Before': 'pre', 'Log-ratio': 'change', 'Probability': 'probability'}
+# %% ../../nbs/68_browser.review.ipynb #3a9dcf17
+VIEWS = {'Before': 'pre', 'After': 'post', 'Log-ratio': 'change', 'Probability': 'probability'}
 MODES = {'Move': 'v', 'Draw': 'd', 'Corners': 'c', 'Reshape': 'e', 'Paint': 'p', 'Erase': 'x'} # name -> key
 KINDS = ('harvest', 'river', 'field', 'construction', 'other change')
 
@@ -38,7 +39,7 @@ HELP = ('<p class="quiet"><b>A</b> landslide as outlined in green · <b>R</b> no
         'not quite sure) · <b>N</b> next · <b>B</b> back · <b>Z</b> undo · <b>D</b> draw around it · <b>P</b> paint, '
         '<b>X</b> erase pixels or click an outline away, <b>[ ]</b> brush · <b>E</b> reshape: double-click an outline, drag '
         'its corners · <b>C</b> corners: double-click, click, click, double-click · <b>V</b> move · <b>L</b> landslide or not '
-        'landslide · <b>1 2 3 4</b> after, before, log-ratio, probability · <b>F</b> before and after in turn · <b>H</b> map’s '
+        'landslide · <b>1 2 3 4</b> before, after, log-ratio, probability · <b>F</b> before and after in turn · <b>H</b> map’s '
         'outlines again.</p>')
 ANONYMOUS = 'Write your name first: it is kept beside each decision.'
 
@@ -55,6 +56,7 @@ class ReviewTab(Tab):
         self.desk = Desk(self.run)
         self.found = found_polygons(self.run)
         self.items = []
+        self.keys = set()       # of the items
         self.place = 0          # of the item on the screen
         self.sketch = Sketch()  # that stands on it
         self.past = []          # sketches before
@@ -84,7 +86,7 @@ def make_maps(self:ReviewTab):
     self.maps = Maps(self.run, square_around(shapely.box(*self.run.bounds), self.run), self.visit.session.dark)
     self.layers = [layer for layer in VIEWS.values() if self.has(layer)]
     self.large, self.images = square_figure(self.maps, *self.layers)
-    self.small = {layer: square_figure(self.maps, layer)[0] for layer in self.layers}
+    self.small = {layer: square_figure(self.maps, layer, scale=False)[0] for layer in self.layers}
     self.pencil = Pencil([self.large, *self.small.values()])
     for source in self.pencil.sources.values(): source.on_change('data', lambda attr, old, new: self.reshape())
     self.pencil.stroke.on_change('data', lambda attr, old, new: self.stroked())
@@ -128,23 +130,30 @@ def watch_widgets(self:ReviewTab):
     self.who.js_on_change('text', CustomJS(code=page_file('reviewer.js')))
     self.who.on_change('text', lambda attr, old, new: setattr(self.reviewer, 'value', new[:60]))
     self.pressed.on_change('text', lambda attr, old, new: self.key(new))
-    self.list.param.watch(lambda _: self.change_list(), 'value')
-    self.reviewer.param.watch(lambda _: self.introduce(), 'value')
-    self.background.param.watch(lambda _: self.switch(), 'value')
-    for widget in (self.mode, self.what, self.brush): widget.param.watch(lambda _: self.pick_up(), 'value')
+    watched = {self.list: self.change_list, self.reviewer: self.introduce, self.background: self.switch,
+               self.mode: self.pick_up, self.what: self.pick_up, self.brush: self.pick_up}
+    for widget, do in watched.items(): widget.param.watch(lambda _, do=do: self.soon(do), 'value')
     self.pick_up()
 
-# %% ../../nbs/68_browser.review.ipynb #5c1014c6
+# %% ../../nbs/68_browser.review.ipynb #b35d27a8
+@patch
+def soon(self:ReviewTab,
+    do:Callable, # without arguments
+):
+    "Do it as soon as the page may change"
+    if self.visit.session.after(1, do) is None: do()
+
+# %% ../../nbs/68_browser.review.ipynb #06b11323
 @patch
 def layout(self:ReviewTab) -> pn.Column:
     "Everything in its place"
-    yes = button('Landslide (A)', lambda: self.click('landslide'), button_type='success')
-    no = button('None (R)', lambda: self.click('none'), button_type='danger')
-    maybe = button('Unsure (U)', lambda: self.click('unsure'), button_type='warning')
-    steps = [button('◀ Back', lambda: self.show(self.place - 1)), button('Next ▶', lambda: self.show(self.place + 1)),
-             button('Undo (Z)', self.undo)]
+    def press(name, do, *args, **look): return button(name, lambda: self.soon(partial(do, *args)), **look)
+    decide = [press('Landslide (A)', self.click, 'landslide', button_type='success'),
+              press('None (R)', self.click, 'none', button_type='danger'),
+              press('Unsure (U)', self.click, 'unsure', button_type='warning')]
+    steps = [press('◀ Back', self.step, -1), press('Next ▶', self.step, 1), press('Undo (Z)', self.undo)]
     hidden = [pn.pane.Bokeh(div, width=0, height=0, margin=0) for div in (self.shown, self.pressed, self.who)]
-    left = stack(plot_pane(self.large), yes, no, maybe, *steps, self.word, sheet='flow')
+    left = stack(plot_pane(self.large), *decide, *steps, self.word, sheet='flow')
     titles = {layer: name for name, layer in VIEWS.items()}
     small = [stack(paragraph(titles[layer], margin=(0, 2)), plot_pane(plot)) for layer, plot in self.small.items()]
     tools = stack(self.mode, self.brush, self.what, self.kind, self.note, sheet='flow')
@@ -168,6 +177,7 @@ def change_list(self:ReviewTab):
     "Another list is chosen"
     with self.visit.session.telling(): self.desk.refresh()
     with self.visit.session.telling(): self.items = self.items_of(self.list.value)
+    self.keys = {item.key for item in self.items}
     self.place = -1
     self.forward()
 
@@ -175,13 +185,11 @@ def change_list(self:ReviewTab):
 @patch
 def next_open(self:ReviewTab) -> int|None: # None: everything is decided
     "The next item that nobody has decided, or else not this reviewer"
-    n, me = len(self.items), self.reviewer.value
+    n, me = len(self.items), self.reviewer.value.strip()
     order = [(self.place + 1 + k) % n for k in range(n)]
-    said = {i: self.desk.said(self.items[i]) for i in order}
-    for done in (bool, lambda by: me in by):
-        for i in order:
-            if not done(said[i]): return i
-    return None
+    def first(done): return next((i for i in order if not done(self.desk.said(self.items[i]))), None)
+    i = first(bool)
+    return first(lambda said: me in said) if i is None else i
 
 # %% ../../nbs/68_browser.review.ipynb #e833d80b
 @patch
@@ -207,17 +215,30 @@ def show(self:ReviewTab,
     self.pencil_down()
     self.tell()
     self.since = time.monotonic()
-    self.shown.text = f'{self.list.value} {self.place} {self.since}'
+    self.announce()
+
+# %% ../../nbs/68_browser.review.ipynb #9bcb8a49
+@patch
+def announce(self:ReviewTab):
+    "Say to the page which item is on the screen: it hears keys once it knows"
+    if self.visit.session.loaded: self.shown.text = f'{self.list.value} {self.place} {self.since}'
+
+# %% ../../nbs/68_browser.review.ipynb #05d5a6ef
+@patch
+def step(self:ReviewTab,
+    by:int, # 1: the next item, -1: the one before
+):
+    "One item on or back, decided or not"
+    self.show(self.place + by)
 
 # %% ../../nbs/68_browser.review.ipynb #36aa7d0c
 @patch
 def first_sketch(self:ReviewTab) -> Sketch:
     "What this reviewer has left on the item, or what the map found; a chip drawn to estimate begins empty"
     item = self.item
-    mine = self.desk.own(item, self.reviewer.value)
-    if any(map(len, mine.tables.values())):
-        def all_of(table): return tuple(p for shape in table.geometry for p in polygons_in(shape))
-        return Sketch(all_of(mine.landslides), all_of(mine.not_landslides))
+    mine = self.desk.own(item, self.reviewer.value.strip()).values()
+    def left(wanted): return tuple(p for layer, row in mine if layer == wanted for p in polygons_in(row.geometry))
+    if mine: return Sketch(left('landslides'), left('not_landslides'))
     return Sketch() if item.purpose == 'estimate' else self.maps_sketch()
 
 # %% ../../nbs/68_browser.review.ipynb #e5208002
@@ -345,7 +366,7 @@ def key(self:ReviewTab,
     if key in modes: self.mode.value = modes[key]
     elif key in '1234': self.background.value = self.background.options[min(int(key), len(self.layers)) - 1]
     elif key in '[]': self.resize(1 if key == ']' else -1)
-    else: dict(n=lambda: self.show(self.place + 1), b=lambda: self.show(self.place - 1), z=self.undo, f=self.flip,
+    else: dict(n=lambda: self.step(1), b=lambda: self.step(-1), z=self.undo, f=self.flip,
                l=self.other_what, h=lambda: self.change(self.maps_sketch()))[key]()
 
 # %% ../../nbs/68_browser.review.ipynb #3e67c990
@@ -445,7 +466,7 @@ def tell(self:ReviewTab):
         self.status.object = f'<p>{html.escape(self.lack())}</p>'
         return
     n = len(self.items)
-    done = sum(bool(self.desk.said(item)) for item in self.items)
+    done = sum(bool(rows) and key in self.keys for key, rows in self.desk.seen.items())
     words = [f'<b>{html.escape(self.item.title)}</b>', f'{self.place + 1:,} of {n:,}, {done:,} decided',
              said_words(self.desk.said(self.item))]
     self.status.object = f'<p class="review-status">{" · ".join(words)}</p>'
@@ -463,18 +484,22 @@ def introduce(self:ReviewTab):
     "A reviewer has a name"
     name = self.reviewer.value.strip()
     if name != self.who.text: self.who.text = name
+    if not name: return
+    try: self.desk.begin()
+    except LandslideError as error: return self.warn(str(error))
     self.place -= 1
     self.forward()
 
-# %% ../../nbs/68_browser.review.ipynb #16a8f320
+# %% ../../nbs/68_browser.review.ipynb #2ad6276c
 @patch
 def tick(self:ReviewTab):
     "Look now and then whether somebody else has decided something"
     if not self.open: return
-    if self.visit.controls.tabs.value == 'review':
+    if not self.shown.text: self.announce()
+    elif self.visit.controls.tabs.value == 'review':
         with self.visit.session.telling():
-            if self.desk.refresh(): self.tell()
-    self.visit.session.after(1500, self.tick)
+            if self.desk.refresh(whole=time.monotonic() - self.since > 3): self.tell()
+    self.visit.session.after(1500 if self.shown.text else 200, self.tick)
 
 # %% ../../nbs/68_browser.review.ipynb #56467bab
 def review_tab(
