@@ -428,7 +428,7 @@ def _circles(table:gpd.GeoDataFrame, radius:float|None, name:str) -> tuple[gpd.G
     shapes = table.geometry.where(~points, round_ones.reindex(table.index))
     return table.set_geometry(shapes), [f"{_plural(int(points.sum()), 'point')} became circles of {radius:g} m"]
 
-# %% ../../nbs/45_labelling.labels.ipynb #dc6b7c0e
+# %% ../../nbs/45_labelling.labels.ipynb #c5117e1d
 def _repaired(table:gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame, list]: # and sentences
     "Valid polygons alone"
     there = table[table.geometry.notna() & ~table.geometry.is_empty]
@@ -457,7 +457,6 @@ def _is_landslide(table:gpd.GeoDataFrame, classes:tuple|None, name:str) -> np.nd
     if column not in table: raise LabelError(f"{name} has no column {column!r}; its columns are {', '.join(map(str, table.columns))}.")
     return table[column].astype(str).isin(wanted).to_numpy()
 
-# %% ../../nbs/45_labelling.labels.ipynb #33d855a6
 def _from_table(table, name, confidence, radius, classes):
     "Labels from the shapes of somebody's file"
     table, said = _usable(table, radius, name)
@@ -471,7 +470,7 @@ def _from_table(table, name, confidence, radius, classes):
     said = [f"{name}: {', '.join(counts)}", *said]
     return make_labels(table.crs, said, landslides=table[slides], not_landslides=table[~slides])
 
-# %% ../../nbs/45_labelling.labels.ipynb #55c4fc0f
+# %% ../../nbs/45_labelling.labels.ipynb #84cbf504
 def _touched(table, others): # (n,) bool: which shapes touch one of the others
     return np.isin(np.arange(len(table)), table.sindex.query(others.geometry, predicate='intersects')[1])
 
@@ -483,7 +482,6 @@ def _with_seen(labels, source):
     seen = gpd.GeoDataFrame(dict(decision=word), geometry=extent.geometry.values, crs=extent.crs)
     return replace(labels, seen=complete(seen, 'seen'), said=(*labels.said, f"{_plural(len(seen), 'extent')} looked at", *said))
 
-# %% ../../nbs/45_labelling.labels.ipynb #2f30aba1
 def _is_own(path:Path) -> bool: # a label file of this package, perhaps damaged
     "Whether a file has the layers of `LABEL_LAYERS`; raises `LabelError` for a locked or damaged GeoPackage"
     if path.name == LABELS: return True
@@ -492,7 +490,6 @@ def _is_own(path:Path) -> bool: # a label file of this package, perhaps damaged
     with _database(path) as db: names = {name for name, in db.execute('SELECT name FROM sqlite_master')}
     return 'seen' in names
 
-# %% ../../nbs/45_labelling.labels.ipynb #ff79522d
 def _read_own(path, radius):
     "The labels of a run, with decisions that wait, and one sentence about them"
     if path.name == LABELS:
