@@ -85,7 +85,7 @@ def add_tools(self:Pencil):
     both = [self.marks['landslides'], self.marks['others']]
     self.trail = trail.glyph
     self.free = FreehandDrawTool(renderers=[trail], num_objects=1)
-    self.poly = PolyDrawTool(renderers=both, vertex_renderer=corners)
+    self.poly = PolyDrawTool(renderers=both)
     self.edit = PolyEditTool(renderers=both, vertex_renderer=corners)
     self.plot.toolbar.tools = [*self.plot.toolbar.tools, self.free, self.poly, self.edit]
     self.pan = self.plot.toolbar.tools[0]

@@ -26,7 +26,7 @@ from .pencil import Pencil, square_around, square_figure
 from .sketch import Sketch, drawn_on, polygons_in, reshaped, ring_polygons, stroke_pixels, within
 from .visit import Tab, Visit
 from ..core import LandslideError
-from ..labelling.labels import chip_boxes, run_grid
+from ..labelling.labels import chip_boxes
 
 # %% ../../nbs/68_browser.review.ipynb #3a9dcf17
 VIEWS = {'Before': 'pre', 'After': 'post', 'Log-ratio': 'change', 'Probability': 'probability'}
@@ -37,8 +37,8 @@ KINDS = ('harvest', 'river', 'field', 'construction', 'other change')
 LISTS = {'Polygons': 'polygons', 'Suggested': 'suggested', 'Drawn to estimate': 'drawn', 'All chips': 'all'}
 HELP = ('<p class="quiet"><b>A</b> landslide as outlined in green · <b>R</b> none · <b>U</b> unsure (with Shift: A or R, but '
         'not quite sure) · <b>N</b> next · <b>B</b> back · <b>Z</b> undo · <b>D</b> draw around it · <b>P</b> paint, '
-        '<b>X</b> erase pixels or click an outline away, <b>[ ]</b> brush · <b>E</b> reshape: double-click an outline, drag '
-        'its corners · <b>C</b> corners: double-click, click, click, double-click · <b>V</b> move · <b>L</b> landslide or not '
+        '<b>X</b> erase pixels or click an outline away, <b>[ ]</b> brush · <b>E</b> reshape: hold an outline until its '
+        'corners show, drag them · <b>C</b> corners: hold for the first, click each, hold for the last · <b>V</b> move · <b>L</b> landslide or not '
         'landslide · <b>1 2 3 4</b> before, after, log-ratio, probability · <b>F</b> before and after in turn · <b>H</b> map’s '
         'outlines again.</p>')
 ANONYMOUS = 'Write your name first: it is kept beside each decision.'
@@ -90,6 +90,8 @@ def make_maps(self:ReviewTab):
     self.pencil = Pencil([self.large, *self.small.values()])
     for source in self.pencil.sources.values(): source.on_change('data', lambda attr, old, new: self.reshape())
     self.pencil.stroke.on_change('data', lambda attr, old, new: self.stroked())
+    for name, frame in self.maps.overlays:
+        if name == 'Cells': frame.glyph.line_width = 1.5
     for plot in (self.large, *self.small.values()): plot.on_event(RangesUpdate, self.moved)
     self.large.on_event(Tap, self.tapped)
 
@@ -168,7 +170,7 @@ def items_of(self:ReviewTab,
 ) -> list:    # of `Item`
     "What a list holds"
     if name == 'polygons': return polygon_items(self.found)
-    if name == 'all': return chip_items(chip_boxes(run_grid(self.run)))
+    if name == 'all': return chip_items(chip_boxes(self.run))
     return []
 
 # %% ../../nbs/68_browser.review.ipynb #b93e91ff
@@ -267,6 +269,8 @@ def draw(self:ReviewTab):
     needs = set(self.layers)
     with self.visit.session.telling(): self.maps.read(self.at, needs, self.visit.controls.pol.value)
     self.maps.put(self.at, needs)
+    frame = self.item.shape.exterior.coords if self.item.chip else np.zeros((0, 2))
+    self.maps.lines['chosen'].data = dict(zip('xy', np.asarray(frame).T))
     self.outline()
     self.switch()
 
@@ -286,7 +290,8 @@ def moved(self:ReviewTab,
 def switch(self:ReviewTab):
     "The chosen layer on the large map"
     for layer, image in self.images.items(): image.visible = layer == VIEWS[self.background.value]
-    for name, mark in self.maps.overlays: mark.visible = name != 'Mapped' or 'Mapped' in self.visit.controls.shown.value
+    shown = self.visit.controls.shown.value
+    for name, mark in self.maps.overlays: mark.visible = name != 'Mapped' or name in shown
 
 # %% ../../nbs/68_browser.review.ipynb #fdb3b29a
 @patch
