@@ -48,46 +48,27 @@ def base_views(event, chips, folder):
     with atomic(path) as tmp: np.savez(open(tmp, 'wb'), **out)
     return out
 
-def standard(x): return (x - x.mean(0))/(x.std(0) + 1e-9)
+def known(chips, seen, rows):
+    "What is known of some chips before anybody looks, as `outlook` says it of the chips of a map"
+    from landslide_nb.labelling.suggest import Outlook, standardised
+    images = np.stack([chips.chips[row] for row in rows]).astype('float32') # (n, moment, band, y, x)
+    bands = np.concatenate([images[:, 0], images[:, 1] - images[:, 0]], 1)
+    looks = [np.nanmean(bands, (2, 3)), np.nanstd(bands, (2, 3)), np.log(seen['expected'][rows] + 1)[:, None]]
+    places = chips.table[['row', 'col']].to_numpy()[rows]/chips.size
+    return Outlook(seen['expected'][rows], seen['doubt'][rows], places, standardised(np.concatenate(looks, 1)))
 
-def spread(weight, places, n, taken=()):
-    "Greedy: the largest weight times distance to the nearest chosen, in units of the median distance"
-    chosen = list(taken)
-    near = np.full(len(weight), np.inf)
-    for c in chosen: near = np.minimum(near, np.linalg.norm(places - places[c], axis=1))
-    if not chosen:
-        chosen.append(int(np.argmax(weight)))
-        near = np.linalg.norm(places - places[chosen[0]], axis=1)
-    scale = np.median(near)
-    while len(chosen) < n + len(taken):
-        gain = weight*np.minimum(near/scale, 1)
-        gain[chosen] = -1
-        chosen.append(int(np.argmax(gain)))
-        near = np.minimum(near, np.linalg.norm(places - places[chosen[-1]], axis=1))
-    return chosen[len(taken):]
+POOL = .8 # share of the training chips that a seed may choose from, as if each seed were another scene
 
 def choose(rule, chips, seen, n, seed):
-    "Chips of the training part by a rule; all but `random` are nested and know no truth"
+    "Chips of the training part by a rule; only `random` knows the truth: half of its chips hold a landslide"
     from landslide_nb.data.split import draw_budget
+    from landslide_nb.labelling.suggest import RULES, largest
     if rule == 'random': return draw_budget(chips, n, seed)
-    pool = chips.rows('train')
     rng = np.random.default_rng(seed)
-    if rule == 'anywhere': return rng.permutation(pool)[:n]
-    o = {k: v[pool] for k, v in seen.items()}
-    places = standard(chips.table[['row', 'col']].to_numpy()[pool].astype(float))
-    looks = standard(np.concatenate([o['embedding'], np.log(o['expected'])[:, None]], 1))
-    jitter = rng.lognormal(0, .1, len(pool)) # ties and near ties, as another scene would break them
-    if rule == 'area': order = np.argsort(-o['expected']*jitter)[:n]
-    elif rule == 'doubt': order = np.argsort(-o['doubt']/(o['expected'] + 10)*jitter)[:n]
-    elif rule == 'views': order = np.argsort(-o['views']*jitter)[:n]
-    elif rule == 'cover': order = spread(np.ones(len(pool))*jitter, looks, n)
-    elif rule == 'spread': order = spread(np.sqrt(o['expected'])*jitter, np.concatenate([places, looks/3], 1), n)
-    elif rule == 'turns': # one with a large area, one of those that cover the rest, in turn
-        large = spread(np.sqrt(o['expected'])*jitter, places, n)
-        order, every = [], np.log(o['expected'])
-        for k in range(n):
-            if k % 2 == 0: order.append(next(c for c in large if c not in order))
-            else: order += spread(1/(1 + np.exp(every - np.median(every)))*jitter, looks, 1, order)
+    pool = rng.permutation(chips.rows('train'))
+    pool = np.sort(pool[:round(POOL*len(pool))])
+    if rule == 'views': order = largest(seen['views'][pool], n)
+    else: order = RULES['random' if rule == 'anywhere' else rule](known(chips, seen, pool), n, (), rng)
     return pool[np.array(order)]
 
 def train(chips, rows, seed, chips_seen, lr):
