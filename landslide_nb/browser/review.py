@@ -21,6 +21,7 @@ from fastcore.basics import patch
 
 from landslide_nb.browser.desk import (Desk, Item, Verdict, cannot_review, chip_items, found_polygons, polygon_items,
     said_words)
+from .loop import LoopPanel, soon, waiting_items
 from .maps import Maps, button, choice, page_file, paragraph, plot_pane, select, stack, style
 from .pencil import Pencil, square_around, square_figure
 from .sketch import Sketch, drawn_on, polygons_in, reshaped, ring_polygons, stroke_pixels, within
@@ -51,7 +52,6 @@ class ReviewTab(Tab):
         compare:Callable|None=None, # shows a new run, by its name, beside the one on the screen
     ):
         self.visit = visit
-        self.compare = compare
         self.run = visit.run
         self.desk = Desk(self.run)
         self.found = found_polygons(self.run)
@@ -64,6 +64,7 @@ class ReviewTab(Tab):
         self.putting = False    # is the page changing outlines itself?
         self.open = True
         self.since = 0.         # when the item came to the screen
+        self.loop = LoopPanel(visit.session, self.desk, self.show_list, compare or (lambda name: None))
         self.make_maps()
         self.make_widgets()
         self.view = self.layout()
@@ -134,22 +135,14 @@ def watch_widgets(self:ReviewTab):
     self.pressed.on_change('text', lambda attr, old, new: self.key(new))
     watched = {self.list: self.change_list, self.reviewer: self.introduce, self.background: self.switch,
                self.mode: self.pick_up, self.what: self.pick_up, self.brush: self.pick_up}
-    for widget, do in watched.items(): widget.param.watch(lambda _, do=do: self.soon(do), 'value')
+    for widget, do in watched.items(): widget.param.watch(lambda _, do=do: soon(self.visit.session, do), 'value')
     self.pick_up()
 
-# %% ../../nbs/68_browser.review.ipynb #b35d27a8
-@patch
-def soon(self:ReviewTab,
-    do:Callable, # without arguments
-):
-    "Do it as soon as the page may change"
-    if self.visit.session.after(1, do) is None: do()
-
-# %% ../../nbs/68_browser.review.ipynb #06b11323
+# %% ../../nbs/68_browser.review.ipynb #ab64f039
 @patch
 def layout(self:ReviewTab) -> pn.Column:
     "Everything in its place"
-    def press(name, do, *args, **look): return button(name, lambda: self.soon(partial(do, *args)), **look)
+    def press(name, do, *args, **look): return button(name, lambda: soon(self.visit.session, partial(do, *args)), **look)
     decide = [press('Landslide (A)', self.click, 'landslide', button_type='success'),
               press('None (R)', self.click, 'none', button_type='danger'),
               press('Unsure (U)', self.click, 'unsure', button_type='warning')]
@@ -161,7 +154,7 @@ def layout(self:ReviewTab) -> pn.Column:
     tools = stack(self.mode, self.brush, self.what, self.kind, self.note, sheet='flow')
     right = stack(stack(*small, sheet='pairs'), tools)
     top = stack(self.list, self.reviewer, self.background, *hidden, sheet='flow', css_classes=['wide'])
-    return stack(top, self.status, left, right, paragraph(HELP), sheet='review')
+    return stack(top, self.status, left, right, self.loop.view, paragraph(HELP), sheet='review')
 
 # %% ../../nbs/68_browser.review.ipynb #cb49bc47
 @patch
@@ -171,7 +164,7 @@ def items_of(self:ReviewTab,
     "What a list holds"
     if name == 'polygons': return polygon_items(self.found)
     if name == 'all': return chip_items(chip_boxes(self.run))
-    return []
+    return waiting_items(self.run, name)
 
 # %% ../../nbs/68_browser.review.ipynb #b93e91ff
 @patch
@@ -182,6 +175,15 @@ def change_list(self:ReviewTab):
     self.keys = {item.key for item in self.items}
     self.place = -1
     self.forward()
+
+# %% ../../nbs/68_browser.review.ipynb #58bc3fb3
+@patch
+def show_list(self:ReviewTab,
+    name:str, # of LISTS
+):
+    "Bring a list to the screen, again if it is there"
+    if self.list.value == name: self.change_list()
+    else: self.list.value = name
 
 # %% ../../nbs/68_browser.review.ipynb #cebe668c
 @patch
@@ -463,10 +465,11 @@ def tapped(self:ReviewTab,
         return self.change(kept)
     self.change(drawn_on(self.sketch, stroke_pixels([event.x], [event.y], self.brush.value, self.run), self.what.value))
 
-# %% ../../nbs/68_browser.review.ipynb #a76e3bbf
+# %% ../../nbs/68_browser.review.ipynb #f96905e6
 @patch
 def tell(self:ReviewTab):
     "Which item this is, how far the list is, and who has seen it"
+    self.loop.follow()
     if self.item is None:
         self.status.object = f'<p>{html.escape(self.lack())}</p>'
         return
@@ -480,8 +483,8 @@ def tell(self:ReviewTab):
 @patch
 def lack(self:ReviewTab) -> str: # plain text
     "Why a list is empty"
-    return dict(polygons='The map drew no polygons.', suggested='No chip is suggested yet.',
-                drawn='No chip is drawn yet.').get(self.list.value, 'There is nothing here.')
+    return dict(polygons='The map drew no polygons.', suggested='No chip is suggested yet: press “Suggest chips to label” below.',
+                drawn='No chip is drawn yet: press “Draw chips to estimate the area” below.').get(self.list.value, 'There is nothing here.')
 
 # %% ../../nbs/68_browser.review.ipynb #3354126a
 @patch
