@@ -27,10 +27,11 @@ def item_key(
     chip:str,           # its name; '' for a polygon
     shape:BaseGeometry, # what is looked at
     purpose:str,        # teach | estimate
+    seed:object=None,   # of the draw of a chip that was drawn to estimate
 ) -> tuple:
     "What an item and the rows of its decisions have in common"
     place = chip or tuple(round(end, 6) for end in shape.bounds)
-    return place, purpose == 'estimate'
+    return place, str(seed) if purpose == 'estimate' else ''
 
 # %% ../../nbs/67c_browser.desk.ipynb #f5827f0f
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Item:
     @cached_property
     def key(self) -> tuple:
         "By which its decisions are found"
-        return item_key(self.chip, self.shape, self.purpose)
+        return item_key(self.chip, self.shape, self.purpose, self.drawn.get('seed'))
 
 # %% ../../nbs/67c_browser.desk.ipynb #f2e70b15
 def found_polygons(
@@ -79,6 +80,7 @@ def chip_items(
     items = []
     for row in chips.itertuples():
         drawn = {name: getattr(row, name) for name in DESIGN if purpose == 'estimate' and hasattr(row, name)}
+        if 'seed' in drawn: drawn['seed'] = int(drawn['seed'])
         why = getattr(row, 'rule', '') if purpose == 'teach' else 'drawn to estimate'
         items.append(Item(f'Chip {row.chip}' + (f', {why}' if why else ''), row.geometry, row.chip, purpose, drawn))
     return items
@@ -155,8 +157,8 @@ class Desk:
             layer, row = self.rows.pop(i)
             if layer == 'seen': self.seen[_key_of(row)].pop(i)
 
-# %% ../../nbs/67c_browser.desk.ipynb #54f4db5a
-def _key_of(row): return item_key(row.chip, row.geometry, row.purpose)
+# %% ../../nbs/67c_browser.desk.ipynb #462a834c
+def _key_of(row): return item_key(row.chip, row.geometry, row.purpose, row.seed)
 
 @patch
 def refresh(self:Desk,

@@ -6,10 +6,11 @@
 __all__ = ['PURPOSES', 'when_done', 'waiting_items', 'more_chips', 'drawn_chips', 'undecided', 'area_of_run', 'area_words',
            'soon', 'LoopPanel', 'new_place']
 
-# %% ../../nbs/67e_browser.loop.ipynb #3d1e27e8
+# %% ../../nbs/67e_browser.loop.ipynb #0c935d37
 import html
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,8 +38,11 @@ def when_done(
     "Go on once a future has ended; without a server, wait for it"
     if not future.done() and session.after(150, partial(when_done, session, future, do, fail)) is not None: return
     try: result = future.result()
-    except LandslideError as error: fail(str(error))
-    else: do(result)
+    except LandslideError as error: return fail(str(error))
+    except Exception:
+        fail('Something went wrong; the terminal in which the page was started says what.')
+        raise
+    do(result)
 
 # %% ../../nbs/67e_browser.loop.ipynb #541d6081
 PURPOSES = dict(suggested='teach', drawn='estimate') # of the lists
@@ -86,13 +90,16 @@ def undecided(
     "How many items nobody has decided"
     return sum(not desk.said(item) for item in items)
 
-# %% ../../nbs/67e_browser.loop.ipynb #11ed8c6f
+# %% ../../nbs/67e_browser.loop.ipynb #1077eae4
 def area_of_run(
     run:RunFolder, # of `open_run`
+    seed:int,      # of the draw
 ) -> pd.Series:    # area_km2, low, high, expected_km2 of the scene
-    "The landslide area of the scene by the drawn chips; raises `LabelError`"
+    "The landslide area of the scene by the chips of one draw; raises `LabelError`"
     from landslide_nb.labelling.sample import estimate_area
-    table = estimate_area(run, read_labels(run.folder))
+    labels = read_labels(run.folder)
+    others = (labels.seen.purpose == 'estimate') & (labels.seen.seed != seed)
+    table = estimate_area(run, replace(labels, seen=labels.seen[~others.fillna(False)]))
     return table[table.kind == 'scene'].iloc[0]
 
 # %% ../../nbs/67e_browser.loop.ipynb #12024ca2
@@ -215,9 +222,10 @@ def follow(self:LoopPanel):
     known = {i for item in self.drawn for i in self.desk.seen[item.key]}
     if known == self.known: return
     self.known = known
+    self.area.object = '<p class="quiet">Area by design: all drawn chips are decided, estimating …</p>'
     def fail(sentence): self.area.object = f'<p class="alarm">{html.escape(sentence)}</p>'
     def show(row): self.area.object = area_words(row)
-    when_done(self.session, _helper.submit(area_of_run, self.run), show, fail)
+    when_done(self.session, _helper.submit(area_of_run, self.run, self.drawn[0].drawn['seed']), show, fail)
 
 # %% ../../nbs/67e_browser.loop.ipynb #48c06c99
 def new_place(
