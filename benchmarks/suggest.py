@@ -62,13 +62,13 @@ POOL = .8 # share of the training chips that a seed may choose from, as if each 
 def choose(rule, chips, seen, n, seed):
     "Chips of the training part by a rule; only `random` knows the truth: half of its chips hold a landslide"
     from landslide_nb.data.split import draw_budget
-    from landslide_nb.labelling.suggest import RULES, largest
+    from landslide_nb.labelling.suggest import CHIP_RULES, largest
     if rule == 'random': return draw_budget(chips, n, seed)
     rng = np.random.default_rng(seed)
     pool = rng.permutation(chips.rows('train'))
     pool = np.sort(pool[:round(POOL*len(pool))])
     if rule == 'views': order = largest(seen['views'][pool], n)
-    else: order = RULES['random' if rule == 'anywhere' else rule](known(chips, seen, pool), n, (), rng)
+    else: order = CHIP_RULES['random' if rule == 'anywhere' else rule](known(chips, seen, pool), n, (), rng)
     return pool[np.array(order)]
 
 def train(chips, rows, seed, chips_seen, lr):

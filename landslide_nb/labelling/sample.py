@@ -9,7 +9,7 @@ __all__ = ['EXPONENT', 'ALIKE', 'PER_STRATUM', 'COVERAGE', 'KNOWN', 'FEWEST', 'd
            'drawn_rows', 'refuse_unfinished', 'answered', 'check_place', 'piece_sums', 'sample_of_labels', 'scene_part',
            'zone_parts', 'zone_part', 'stratum_parts', 'area_row', 'zone_names', 'estimate_area']
 
-# %% ../../nbs/47_labelling.sample.ipynb #01970989
+# %% ../../nbs/47_labelling.sample.ipynb #4907b686
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +22,7 @@ import xarray as xr
 
 from ..mapping.areas import settle_zones, zone_columns, zone_sums
 from .labels import LabelError, Labels, chip_boxes, label_image
-from .suggest import chip_table, expected_areas, pixel_areas, run_probability
+from .suggest import chips_of_map, expected_areas, pixel_areas, run_probability
 
 if TYPE_CHECKING: from geopandas import GeoDataFrame # loaded when it is needed
 
@@ -261,14 +261,14 @@ def simulate_draws(
     table = pd.DataFrame(rows)
     return table.assign(held=(table.low <= truth.sum()) & (truth.sum() <= table.high))
 
-# %% ../../nbs/47_labelling.sample.ipynb #a6ce70fe
+# %% ../../nbs/47_labelling.sample.ipynb #58dddf24
 def draw_chips(
     run:object, # as `open_run` describes it, or its folder
     n:int=30,                 # chips to draw
     seed:int=0,               # same seed, same chips
 ) -> 'GeoDataFrame':          # chip, row, column, purpose, stratum, inclusion, seed, geometry; in random order
     "Chips of a map to be looked at, drawn to estimate its area; raises `LabelError` for more chips than there are"
-    chips = chip_table(run_probability(run))
+    chips = chips_of_map(run_probability(run))
     design = design_sample(chips.expected_m2.to_numpy(), n)
     drawn = chips.assign(purpose='estimate', stratum=design.words, inclusion=design.inclusion, seed=seed)
     return drawn.iloc[draw(design, seed)].drop(columns='expected_m2').reset_index(drop=True)
@@ -348,7 +348,7 @@ def piece_sums(
     sums = {name: zone_sums(layer*area, prob, pieces, 'sum')['sum'] for name, layer in layers.items()}
     return pd.DataFrame(sums).fillna(0)
 
-# %% ../../nbs/47_labelling.sample.ipynb #3911a782
+# %% ../../nbs/47_labelling.sample.ipynb #422cf53b
 def sample_of_labels(
     labels:Labels,
     prob:xr.DataArray, # of a run
@@ -363,7 +363,8 @@ def sample_of_labels(
     known = (sums.known/ground.clip(lower=1e-9)).to_numpy()
     rows = answered(rows.reset_index(drop=True), known)
     sums = sums.loc[rows.index]
-    return Sample(sums.expected.to_numpy(), sums.found.to_numpy(), rows.stratum.to_numpy(), rows.inclusion.to_numpy()), rows
+    columns = (sums.expected, sums.found, rows.stratum, rows.inclusion)
+    return Sample(*(column.to_numpy() for column in columns)), rows
 
 # %% ../../nbs/47_labelling.sample.ipynb #51dfd66e
 def scene_part(
@@ -406,14 +407,14 @@ def zone_part(
     full = own[['expected', 'found']].groupby(level=0).sum().reindex(range(n), fill_value=0.)
     return Part(float(total), full.expected.to_numpy(), full.found.to_numpy(), float(ground))
 
-# %% ../../nbs/47_labelling.sample.ipynb #739e9733
+# %% ../../nbs/47_labelling.sample.ipynb #7b7351be
 def stratum_parts(
     rows:'GeoDataFrame', # drawn chips, of `sample_of_labels`
     prob:xr.DataArray,   # of a run
     sample:Sample,
 ) -> dict[str, Part]:    # empty where the strata were cut on another map
     "Strata as parts of the scene"
-    chips = chip_table(prob)
+    chips = chips_of_map(prob)
     n = int(rows.drop_duplicates('stratum').drawn.sum())
     names = pd.Series(design_sample(chips.expected_m2.to_numpy(), n).words, chips.chip)
     if not (names.reindex(rows.chip).to_numpy() == rows.stratum.to_numpy()).all(): return {}
