@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PURPOSES', 'when_done', 'waiting_items', 'more_chips', 'drawn_chips', 'undecided', 'area_of_run', 'area_words',
-           'soon', 'LoopPanel', 'new_place']
+           'soon', 'LoopPanel', 'turn_of', 'begin_turn']
 
 # %% ../../nbs/67e_browser.loop.ipynb #0c935d37
 import html
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import panel as pn
@@ -25,6 +24,7 @@ from .visit import Session
 from ..core import LandslideError
 from ..data.grid import area_text, span_text
 from ..labelling.labels import read_labels
+from ..mapping.hits import with_capital
 
 # %% ../../nbs/67e_browser.loop.ipynb #72ff77b2
 _helper = ThreadPoolExecutor(1, 'labels')
@@ -133,10 +133,12 @@ class LoopPanel:
         self.show, self.compare = show, compare
         self.drawn = waiting_items(self.run, 'drawn')
         self.known = None  # the decisions that the area on the page follows from
-        self.turn = None   # the training under way
+        self.turn = turn_of(self.run) # under way
+        self.made = ''     # name of the new run
         self.area = paragraph()
         self.word = paragraph()
         self.make_buttons()
+        if self.turn is not None: self.watch_turn()
         self.view = stack(self.n, self.more, self.draw, self.train, self.cancel, self.beside, self.bar, self.word, self.area,
                           sheet='flow', css_classes=['wide'])
 
@@ -227,24 +229,64 @@ def follow(self:LoopPanel):
     def show(row): self.area.object = area_words(row)
     when_done(self.session, _helper.submit(area_of_run, self.run, self.drawn[0].drawn['seed']), show, fail)
 
-# %% ../../nbs/67e_browser.loop.ipynb #48c06c99
-def new_place(
+# %% ../../nbs/67e_browser.loop.ipynb #f3a20e34
+_turns = {} # run folder -> training under way, for all visitors
+
+def turn_of(
     run:RunFolder, # of `open_run`
-) -> Path:         # a folder that is not there yet
-    "Where a map that learned from labels goes; raises `AppError` where the page could not show it"
+) -> 'Turn|None':  # None: no training is under way
+    "The training that goes on for a run, whoever began it"
+    turn = _turns.get(run.folder)
+    return None if turn is None or turn.done else turn
+
+# %% ../../nbs/67e_browser.loop.ipynb #8027845d
+def begin_turn(
+    run:RunFolder, # of `open_run`
+) -> 'Turn':
+    "Begin to train with the labels of a run, unless somebody has; raises `LandslideError`"
+    from landslide_nb.labelling.turn import retrain
     if run.name == '.':
         raise AppError("The new map needs a place beside this run: open the page on the folder that holds the run, not on the run itself.")
-    number = 1
-    while (place := run.folder.with_name(f'{run.folder.name}_labels{number}')).exists(): number += 1
-    return place
+    if turn_of(run) is None: _turns[run.folder] = retrain(run.folder)
+    return _turns[run.folder]
 
-# %% ../../nbs/67e_browser.loop.ipynb #a4493626
+# %% ../../nbs/67e_browser.loop.ipynb #aa101f25
 @patch
 def start(self:LoopPanel):
     "Begin to train"
-    self.say('Training is not here yet.')
+    try: self.turn = begin_turn(self.run)
+    except LandslideError as error: return self.say(str(error), alarm=True)
+    self.beside.visible = False
+    self.watch_turn()
 
+# %% ../../nbs/67e_browser.loop.ipynb #bfdffcee
+@patch
+def watch_turn(self:LoopPanel):
+    "How far the training is"
+    turn = self.turn
+    self.train.disabled = not turn.done
+    for widget in (self.cancel, self.bar): widget.visible = not turn.done
+    if turn.done: return self.ended(turn)
+    self.bar.value = int(100*turn.progress.share)
+    self.say(with_capital(turn.progress.sentence))
+    self.session.after(400, self.watch_turn)
+
+# %% ../../nbs/67e_browser.loop.ipynb #2c811800
+@patch
+def ended(self:LoopPanel,
+    turn:'Turn', # that is done
+):
+    "The new map is there, or a sentence says why not"
+    self.turn = None
+    if turn.error: return self.say(turn.error, alarm=True)
+    self.made = turn.out.relative_to(self.session.root.resolve()).as_posix()
+    self.beside.visible = True
+    self.say(f'The new map is {self.made}. {turn.news}')
+
+# %% ../../nbs/67e_browser.loop.ipynb #680354ad
 @patch
 def stop(self:LoopPanel):
     "End the training; nothing of it is left"
-    if self.turn is not None: self.turn.cancel()
+    if self.turn is None: return
+    self.cancel.visible = False
+    _helper.submit(self.turn.cancel) # it may take a moment
