@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import panel as pn
@@ -25,6 +26,8 @@ from ..core import LandslideError
 from ..data.grid import area_text, span_text
 from ..labelling.labels import read_labels
 from ..mapping.hits import with_capital
+
+if TYPE_CHECKING: from landslide_nb.labelling.turn import Turn # training is loaded when somebody trains
 
 # %% ../../nbs/67e_browser.loop.ipynb #72ff77b2
 _helper = ThreadPoolExecutor(1, 'labels')
