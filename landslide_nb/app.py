@@ -505,8 +505,8 @@ def serve(
     pn.extension('tabulator', inline=False)
     visitors = Visitors()
     if review is None: review = stays_here(address, origins)
-    return pn.serve({'/': lambda: page(runs, visitors, review)}, port=port, address=address, show=show, title='Landslide map',
-                    threaded=threaded, verbose=False, admin=False, websocket_origin=origins,
+    return pn.serve({'/': lambda: page(runs, visitors, review)}, port=port, address=address, show=show,
+                    title='Landslide map', threaded=threaded, verbose=False, admin=False, websocket_origin=origins,
                     check_unused_sessions_milliseconds=5000, unused_session_lifetime_milliseconds=10000,
                     websocket_max_message_size=MAX_MESSAGE, transforms=guards(frames))
 
