@@ -146,6 +146,7 @@ def layout(self:ReviewTab) -> pn.Column:
     decide = [press('Landslide (A)', self.click, 'landslide', button_type='success'),
               press('None (R)', self.click, 'none', button_type='danger'),
               press('Unsure (U)', self.click, 'unsure', button_type='warning')]
+    for widget in decide: widget.stylesheets = [*widget.stylesheets, style('decide')]
     steps = [press('◀ Back', self.step, -1), press('Next ▶', self.step, 1), press('Undo (Z)', self.undo)]
     hidden = [pn.pane.Bokeh(div, width=0, height=0, margin=0) for div in (self.shown, self.pressed, self.who)]
     left = stack(plot_pane(self.large), *decide, *steps, self.word, sheet='flow')
