@@ -162,7 +162,7 @@ def make_buttons(self:LoopPanel):
     self.draw = self.press('Draw chips to estimate the area', self.draw_more)
     self.train = self.press('Train with these labels', self.start, button_type='primary')
     self.cancel = self.press('Cancel', self.stop, visible=False)
-    self.beside = self.press('Compare with the new map', self.look, button_type='success', visible=False)
+    self.beside = button('Compare with the new map', self.look, button_type='success', visible=False)
     self.bar = pn.indicators.Progress(value=0, max=100, visible=False, sizing_mode='stretch_width', margin=(6, 6),
                                       css_classes=['wide'])
 
