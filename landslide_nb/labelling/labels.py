@@ -67,7 +67,7 @@ def no_shapes(
     "A layer without a row"
     return complete(gpd.GeoDataFrame(geometry=[], crs=crs), layer)
 
-# %% ../../nbs/45_labelling.labels.ipynb #ed17a23e
+# %% ../../nbs/45_labelling.labels.ipynb #32d7a83c
 @dataclass(frozen=True)
 class Labels:
     "What people decided, in one CRS"
@@ -100,8 +100,8 @@ def make_labels(
     **tables:gpd.GeoDataFrame, # landslides, not_landslides, seen: those there are
 ) -> Labels:
     "Labels from some tables; a kind that is not given has no shape"
-    found = {layer: tables.get(layer, no_shapes(layer, crs)) for layer in LABEL_LAYERS}
-    return Labels(**{layer: complete(table, layer) for layer, table in found.items()}, said=tuple(said))
+    def of(layer): return complete(tables[layer], layer) if layer in tables else no_shapes(layer, crs)
+    return Labels(*map(of, LABEL_LAYERS), said=tuple(said))
 
 # %% ../../nbs/45_labelling.labels.ipynb #796c4a1a
 CHIP_PX = 128 # of a chip, pixels
