@@ -31,7 +31,7 @@ from ..mapping.areas import only_polygons
 # %% ../../nbs/45_labelling.labels.ipynb #3e6eeb1e
 class LabelError(LandslideError): "Labels that cannot be read, kept or used as they are"
 
-# %% ../../nbs/45_labelling.labels.ipynb #f8e583b9
+# %% ../../nbs/45_labelling.labels.ipynb #a0b7f5b7
 SHAPE_FIELDS = ('id', 'chip', 'reviewer', 'time', 'sure', 'pre', 'post', 'note')
 SEEN_FIELDS = ('id', 'chip', 'decision', 'purpose', 'stratum', 'inclusion', 'seed',
                'reviewer', 'time', 'sure', 'pre', 'post', 'pair', 'note')
@@ -46,7 +46,6 @@ def _column(values:pd.Series|None, name:str, rows:pd.Index) -> pd.Series:
     if name not in NUMBER_FIELDS: return values.map(lambda o: '' if pd.isna(o) else str(o)).astype(object)
     return pd.to_numeric(values, errors='coerce').astype(NUMBER_FIELDS[name])
 
-# %% ../../nbs/45_labelling.labels.ipynb #ec4e2758
 def complete(
     table:gpd.GeoDataFrame, # some of the columns of a layer in any order, perhaps others too
     layer:str,              # of `LABEL_LAYERS`
@@ -68,7 +67,7 @@ def no_shapes(
     "A layer without a row"
     return complete(gpd.GeoDataFrame(geometry=[], crs=crs), layer)
 
-# %% ../../nbs/45_labelling.labels.ipynb #fc49d5bb
+# %% ../../nbs/45_labelling.labels.ipynb #32d7a83c
 @dataclass(frozen=True)
 class Labels:
     "What people decided, in one CRS"
@@ -84,19 +83,25 @@ class Labels:
     def tables(self) -> dict[str, gpd.GeoDataFrame]: # layer -> its table
         return {layer: getattr(self, layer) for layer in LABEL_LAYERS}
 
+    def to_crs(self,
+        crs:object, # anything geopandas takes
+    ) -> 'Labels':  # as they are where either CRS is not known
+        "The same in another CRS"
+        if crs is None or self.crs is None or self.crs == crs: return self
+        return replace(self, **{layer: table.to_crs(crs) for layer, table in self.tables.items()})
+
     @property
     def reviewers(self) -> list[str]: # '' is nobody
         return sorted({name for table in self.tables.values() for name in table.reviewer})
 
-# %% ../../nbs/45_labelling.labels.ipynb #4af8d138
 def make_labels(
     crs:object,       # of the shapes; None: not known
     said:Iterable[str]=(), # sentences
     **tables:gpd.GeoDataFrame, # landslides, not_landslides, seen: those there are
 ) -> Labels:
     "Labels from some tables; a kind that is not given has no shape"
-    found = {layer: tables.get(layer, no_shapes(layer, crs)) for layer in LABEL_LAYERS}
-    return Labels(**{layer: complete(table, layer) for layer, table in found.items()}, said=tuple(said))
+    def of(layer): return complete(tables[layer], layer) if layer in tables else no_shapes(layer, crs)
+    return Labels(*map(of, LABEL_LAYERS), said=tuple(said))
 
 # %% ../../nbs/45_labelling.labels.ipynb #796c4a1a
 CHIP_PX = 128 # of a chip, pixels
@@ -108,17 +113,18 @@ def chip_name(
     "What a chip is called"
     return f'r{row:05}_c{column:05}'
 
-# %% ../../nbs/45_labelling.labels.ipynb #84916643
+# %% ../../nbs/45_labelling.labels.ipynb #967f4345
 def scene_axes(
     scene:object, # a pair or map with dims (..., y, x); or a run as `open_run` describes it: crs, transform, shape
 ) -> xr.Dataset:  # coordinates y, x, a CRS and a transform; no data
-    "The grid of a scene"
-    if hasattr(scene, 'sizes'): return grid_of(scene, scene.rio.crs).rio.write_transform(scene.rio.transform())
-    t, (height, width) = scene.transform, scene.shape
+    "The grid of a scene; raises `LabelError` without a CRS"
+    pair = hasattr(scene, 'sizes')
+    crs, t = (scene.rio.crs, scene.rio.transform()) if pair else (scene.crs, scene.transform)
+    if crs is None: raise LabelError("The map has no CRS, and labels need one; map the scene again and give its CRS.")
+    height, width = (scene.sizes['y'], scene.sizes['x']) if pair else scene.shape
     axes = dict(y=t.f + t.e*(np.arange(height) + .5), x=t.c + t.a*(np.arange(width) + .5))
-    return grid_of(xr.Dataset(coords=axes), scene.crs).rio.write_transform(t)
+    return grid_of(xr.Dataset(coords=axes), crs).rio.write_transform(t)
 
-# %% ../../nbs/45_labelling.labels.ipynb #c6148beb
 def chip_boxes(
     scene:object,  # anything `scene_axes` takes
     size:int=CHIP_PX, # side of a chip, pixels
@@ -266,7 +272,7 @@ def snapshot(
     data[18:20] = b'\x01\x01' # no second file with changes, as GIS use
     return bytes(data)
 
-# %% ../../nbs/45_labelling.labels.ipynb #489a0fab
+# %% ../../nbs/45_labelling.labels.ipynb #160492ad
 _ENVELOPE = {0: 0, 1: 32, 2: 48, 3: 48, 4: 64} # code in the header -> bytes
 
 def _packed(shape:shapely.Geometry, srs:int) -> bytes:
@@ -277,7 +283,6 @@ def _packed(shape:shapely.Geometry, srs:int) -> bytes:
 def _unpacked(blob:bytes) -> shapely.Geometry:
     return shapely.from_wkb(blob[8 + _ENVELOPE[blob[3] >> 1 & 7]:])
 
-# %% ../../nbs/45_labelling.labels.ipynb #f5cc87f6
 def _teach_bounds(db:sqlite3.Connection) -> None:
     "Functions for the triggers of a GeoPackage"
     def bound(k): return lambda blob: _unpacked(blob).bounds[k]
@@ -339,11 +344,11 @@ def _drop_older(db, labels):
 def _drop_ids(db, ids):
     for layer in LABEL_LAYERS: db.executemany(f'DELETE FROM "{layer}" WHERE id = ?', [[o] for o in ids])
 
-# %% ../../nbs/45_labelling.labels.ipynb #b936ee40
+# %% ../../nbs/45_labelling.labels.ipynb #81474d7b
 def _put(path, labels, remove=()):
     "Change a label file"
     _complete_layers(path, labels.crs)
-    labels = _in_crs(labels, _file_crs(path))
+    labels = labels.to_crs(_file_crs(path))
     with _changing(path) as db:
         _drop_older(db, labels)
         _drop_ids(db, [*remove, *(o for table in labels.tables.values() for o in table.id)])
@@ -361,11 +366,6 @@ def _complete_layers(path, crs):
         pyogrio.write_dataframe(no_shapes(layer, crs), path, layer=layer, append=True, **_AS_LAYER)
 
 def _file_crs(path): return pyogrio.read_info(path, layer='seen')['crs']
-
-def _in_crs(labels:Labels, crs:object) -> Labels:
-    "Labels in another CRS; those without one are taken as they are"
-    if crs is None or labels.crs is None or labels.crs == crs: return labels
-    return replace(labels, **{layer: table.to_crs(crs) for layer, table in labels.tables.items()})
 
 # %% ../../nbs/45_labelling.labels.ipynb #209e134f
 def save_decisions(
@@ -518,7 +518,7 @@ def _both_ways(seen:gpd.GeoDataFrame) -> list: # of sentences
     if not chips: return []
     return [f"{_plural(len(chips), 'chip')} marked both ways by different people ({', '.join(chips[:3])}): where they contradict each other counts nowhere"]
 
-# %% ../../nbs/45_labelling.labels.ipynb #106d3856
+# %% ../../nbs/45_labelling.labels.ipynb #0e0a4c5d
 def read_labels(
     path:str|Path, # a run folder, a label file of it, or any vector file, perhaps as `file|layername=layer`
     crs:object=None, # to bring them to; None: as they are
@@ -532,18 +532,18 @@ def read_labels(
     if not file.exists(): raise LabelError(f"{file} does not exist; decide about some chips first, or give a vector file of landslides.")
     if file.is_file() and _is_own(file):
         if seen is not None: raise LabelError(f"{file} says itself what was looked at; leave the extent out.")
-        return _in_crs(_read_own(file, radius), crs)
+        return _read_own(file, radius).to_crs(crs)
     labels = _from_table(named_layer(path), file.name, confidence, radius, landslide_classes)
-    return _in_crs(labels if seen is None else _with_seen(labels, seen), crs)
+    return (labels if seen is None else _with_seen(labels, seen)).to_crs(crs)
 
-# %% ../../nbs/45_labelling.labels.ipynb #12140ad9
+# %% ../../nbs/45_labelling.labels.ipynb #41f3cac3
 def label_image(
     labels:Labels,
     scene:object, # anything `scene_axes` takes, with a CRS
 ) -> xr.DataArray: # (y, x) uint8: 1 landslide, 0 looked at and none, 255 not known
     "What people saw on a grid"
     axes = scene_axes(scene)
-    labels = _in_crs(labels, axes.rio.crs)
+    labels = labels.to_crs(axes.rio.crs)
     lookers = _lookers(labels)
     images = [_image_of(labels, name, lookers, axes) for name in lookers]
     found = _joined_images(images, (axes.sizes['y'], axes.sizes['x']))
