@@ -228,8 +228,8 @@ CHIP_RULES = dict( # name -> chips of (outlook, n, taken, random numbers), in or
     random=lambda o, n, taken, rng: largest(rng.random(len(o.expected)), n, taken),
 )
 
-# %% ../../nbs/46_labelling.suggest.ipynb #6ef603de
-BEST = 'spread' # rule, see the measurements in benchmarks
+# %% ../../nbs/46_labelling.suggest.ipynb #3e5b6ef0
+BEST = 'turns' # of `CHIP_RULES`; measured in benchmarks/suggest.md
 
 # %% ../../nbs/46_labelling.suggest.ipynb #193ed80c
 def taken_chips(
