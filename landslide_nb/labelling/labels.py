@@ -67,7 +67,7 @@ def no_shapes(
     "A layer without a row"
     return complete(gpd.GeoDataFrame(geometry=[], crs=crs), layer)
 
-# %% ../../nbs/45_labelling.labels.ipynb #ed17a23e
+# %% ../../nbs/45_labelling.labels.ipynb #32d7a83c
 @dataclass(frozen=True)
 class Labels:
     "What people decided, in one CRS"
@@ -100,10 +100,10 @@ def make_labels(
     **tables:gpd.GeoDataFrame, # landslides, not_landslides, seen: those there are
 ) -> Labels:
     "Labels from some tables; a kind that is not given has no shape"
-    found = {layer: tables.get(layer, no_shapes(layer, crs)) for layer in LABEL_LAYERS}
-    return Labels(**{layer: complete(table, layer) for layer, table in found.items()}, said=tuple(said))
+    def of(layer): return complete(tables[layer], layer) if layer in tables else no_shapes(layer, crs)
+    return Labels(*map(of, LABEL_LAYERS), said=tuple(said))
 
-# %% ../../nbs/45_labelling.labels.ipynb #796c4a1a
+# %% ../../nbs/45_labelling.labels.ipynb #57f30b95
 CHIP_PX = 128 # of a chip, pixels
 
 def chip_name(
@@ -113,7 +113,6 @@ def chip_name(
     "What a chip is called"
     return f'r{row:05}_c{column:05}'
 
-# %% ../../nbs/45_labelling.labels.ipynb #967f4345
 def scene_axes(
     scene:object, # a pair or map with dims (..., y, x); or a run as `open_run` describes it: crs, transform, shape
 ) -> xr.Dataset:  # coordinates y, x, a CRS and a transform; no data
@@ -201,8 +200,9 @@ def label_file(
     "Where the labels of a run are"
     return Path(place)/LABELS if Path(place).is_dir() else Path(place)
 
-# %% ../../nbs/45_labelling.labels.ipynb #fa3fb5d4
-_AS_LAYER = dict(driver='GPKG', geometry_type='MultiPolygon', promote_to_multi=True) # types even without a row
+# %% ../../nbs/45_labelling.labels.ipynb #c059b51e
+_AS_LAYER = dict(driver='GPKG', geometry_type='MultiPolygon', promote_to_multi=True,
+                 dataset_options=dict(VERSION='1.2')) # types even without a row, for GIS of any age
 
 def _write_layers(labels, path):
     for layer, table in labels.tables.items(): pyogrio.write_dataframe(table, path, layer=layer, **_AS_LAYER)
@@ -228,19 +228,19 @@ def _given_name(tmp:Path, path:Path) -> bool: # False: a file of this name came 
         os.replace(tmp, path)
     return True
 
-# %% ../../nbs/45_labelling.labels.ipynb #05894ecb
+# %% ../../nbs/45_labelling.labels.ipynb #8c483df0
 class LockedError(LabelError): "Another program keeps the labels"
 
 def _refusal(path:Path, e:sqlite3.Error) -> LabelError:
     "What a database means"
-    text = str(e)
+    text = ' '.join(str(e).split())[:80]
     if 'locked' in text or 'busy' in text:
         return LockedError(f"{path} is locked by another program, perhaps a GIS that saves edits; save or close it there, and try again.")
     if 'readonly' in text or 'unable to open' in text: return LabelError(f"{path} cannot be opened ({text}); choose a folder you may write to.")
     if 'full' in text: return LabelError(f"{path} cannot be written, the disk is full; make room and try again.")
     return LabelError(f"{path} is damaged or half-written ({text}); put a copy in its place, or move it away and a new one is begun.")
 
-# %% ../../nbs/45_labelling.labels.ipynb #ff047dfc
+# %% ../../nbs/45_labelling.labels.ipynb #884850d5
 def _check(db):
     "Raise what a damaged database would raise later"
     if not db.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]: raise sqlite3.DatabaseError('it is empty')
@@ -259,7 +259,6 @@ def _database(path:Path) -> Iterator[sqlite3.Connection]:
             yield db
     except sqlite3.Error as e: raise _refusal(path, e) from e
 
-# %% ../../nbs/45_labelling.labels.ipynb #d35b71cf
 def snapshot(
     path:Path, # .gpkg
 ) -> bytes:    # a whole GeoPackage
@@ -302,7 +301,7 @@ def _changing(path:Path) -> Iterator[sqlite3.Connection]:
             raise
         db.execute('COMMIT')
 
-# %% ../../nbs/45_labelling.labels.ipynb #b726309d
+# %% ../../nbs/45_labelling.labels.ipynb #3cf212d3
 def _add_columns(db, layer):
     "Fields that somebody removed come back"
     there = {row[1] for row in db.execute(f'PRAGMA table_info("{layer}")')}
@@ -323,7 +322,6 @@ def _add_rows(db, layer, table):
     if not len(table): return
     column, srs = _geometry(db, layer)
     names = LABEL_LAYERS[layer]
-    _add_columns(db, layer)
     quoted = ', '.join([column, *(f'"{name}"' for name in names)])
     marks = ', '.join('?'*(len(names) + 1))
     rows = [[_packed(row.geometry, srs), *(_plain(getattr(row, name)) for name in names)] for row in table.itertuples()]
@@ -344,12 +342,13 @@ def _drop_older(db, labels):
 def _drop_ids(db, ids):
     for layer in LABEL_LAYERS: db.executemany(f'DELETE FROM "{layer}" WHERE id = ?', [[o] for o in ids])
 
-# %% ../../nbs/45_labelling.labels.ipynb #81474d7b
+# %% ../../nbs/45_labelling.labels.ipynb #3fab1eea
 def _put(path, labels, remove=()):
     "Change a label file"
     _complete_layers(path, labels.crs)
     labels = labels.to_crs(_file_crs(path))
     with _changing(path) as db:
+        for layer in LABEL_LAYERS: _add_columns(db, layer)
         _drop_older(db, labels)
         _drop_ids(db, [*remove, *(o for table in labels.tables.values() for o in table.id)])
         for layer, table in labels.tables.items(): _add_rows(db, layer, table)
@@ -365,7 +364,12 @@ def _complete_layers(path, crs):
     for layer in LABEL_LAYERS.keys() - there:
         pyogrio.write_dataframe(no_shapes(layer, crs), path, layer=layer, append=True, **_AS_LAYER)
 
-def _file_crs(path): return pyogrio.read_info(path, layer='seen')['crs']
+def _file_crs(path:Path) -> str|None: # None: not known; asked of the database, as GDAL's own SQLite would break our locks
+    query = ("SELECT organization, organization_coordsys_id, definition FROM gpkg_spatial_ref_sys "
+             "JOIN gpkg_geometry_columns USING (srs_id) WHERE table_name = 'seen' AND srs_id > 0")
+    with _database(path) as db: found = db.execute(query).fetchone()
+    if not found: return None
+    return f'{found[0]}:{found[1]}' if found[0].upper() == 'EPSG' else found[2]
 
 # %% ../../nbs/45_labelling.labels.ipynb #209e134f
 def save_decisions(
@@ -470,7 +474,7 @@ def _from_table(table, name, confidence, radius, classes):
     said = [f"{name}: {', '.join(counts)}", *said]
     return make_labels(table.crs, said, landslides=table[slides], not_landslides=table[~slides])
 
-# %% ../../nbs/45_labelling.labels.ipynb #84cbf504
+# %% ../../nbs/45_labelling.labels.ipynb #62b5aa06
 def _touched(table, others): # (n,) bool: which shapes touch one of the others
     return np.isin(np.arange(len(table)), table.sindex.query(others.geometry, predicate='intersects')[1])
 
@@ -518,7 +522,6 @@ def _both_ways(seen:gpd.GeoDataFrame) -> list: # of sentences
     if not chips: return []
     return [f"{_plural(len(chips), 'chip')} marked both ways by different people ({', '.join(chips[:3])}): where they contradict each other counts nowhere"]
 
-# %% ../../nbs/45_labelling.labels.ipynb #0e0a4c5d
 def read_labels(
     path:str|Path, # a run folder, a label file of it, or any vector file, perhaps as `file|layername=layer`
     crs:object=None, # to bring them to; None: as they are

@@ -447,9 +447,9 @@ def zone_names(
     if texts: return zones[texts[0]].tolist()
     return [str(k) for k in range(1, len(zones) + 1)]
 
-# %% ../../nbs/47_labelling.sample.ipynb #87a7e2bc
+# %% ../../nbs/47_labelling.sample.ipynb #e306df07
 def estimate_area(
-    run:object, # as `open_run` describes it, or its folder; any map on the grid of the draw that has not learned from the drawn chips
+    run:object, # as `open_run` describes it, or its folder; a map that has not learned from the drawn chips
     labels:Labels,            # of all chips of one `draw_chips`
     zones:'str|Path|GeoDataFrame|None'=None, # polygons in any CRS
 ) -> pd.DataFrame:            # kind, name, area_km2, low, high (km2, 90 %), expected_km2 (by the map), chips
