@@ -40,6 +40,9 @@ VERBS = dict( # verb -> module that holds it
     map_cube='mapping.mapping',
     map_tracks='weights.tracks',
     adapt_model='weights.adapt',
+    suggest_chips='labelling.suggest',
+    draw_chips='labelling.sample',
+    estimate_area='labelling.sample',
     run_experiment='study.experiment',
     browser='app',
 )

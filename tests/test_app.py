@@ -107,11 +107,11 @@ def run_code(code, seconds):
     return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=seconds)
 
 @contextmanager
-def serving(folder, log):
-    "The app as `landslide-nb app` starts it, for 25 minutes at most"
+def serving(folder, log, first=''):
+    "The app as `landslide-nb app` starts it, for 25 minutes at most; `first` is Python that runs before"
     port = free_port()
     code = (f"import threading, os; end = threading.Timer(1500, os._exit, (0,)); end.daemon = True; end.start(); "
-            f"from landslide_nb.app import serve; serve({str(folder)!r}, port={port}, show=False)")
+            f"{first}from landslide_nb.app import serve; serve({str(folder)!r}, port={port}, show=False)")
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     with open(log, 'w') as f:
         p = subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=f, stderr=f, env=env)

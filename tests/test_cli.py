@@ -45,7 +45,7 @@ def test_nothing_that_exists_is_overwritten(name, tmp_path):
     (tmp_path/'old.safetensors').write_text('kept')
     model = name in ('pretrain', 'finetune', 'adapt', 'base')
     box = ['--bbox', '143.2', '-5.6', '143.6', '-5.2', '--start', '2024-05-23', '--end', '2024-05-24']
-    words = {'pretrain': ['demo_a'], 'finetune': ['demo_a'], 'adapt': ['demo_a'], 'map': ['demo_a'], 'base': ['--folder', 'scenes'], 'build': box}.get(name, [])
+    words = {'pretrain': ['demo_a'], 'finetune': ['demo_a'], 'adapt': ['demo_a'], 'map': ['demo_a'], 'base': ['--folder', 'scenes'], 'build': box, 'area': ['run']}.get(name, [])
     out = command(name, *words, '--out', 'old.safetensors' if model else 'old', cwd=tmp_path)
     one_sentence(out, 'exists already' if model else 'old')
     assert (tmp_path/'old.safetensors').read_text() == 'kept' and [p.name for p in (tmp_path/'old').iterdir()] == ['kept.txt']

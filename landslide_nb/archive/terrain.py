@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['HEIGHT_NAMES', 'PATIENT', 'WINDOW', 'FILL_M', 'DEM_COLLECTION', 'BESIDE', 'SUB_SWATHS', 'NEAR', 'FAR', 'MIDDLE',
-           'SWATH_KM', 'CONFIDENCES', 'grid_axes', 'layer_on', 'plain', 'height_band', 'check_heights', 'open_heights',
-           'bounds_in', 'turns_of', 'around', 'pixels_in', 'read_heights', 'warp_heights', 'add_heights', 'narrow_gaps',
-           'fill_gaps', 'as_list', 'widened', 'crop_to', 'gap_sentences', 'dem_on_grid', 'boxes_of', 'tile_of',
-           'touches', 'tiles_around', 'find_dem', 'rise', 'terrain_layers', 'away_from_radar', 'across_swath',
-           'frame_incidence', 'incidence_of', 'local_incidence', 'layover_shadow', 'unseen_steep_share', 'named_layer',
-           'confidence_values', 'least_of', 'sure_enough', 'label_sentence', 'label_on_grid']
+           'SWATH_KM', 'grid_axes', 'layer_on', 'plain', 'height_band', 'check_heights', 'open_heights', 'bounds_in',
+           'turns_of', 'around', 'pixels_in', 'read_heights', 'warp_heights', 'add_heights', 'narrow_gaps', 'fill_gaps',
+           'as_list', 'widened', 'crop_to', 'gap_sentences', 'dem_on_grid', 'boxes_of', 'tile_of', 'touches',
+           'tiles_around', 'find_dem', 'rise', 'terrain_layers', 'away_from_radar', 'across_swath', 'frame_incidence',
+           'incidence_of', 'local_incidence', 'layover_shadow', 'unseen_steep_share', 'label_sentence', 'label_on_grid']
 
 # %% ../../nbs/78_archive.terrain.ipynb #f73f9960
 import re
@@ -29,7 +28,8 @@ from rasterio.windows import Window
 from shapely.geometry import box as rectangle, shape
 
 from ..core import DEGREE, CubeError, FetchError
-from ..data.grid import centre_lon_lat, pixel_sides, rasterize_label, scene_windows, widen, write_grid
+from ..data.grid import (
+    centre_lon_lat, named_layer, pixel_sides, rasterize_label, scene_windows, sure_enough, widen, write_grid)
 from ..gaps import STEEP, NoData, unpack
 from ..look import NO_DEM, SEEN, HIDDEN_ATTRS, Ray, heading, hidden_in_image
 
@@ -463,59 +463,6 @@ def unseen_steep_share(
     hills = (slope.values >= steep) & (hidden.values != NO_DEM)
     if not hills.any(): return float('nan')
     return float((hidden.values[hills] != SEEN).mean())
-
-# %% ../../nbs/78_archive.terrain.ipynb #9a5f2e75
-def named_layer(
-    source:str|Path|gpd.GeoDataFrame, # vector file, or `file|layername=layer`; or its table
-) -> gpd.GeoDataFrame:
-    "A layer of a vector file; raises `CubeError` if it is not there, not plain which, or cannot be read"
-    if isinstance(source, gpd.GeoDataFrame): return source
-    path, _, layer = str(source).partition('|layername=')
-    if not Path(path).exists(): raise CubeError(f"{path} does not exist; give a vector file with polygons.")
-    try: layers = gpd.list_layers(path)
-    except Exception as e: raise CubeError(f"Cannot read {path}: {str(e)[:120]}; give a vector file with polygons.") from e
-    names = layers.name[layers.geometry_type.notna()].tolist()
-    if not layer and len(names) == 1: layer = names[0]
-    if layer in names: return gpd.read_file(path, layer=layer)
-    raise CubeError(f"{path} holds the layers {', '.join(names) or 'of no shapes'}; name one of them as {path}|layername=NAME.")
-
-# %% ../../nbs/78_archive.terrain.ipynb #bc62f66e
-CONFIDENCES = ('low', 'medium', 'high')
-
-# %% ../../nbs/78_archive.terrain.ipynb #ecac0fd0
-def confidence_values(
-    table:gpd.GeoDataFrame,
-    field:str, # its column
-) -> np.ndarray: # float; words as 0, 1, 2; NaN where nothing is said
-    "How sure somebody was of each polygon; raises `CubeError` if the column is missing or says something else"
-    import pandas as pd
-    if field not in table: raise CubeError(f"The polygons have no column {field!r}; their columns are {', '.join(map(str, table.columns))}.")
-    words = table[field].astype(str).str.lower().str.strip()
-    ranks = words.replace(dict(zip(CONFIDENCES, '012')))
-    values = pd.to_numeric(ranks, errors='coerce')
-    odd = table[field][values.isna() & table[field].notna()]
-    if len(odd): raise CubeError(f"{field} holds {str(odd.iloc[0])!r}; confidence is a number, or low, medium or high.")
-    return values.to_numpy(float)
-
-# %% ../../nbs/78_archive.terrain.ipynb #8633b390
-def least_of(
-    word:float|str, # number, or low, medium, high
-) -> float:
-    "The least confidence that counts, as a number; raises `CubeError` if it is none"
-    if word in CONFIDENCES: return CONFIDENCES.index(word)
-    try: return float(word)
-    except ValueError as e: raise CubeError(f"{word!r} is no confidence; give a number, or low, medium or high.") from e
-
-# %% ../../nbs/78_archive.terrain.ipynb #d49df89b
-def sure_enough(
-    table:gpd.GeoDataFrame,
-    field:str,       # column of confidence
-    least:float|str, # of a landslide: number, or low, medium, high
-) -> np.ndarray:     # bool, one a polygon
-    "Which polygons count as landslides; raises `CubeError` if none does"
-    sure = confidence_values(table, field) >= least_of(least)
-    if sure.any(): return sure
-    raise CubeError(f"None of the {len(table)} polygons reaches confidence {least} in {field}; give a lower one.")
 
 # %% ../../nbs/78_archive.terrain.ipynb #a94474a7
 def label_sentence(

@@ -104,7 +104,7 @@ def now(self:Session):
     for do in due: do()
 
 # %% ../../nbs/66_browser.visit.ipynb #c93d4a04
-TAB_TITLES = ('Map', 'Four views', 'Compare', 'Chips', 'Experiments') # of TABS
+TAB_TITLES = ('Map', 'Four views', 'Compare', 'Chips', 'Review', 'Experiments') # of TABS
 BOXES = ['Probability', 'Outlines', 'Mapped', 'Cells'] # layers over the background
 AT_FIRST = ['Probability', 'Outlines', 'Cells'] # what is mapped would steer the eye
 

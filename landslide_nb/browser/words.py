@@ -367,7 +367,7 @@ def nearest_cell(
     return int(hits.min()) if len(hits) else None
 
 # %% ../../nbs/63_browser.words.ipynb #30012e93
-TABS = ('map', 'four', 'compare', 'chips', 'experiments')
+TABS = ('map', 'four', 'compare', 'chips', 'review', 'experiments')
 
 # %% ../../nbs/63_browser.words.ipynb #847df5de
 def _linked_threshold(text):
