@@ -131,7 +131,8 @@ def null_check(
     calibration:dict,           # with the curve and the threshold of the place
 ) -> dict: # pairs (their number), passes_pre, passes_post, pixels and share of the worst; observed, changed
     "What was found in the null pairs, after the curve of the place"
-    def above(scores): return float((recalibrate(expit(scores), calibration['place']) >= calibration['threshold']).mean())
+    curve, threshold = calibration['place'], calibration['threshold']
+    def above(scores): return float((recalibrate(expit(scores), curve) >= threshold).mean())
     shares = [above(null) for null in nulls]
     worst = int(np.argmax(shares))
     passes = dict(passes_pre=pairs[worst].passes_pre, passes_post=pairs[worst].passes_post)
