@@ -14,6 +14,6 @@ setup(
     author=cfg['author'], license=cfg['license'], python_requires=f">={cfg['min_python']}",
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=['landslide_nb*']), include_package_data=True, zip_safe=False,
-    install_requires=lines('requirements'), extras_require={extra: lines(f'{extra}_requirements') for extra in ('dev', 'cluster', 'opera', 'bench')},
+    install_requires=lines('requirements'), extras_require={extra: lines(f'{extra}_requirements') for extra in ('dev', 'docs', 'cluster', 'opera', 'bench')},
     entry_points={'console_scripts': lines('console_scripts')},
 )
