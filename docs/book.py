@@ -4,7 +4,7 @@ import re
 import nbformat
 
 from executed import books, shown
-from modules import cells, chapter_of, module_of, summary_of
+from modules import cells, chapter_of, module_of, root, summary_of
 
 STORIES = { # chapter -> what its first page says
     'foundation': 'Events, units, errors, downloads, gaps in the data, and small data to try things on.',
@@ -37,8 +37,9 @@ def by_chapter():
     return found
 
 def exported_names(source):
-    "Names that a cell defines at its outermost level"
-    return re.findall(r'^(?:def|class) (\w+)|^([A-Za-z]\w*) *=', source, re.M)
+    "Public names that a cell defines at its outermost level, each once"
+    found = re.findall(r'^(?:def|class) ([A-Za-z]\w*)|^([A-Za-z]\w*) *=', source, re.M)
+    return list(dict.fromkeys(a or b for a, b in found))
 
 def anchor(name):
     "The target of the cell that defines a name; targets know no case, names do"
@@ -51,14 +52,18 @@ def is_plumbing(cell):
 def readable(output):
     "An output as a page shows it, or None"
     if output.output_type == 'error' or output.get('name') == 'stderr': return None
-    if output.output_type == 'stream': return nbformat.v4.new_output('stream', text=shortened(output.text))
+    if output.output_type == 'stream': return nbformat.v4.new_output('stream', text=shortened(tidy(output.text)))
     data = output.data
     for kind in ('image/png', 'image/svg+xml'):
         if kind in data: return shows(kind, data[kind])
-    if '<script' not in data.get('text/html', '<script') and len(data['text/html']) < 200_000: return shows('text/html', data['text/html'])
+    if '<script' not in data.get('text/html', '<script') and len(data['text/html']) < 200_000: return shows('text/html', tidy(data['text/html']))
     text = data.get('text/plain', '')
     if not text or re.match(r'<[\w.]+.* at 0x|<Figure|:\w+ +\[|Row\(|Column\(|\[?<matplotlib', text): return None
-    return shows('text/plain', shortened(text))
+    return shows('text/plain', shortened(tidy(text)))
+
+def tidy(text):
+    "Without the folders of this machine"
+    return re.sub(r'/(?:tmp|var/folders/[\w/]+)/tmp\w+/', '', text).replace(f'{root}/', '')
 
 def shows(kind, value): return nbformat.v4.new_output('display_data', {kind: value})
 
@@ -79,11 +84,11 @@ def heading(path, state):
 def page(path, cache):
     "A notebook as the site shows it, and the state of its outputs"
     one = shown(path, cache)
-    book, kept = one.notebook, []
+    book, kept, named = one.notebook, [], set()
     for k, cell in enumerate(book.cells):
         if is_plumbing(cell): continue
         if k == 0: cell.source = heading(path, one.state)
-        if cell.cell_type == 'code': kept += code_cells(cell)
+        if cell.cell_type == 'code': kept += code_cells(cell, named)
         else: kept.append(rewritten(cell))
     book.cells = kept
     return book, one.state
@@ -93,8 +98,8 @@ def rewritten(cell):
     cell.source = re.sub(r'\]\(\.\./(?:nbs/)?(\d\d_[\w.]+)\.ipynb', r'](\1.ipynb', cell.source)
     return cell
 
-def code_cells(cell):
-    "A code cell without its directives, after a target for links where it defines something of the library"
+def code_cells(cell, named):
+    "A code cell without its directives, after a target for links where it first defines something of the library"
     exports = re.match(r'#\| ?exporti?', cell.source) is not None
     cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
     if not cell.source.strip(): return []
@@ -102,10 +107,10 @@ def code_cells(cell):
     cell.execution_count = None
     if not exports: return [cell]
     cell.metadata['tags'] = ['export']
-    names = [a or b for a, b in exported_names(cell.source)]
-    targets = '\n'.join(f'({anchor(name)})=' for name in names if not name.startswith('_'))
-    if not targets: return [cell]
-    return [nbformat.v4.new_markdown_cell(targets), cell]
+    names = [name for name in exported_names(cell.source) if name not in named]
+    named.update(names)
+    if not names: return [cell]
+    return [nbformat.v4.new_markdown_cell('\n'.join(f'({anchor(name)})=' for name in names)), cell]
 
 def write_book(to, cache):
     "All notebooks as pages; returns {stem: state of its outputs}"

@@ -5,6 +5,7 @@ key of the code that made it.
 """
 import hashlib
 import os
+import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -49,7 +50,6 @@ def is_module(name):
 
 def imported_by(path):
     "Modules of this package that a notebook needs"
-    import re
     named = re.findall(r'(?:from|import) landslide_nb\.([\w.]+)', '\n'.join(cells(path)))
     seen = set()
     for module in [module_of(path), *named]:

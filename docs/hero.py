@@ -1,4 +1,4 @@
-"""The picture of the front page: `python docs/hero.py` maps an embedded event and draws docs/_static/hero.png.
+"""The picture of the front page: `python docs/hero.py` maps an embedded event and draws docs/pages/images/hero.jpg.
 
 What the shipped weights find after they saw 20 labelled chips of the event, and the truth; both over shaded heights.
 """
@@ -29,7 +29,7 @@ def shade(dem):
 
 def draw(dem, layers, to):
     "Panels side by side: a title, a layer in [0, 1], and its colours"
-    fig, axes = plt.subplots(1, len(layers), figsize=(12, 6.2), layout='constrained')
+    fig, axes = plt.subplots(1, len(layers), figsize=(12, 6.6), layout='constrained')
     for ax, (title, layer, colours) in zip(axes, layers):
         ax.imshow(shade(dem), cmap='gray', vmin=-.2, vmax=1.1)
         ax.imshow(np.ma.masked_less(layer, .05), cmap=colours, vmin=0, vmax=1, alpha=np.clip(layer*2, 0, 1))
@@ -48,6 +48,6 @@ def main():
     dem, found, truth = (o.astype('float32') for o in part)
     panels = [('Landslide probability, from 20 labelled chips', found, 'autumn_r'),
               ('The landslides', truth, ListedColormap(['#c51b1b']))]
-    draw(dem, panels, here/'_static'/'hero.jpg')
+    draw(dem, panels, here/'pages'/'images'/'hero.jpg')
 
 if __name__ == '__main__': main()

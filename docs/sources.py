@@ -17,7 +17,7 @@ def write_sources(to, cache):
     "All sources of the site, anew; returns {stem of a notebook: state of its outputs}"
     if to.exists(): shutil.rmtree(to)
     shutil.copytree(pages, to)
-    shutil.copytree(root/'nbs'/'images', to/'images')
+    shutil.copytree(root/'nbs'/'images', to/'images', dirs_exist_ok=True)
     shutil.copytree(root/'nbs'/'images', to/'book'/'images')
     for page, name in INCLUDED.items(): (to/f'{page}.md').write_text(included(name))
     states = book.write_book(to/'book', cache)
