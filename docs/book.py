@@ -56,10 +56,18 @@ def readable(output):
     data = output.data
     for kind in ('image/png', 'image/svg+xml'):
         if kind in data: return shows(kind, data[kind])
-    if '<script' not in data.get('text/html', '<script') and len(data['text/html']) < 200_000: return shows('text/html', tidy(data['text/html']))
+    page = table_of(data.get('text/html', ''))
+    if page: return shows('text/html', tidy(page))
     text = data.get('text/plain', '')
     if not text or re.match(r'<[\w.]+.* at 0x|<Figure|:\w+ +\[|Row\(|Column\(|\[?<matplotlib', text): return None
     return shows('text/plain', shortened(tidy(text)))
+
+def table_of(page):
+    "HTML that shows something by itself, without the colours that notebooks give to tables; '' if there is none"
+    if '<script' in page or len(page) > 200_000: return ''
+    if 'xr-wrap' in page: return page # xarray's own look follows light and dark
+    plain = re.sub(r'<style.*?</style>', '', page, flags=re.S)
+    return plain if re.sub(r'<[^>]+>|\s', '', plain) else ''
 
 def tidy(text):
     "Without the folders of this machine"
