@@ -1,7 +1,7 @@
-"""The reference, read from the code: what each public name does, its parameters with types, defaults, meaning and units.
+"""The reference, read from the code: what each public name does, its parameters with type, default, meaning and unit.
 
-The meaning of a parameter is the comment beside it (a docment). Sphinx's own reader does not see comments, so the pages are
-made here, from the text of the modules; nothing is imported.
+The meaning of a parameter is the comment beside it (a docment). Sphinx's own reader does not see comments, so the pages
+are made here, from the text of the modules; nothing is imported.
 """
 import ast
 import io
@@ -9,8 +9,8 @@ import re
 import tokenize
 from dataclasses import dataclass, field
 
-from book import anchor, by_chapter, STORIES
-from modules import imports_of, module_of, source_of, summary_of
+from book import anchor, by_chapter, story
+from modules import module_of, source_of, summary_of
 
 @dataclass(frozen=True)
 class Parameter:
@@ -38,7 +38,8 @@ def comments_of(source):
 def plain(node):
     "A type as a person writes it"
     if node is None: return ''
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node).replace("'", '')
+    quoted = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return node.value if quoted else ast.unparse(node).replace("'", '')
 
 def code(node): return '' if node is None else ast.unparse(node)
 
@@ -62,13 +63,15 @@ def parameters_of(function, comments):
 def signature_of(function):
     "Names and defaults of a function, on one line"
     bare = ast.parse(ast.unparse(function)).body[0].args
-    for o in [*bare.posonlyargs, *bare.args, *bare.kwonlyargs, *filter(None, (bare.vararg, bare.kwarg))]: o.annotation = None
+    stars = [o for o in (bare.vararg, bare.kwarg) if o]
+    for o in [*bare.posonlyargs, *bare.args, *bare.kwonlyargs, *stars]: o.annotation = None
     if bare.args and bare.args[0].arg in ('self', 'cls'): bare.args = bare.args[1:]
     return ast.unparse(bare)
 
 def function_entry(node, comments, kind='function'):
     returns = node.returns and Parameter('', plain(node.returns), '', comments.get(node.returns.lineno, ''))
-    return Entry(kind, node.name, ast.get_docstring(node) or '', parameters_of(node, comments), returns, value=signature_of(node))
+    says, parameters = ast.get_docstring(node) or '', parameters_of(node, comments)
+    return Entry(kind, node.name, says, parameters, returns, value=signature_of(node))
 
 def fields_of(node, comments):
     "The fields of a class, with their comments"
@@ -92,29 +95,34 @@ def targets_of(node):
     if not isinstance(node, ast.Assign): return []
     target = node.targets[0]
     if isinstance(target, ast.Name): return [(target.id, node.value)]
-    if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple): return [(o.id, v) for o, v in zip(target.elts, node.value.elts)]
-    return [(o.id, node.value) for o in getattr(target, 'elts', ()) if isinstance(o, ast.Name)]
+    names = [o.id for o in getattr(target, 'elts', ()) if isinstance(o, ast.Name)]
+    one_by_one = isinstance(node.value, ast.Tuple) and len(node.value.elts) == len(names)
+    return list(zip(names, node.value.elts if one_by_one else [node.value]*len(names)))
 
 def data_entry(name, value, says):
     text = ast.unparse(value)
     return Entry('data', name, says, value=text if len(text) <= 100 else '')
 
 def public_names(tree):
+    "What a module exports"
     for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__': return ast.literal_eval(node.value)
+        for name, value in targets_of(node):
+            if name == '__all__': return ast.literal_eval(value)
     return []
 
 def entries(module):
     "The public names of a module, as they come"
     source = source_of(module)
     tree, comments, found = ast.parse(source), comments_of(source), {}
-    names = set(public_names(tree))
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name in names: found.setdefault(node.name, function_entry(node, comments))
-        if isinstance(node, ast.ClassDef) and node.name in names: found.setdefault(node.name, class_entry(node, comments))
-        for name, value in targets_of(node):
-            if name in names: found.setdefault(name, data_entry(name, value, comments.get(node.lineno, '')))
-    return list(found.values())
+        for entry in entries_of(node, comments): found.setdefault(entry.name, entry)
+    return [entry for entry in found.values() if entry.name in set(public_names(tree))]
+
+def entries_of(node, comments):
+    "What a statement of a module defines"
+    if isinstance(node, ast.FunctionDef): return [function_entry(node, comments)]
+    if isinstance(node, ast.ClassDef): return [class_entry(node, comments)]
+    return [data_entry(name, value, comments.get(node.lineno, '')) for name, value in targets_of(node)]
 
 SPECIAL = re.compile(r'([*$<>\[\]{}|\\])')
 
@@ -160,8 +168,9 @@ def module_page(path):
     "The reference of one module"
     module = module_of(path)
     found = entries(module)
-    lines = [f'# {module}', '', f'*{summary_of(path)}*', '', f'Explained in [{path.stem[:2]} {module}](../book/{path.name}).', '',
-             f'```{{py:module}} landslide_nb.{module}', '```', '']
+    explained = f'Explained in [{path.stem[:2]} {module}](../book/{path.name}).'
+    head = [f'# {module}', f'*{summary_of(path)}*', explained, f'```{{py:module}} landslide_nb.{module}\n```']
+    lines = ['\n\n'.join(head), '']
     for title, kinds in (('Functions', ('function',)), ('Classes', ('class',)), ('Constants', ('data',))):
         chosen = [entry for entry in found if entry.kind in kinds]
         if chosen: lines += [f'## {title}', '', *(f'{directive(entry)}\n{made_line(entry)}' for entry in chosen)]
@@ -182,7 +191,7 @@ def write_api(to):
 def chapter_page(chapter, paths):
     rows = [f'- [{module_of(path)}]({module_of(path)}.md): {summary_of(path)}' for path in paths]
     toc = ['```{toctree}', ':hidden:', *(f'{module_of(path)}' for path in paths), '```']
-    return '\n'.join([f'# {chapter.capitalize()}', '', STORIES[chapter], '', *rows, '', *toc, ''])
+    return '\n'.join([f'# {chapter.capitalize()}', '', story(chapter), '', *rows, '', *toc, ''])
 
 def verbs():
     "Verb -> module, as `import landslide_nb` offers them"
@@ -192,9 +201,9 @@ def verbs():
 
 FIRST = '''# Reference
 
-`import landslide_nb as ls` offers the verbs below; each is imported when it is first used. Everything else is imported from
-its module: `from landslide_nb.data.grid import pixel_area`. Beside each parameter stand its type, its default and its meaning with
-dimensions and units, as they stand beside it in the code.
+`import landslide_nb as ls` offers the verbs below; each is imported when it is first used. Everything else is imported
+from its module: `from landslide_nb.data.grid import pixel_area`. Beside each parameter stand its type, its default and
+its meaning with dimensions and units, as they stand beside it in the code.
 
 ## The verbs
 
@@ -206,6 +215,9 @@ def says_of(name, module):
     return next((entry.says.split('\n')[0] for entry in entries(module) if entry.name == name), '')
 
 def first_page(chapters):
-    rows = [f'| [`{name}`](#landslide_nb.{module}.{name}) | {prose(says_of(name, module))} |' for name, module in verbs().items()]
-    lists = [f'- [{chapter.capitalize()}]({chapter}.md): {STORIES[chapter]}' for chapter in chapters]
-    return FIRST + '\n'.join([*rows, '', '## By chapter', '', *lists, '', '```{toctree}', ':hidden:', *chapters, '```', ''])
+    rows = [verb_row(name, module) for name, module in verbs().items()]
+    lists = [f'- [{chapter.capitalize()}]({chapter}.md): {story(chapter)}' for chapter in chapters]
+    toc = ['```{toctree}', ':hidden:', *chapters, '```']
+    return FIRST + '\n'.join([*rows, '', '## By chapter', '', *lists, '', *toc, ''])
+
+def verb_row(name, module): return f'| [`{name}`](#landslide_nb.{module}.{name}) | {prose(says_of(name, module))} |'

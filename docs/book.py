@@ -12,7 +12,7 @@ STORIES = { # chapter -> what its first page says
     'learn': 'Networks, scores, calibration, loaders, stage 1 and stage 2.',
     'mapping': 'Exact tiles, null pairs, polygons and cells, exposure, the run folder.',
     'weights': 'The shipped weights, how a place adapts them, two tracks on one map.',
-    'labelling': 'From a map to labels: where a look pays most, and areas by design.',
+    'labelling': 'From a map to labels: where a look pays most, labels that say who and how sure, areas by design.',
     'study': 'Experiments and ablations with intervals.',
     'browser': 'The page that shows run folders.',
     'archive': 'A cube of any place and date, from public catalogues.',
@@ -25,6 +25,8 @@ This notebook is shown without its outputs. `docs/build` runs it and adds them.
 OLDER = '''```{note}
 The outputs below were made with an earlier version of the modules that this notebook uses.
 ```'''
+
+def story(chapter): return STORIES.get(chapter, '')
 
 def number_of(path): return int(path.name[:2])
 
@@ -134,16 +136,17 @@ def write_book(to, cache):
 def chapter_page(chapter, paths):
     rows = [f'- [{path.stem[:2]} {title_of(path)}]({path.name}): {summary_of(path)}' for path in paths]
     toc = ['```{toctree}', ':hidden:', *(f'{path.stem[:2]} {title_of(path)} <{path.stem}>' for path in paths), '```']
-    return '\n'.join([f'# {chapter.capitalize()}', '', STORIES[chapter], '', *rows, '', *toc, ''])
+    return '\n'.join([f'# {chapter.capitalize()}', '', story(chapter), '', *rows, '', *toc, ''])
 
 BOOK = '''# The method as a book
 
-Each notebook of the project is one chapter here and one module of the library: a sentence, a small piece of code, an example that
-holds. Who reads only the sentences understands the method; who runs the cells has tested it. Cells with a coloured edge are the library.
+Each notebook of the project is one chapter here and one module of the library: a sentence, a small piece of code, an
+example that holds. Who reads only the sentences understands the method; who runs the cells has tested it. Cells with a
+coloured edge are the library.
 
 The equations stand together on one page: [the method in equations](../method.md).
 '''
 
 def book_page():
-    rows = [f'- [{chapter.capitalize()}]({chapter}.md): {STORIES[chapter]}' for chapter in by_chapter()]
+    rows = [f'- [{chapter.capitalize()}]({chapter}.md): {story(chapter)}' for chapter in by_chapter()]
     return '\n'.join([BOOK, *rows, '', '```{toctree}', ':hidden:', '../method', *by_chapter(), '```', ''])

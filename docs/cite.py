@@ -23,17 +23,17 @@ Cite the paper that the package implements, and the software with its version.
 {software_bib}
 ```
 
-`CITATION.cff` at the top of the project holds the same for machines. Cite the data you map as its makers ask: the file that
-`landslide-nb fetch` leaves says where each published cube comes from, and a run folder's `item.json` names the passes.
+`CITATION.cff` at the top of the project holds the same for machines. Cite the data you map as its makers ask. A run
+folder's `item.json` names the passes.
 '''
 
 def people(cff):
     "Authors as BibTeX has them"
-    return ' and '.join(o['name'] if 'name' in o else f"{o['family-names']}, {o['given-names']}" for o in cff['authors'])
+    return ' and '.join(o.get('name') or f"{o['family-names']}, {o['given-names']}" for o in cff['authors'])
 
 def words(cff, year):
     "Authors, year and title as one sentence"
-    names = [o['name'] if 'name' in o else f"{o['given-names']} {o['family-names']}" for o in cff['authors']]
+    names = [o.get('name') or f"{o['given-names']} {o['family-names']}" for o in cff['authors']]
     return f"{', '.join(names)}{year}. *{cff['title']}*."
 
 def bib(kind, key, **fields):
@@ -44,12 +44,12 @@ def page():
     "The page"
     cff = yaml.safe_load((root/'CITATION.cff').read_text())
     paper = cff['preferred-citation']
-    paper_bib = bib('inproceedings', 'boehm2022', author=people(paper), title=paper['title'], booktitle=paper['collection-title'],
-                    year=paper['year'], url=paper['url'])
-    software_bib = bib('software', 'landslide_nb', author=f"{{{people(cff)}}}", title=cff['title'], version=cff['version'])
-    return PAGE.format(
-        paper=sentence(paper),
-        paper_bib=paper_bib, software=f"{words(cff, '')} Version {cff['version']}, {cff['license']}.", software_bib=software_bib)
+    in_proceedings = dict(booktitle=paper['collection-title'], year=paper['year'], url=paper['url'])
+    paper_bib = bib('inproceedings', 'boehm2022', author=people(paper), title=paper['title'], **in_proceedings)
+    of_all = dict(author=f'{{{people(cff)}}}', title=cff['title'], version=cff['version'])
+    software = f"{words(cff, '')} Version {cff['version']}, {cff['license']}."
+    software_bib = bib('software', 'landslide_nb', **of_all)
+    return PAGE.format(paper=sentence(paper), paper_bib=paper_bib, software=software, software_bib=software_bib)
 
 def sentence(paper):
     return f"{words(paper, ' (' + str(paper['year']) + ')')} {paper['collection-title']}. <{paper['url']}>"

@@ -17,5 +17,5 @@ def page():
     "The page"
     os.environ['COLUMNS'] = '88'
     lines = [TITLE]
-    for name, parser in parsers().items(): lines += [f'## {name}', '', '```text', parser.format_help().rstrip(), '```', '']
+    for name, one in parsers().items(): lines += [f'## {name}', '', '```text', one.format_help().rstrip(), '```', '']
     return '\n'.join(lines)

@@ -42,7 +42,8 @@ html_theme_options = dict(
     logo=dict(text='landslide_nb', image_light='_static/logo.svg', image_dark='_static/logo.svg'),
     navbar_align='left', header_links_before_dropdown=6, show_toc_level=2, navigation_with_keys=False,
     footer_start=['copyright'], footer_end=['theme-version'], secondary_sidebar_items=['page-toc'],
-    show_prev_next=True, pygments_light_style='tango', pygments_dark_style='github-dark', back_to_top_button=True,
+    show_prev_next=True, collapse_navigation=True, back_to_top_button=True,
+    pygments_light_style='tango', pygments_dark_style='github-dark',
 )
 html_context = dict(default_mode='auto')
 html_sidebars = {'index': [], 'cite': [], 'gallery': []}

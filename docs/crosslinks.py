@@ -13,6 +13,8 @@ def unique_names(objects):
         found[short] = full
     return {short: full for short, full in found.items() if short not in twice and len(short) > 3}
 
+NEVER = (nodes.reference, nodes.title, addnodes.pending_xref, addnodes.desc_signature) # inside these
+
 class NamesBecomeLinks(SphinxPostTransform):
     "Before references are resolved"
     default_priority = 5
@@ -22,7 +24,7 @@ class NamesBecomeLinks(SphinxPostTransform):
         known = unique_names(domain.objects)
         for node in list(self.document.findall(nodes.literal)):
             full = known.get(node.astext().removesuffix('()').removeprefix('landslide_nb.').removeprefix('ls.'))
-            if full is None or within(node, (nodes.reference, nodes.title, addnodes.pending_xref, addnodes.desc_signature)): continue
+            if full is None or within(node, NEVER): continue
             target = domain.objects[full]
             if target.docname == self.env.docname and within(node, (addnodes.desc_content,)): continue
             uri = self.app.builder.get_relative_uri(self.env.docname, target.docname) + f'#{target.node_id}'

@@ -1,6 +1,6 @@
-"""Notebooks with their outputs: run once, kept, and run again only where their code or the code they import has changed.
+"""Notebooks with their outputs: run once, kept, and run again only where their code or what they import has changed.
 
-The committed notebooks hold no outputs. What a run leaves is kept in `docs/_build/executed`, one notebook each, with the
+The committed notebooks hold no outputs. What a run leaves is kept in `docs/_build/executed`, one notebook each, with a
 key of the code that made it.
 """
 import hashlib
@@ -24,7 +24,7 @@ SECONDS = 900 # that one notebook may take
 class Shown:
     "A notebook as the site shows it"
     notebook:nbformat.NotebookNode
-    state:str # fresh | older | none: outputs of this very code, of this notebook with other code below it, or no outputs
+    state:str # fresh: outputs of this very code; older: of this notebook with other code below it; none: no outputs
 
 def books():
     "All notebooks of the book, in order"
@@ -78,9 +78,10 @@ def shown(path, cache):
     "A notebook with the words of now and the outputs of the cache, where they belong to its code"
     book, state = nbformat.read(path, 4), state_of(path, cache)
     if state == 'none': return Shown(book, state)
-    codes = [cell for cell in kept(path, cache).cells if cell.cell_type == 'code']
-    for cell, ran in zip((c for c in book.cells if c.cell_type == 'code'), codes, strict=True): cell.outputs = ran.outputs
+    for cell, ran in zip(code_cells(book), code_cells(kept(path, cache)), strict=True): cell.outputs = ran.outputs
     return Shown(book, state)
+
+def code_cells(book): return [cell for cell in book.cells if cell.cell_type == 'code']
 
 def importance(path):
     "Those that tell the story first, then those with figures, then by number"
@@ -100,18 +101,19 @@ def execute(path, cache, work, seconds=SECONDS):
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     own, whole = keys_of(path)
     book = nbformat.read(path, 4)
-    for cell in book.cells:
-        if cell.cell_type == 'code' and any(flag in cell.source for flag in SKIPPED): cell.metadata['skipped'] = cell.source
-    for cell in book.cells:
-        if 'skipped' in cell.metadata: cell.source = ''
-    client = NotebookClient(book, timeout=seconds, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    skipped = {k: cell.source for k, cell in enumerate(book.cells) if is_skipped(cell)}
+    for k in skipped: book.cells[k].source = ''
+    where = dict(metadata=dict(path=str(path.parent)))
+    client = NotebookClient(book, timeout=seconds, kernel_name='python3', resources=where)
     began = time.time()
     try: client.execute(env=environment(work))
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as e: return f'{type(e).__name__}: {str(e).strip().splitlines()[-1]}'
-    for cell in book.cells:
-        if 'skipped' in cell.metadata: cell.source = cell.metadata.pop('skipped')
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
+        return f'{type(e).__name__}: {str(e).strip().splitlines()[-1]}'
+    for k, source in skipped.items(): book.cells[k].source = source
     book.metadata['executed'] = dict(own=own, whole=whole, seconds=round(time.time() - began, 1))
     write(book, cache/path.name)
+
+def is_skipped(cell): return cell.cell_type == 'code' and any(flag in cell.source for flag in SKIPPED)
 
 def write(book, at):
     "Whole or not at all"

@@ -42,16 +42,20 @@ def figures(path, cache):
 
 def card(image, title, link, note):
     "One picture of the grid"
-    return '\n'.join(['```{grid-item-card} ' + title, f':img-top: {image}', f':img-alt: {title}', f':link: {link}', ':link-type: url', '',
-                      note, '```'])
+    options = {'img-top': image, 'img-alt': title, 'link': link, 'link-type': 'url'}
+    lines = ['````{grid-item-card} ' + title, *(f':{name}: {value}' for name, value in options.items())]
+    return '\n'.join([*lines, '', note, '````'])
 
-def grid(cards): return '\n'.join(['`````{grid} 1 2 3 3', ':gutter: 3', '', '\n'.join(card.replace('```', '````') for card in cards), '`````', ''])
+def grid(cards): return '\n'.join(['`````{grid} 1 2 3 3', ':gutter: 3', '', *cards, '`````', ''])
+
+def lasting_card(name):
+    words, stem = LASTING[name]
+    return card(f'images/{name}', words, f'book/{stem}.html', f'`{stem}`')
 
 def write_gallery(to, cache):
     "The page and its pictures"
     (to/'gallery').mkdir(exist_ok=True)
-    lasting = [card(f'images/{name}', words, f'book/{stem}.html', f'`{stem}`') for name, (words, stem) in LASTING.items()]
-    lines = [INTRO, grid(lasting)]
+    lines = [INTRO, grid(map(lasting_card, LASTING))]
     found = 0
     for chapter, paths in by_chapter().items():
         cards = []

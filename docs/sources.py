@@ -1,4 +1,5 @@
-"What Sphinx reads: the pages written by hand, and those made from notebooks, modules, pictures and files of the project."
+"What Sphinx reads: pages written by hand, and those made from notebooks, modules, pictures and files of the project."
+import re
 import shutil
 
 import api
@@ -10,8 +11,8 @@ from modules import root
 
 pages = root/'docs'/'pages'
 INCLUDED = { # page -> file of the project
-    'changelog': 'CHANGELOG.md', 'contributing': 'CONTRIBUTING.md', 'security': 'SECURITY.md', 'conduct': 'CODE_OF_CONDUCT.md',
-    'releasing': 'RELEASING.md', 'measured': 'benchmarks/results.md'}
+    'changelog': 'CHANGELOG.md', 'contributing': 'CONTRIBUTING.md', 'conduct': 'CODE_OF_CONDUCT.md',
+    'releasing': 'RELEASING.md', 'security': 'SECURITY.md', 'measured': 'benchmarks/results.md'}
 
 def write_sources(to, cache):
     "All sources of the site, anew; returns {stem of a notebook: state of its outputs}"
@@ -29,6 +30,5 @@ def write_sources(to, cache):
 
 def included(name):
     "A file of the project as a page: links to other files become code"
-    import re
     text = (root/name).read_text()
     return re.sub(r'\[([^\]]+)\]\((?!http|#|mailto)[^)]+\)', r'`\1`', text)
