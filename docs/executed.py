@@ -93,7 +93,7 @@ def importance(path):
 def environment(work):
     "What the notebooks' tests run with, but figures are shown"
     return {**os.environ, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline', 'LANDSLIDE_NB_CACHE': str(work),
-            'PYTHONPATH': str(root), 'PYTHONWARNINGS': 'ignore', 'OMP_WAIT_POLICY': 'PASSIVE'}
+            'PYTHONPATH': str(root), 'OMP_WAIT_POLICY': 'PASSIVE'}
 
 def execute(path, cache, work, seconds=SECONDS):
     "Run a notebook and keep it; returns what went wrong, or None"
@@ -104,7 +104,7 @@ def execute(path, cache, work, seconds=SECONDS):
     skipped = {k: cell.source for k, cell in enumerate(book.cells) if is_skipped(cell)}
     for k in skipped: book.cells[k].source = ''
     where = dict(metadata=dict(path=str(path.parent)))
-    client = NotebookClient(book, timeout=seconds, kernel_name='python3', resources=where)
+    client = NotebookClient(book, timeout=int(seconds), kernel_name='python3', resources=where)
     began = time.time()
     try: client.execute(env=environment(work))
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:

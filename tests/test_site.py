@@ -54,6 +54,30 @@ def test_it_says_which_notebooks_were_not_run(built):
 def test_every_notebook_is_a_page(pages):
     assert [p.stem for p in (root/'nbs').glob('[0-9]*.ipynb') if f'book/{p.stem}.html' not in pages] == []
 
+def notebook(path, *sources):
+    "A small notebook of code cells"
+    import nbformat.v4 as v4
+    cells = [v4.new_markdown_cell('# toy\n\n> a toy'), *map(v4.new_code_cell, sources)]
+    path.write_text(v4.writes(v4.new_notebook(cells=cells)))
+    return path
+
+def test_a_notebook_is_run_once_and_again_when_its_code_changes(tmp_path, monkeypatch):
+    "And one that fails says why and leaves nothing"
+    monkeypatch.syspath_prepend(str(root/'docs'))
+    import executed
+    cache = tmp_path/'executed'
+    toy = notebook(tmp_path/'10_toy.ipynb', '1 + 1', '#| slow\nraise ValueError')
+    assert executed.state_of(toy, cache) == 'none'
+    assert executed.execute(toy, cache, tmp_path, 59.5) is None
+    assert executed.state_of(toy, cache) == 'fresh'
+    shown = executed.shown(toy, cache).notebook
+    assert shown.cells[1].outputs[0].data['text/plain'] == '2'
+    assert shown.cells[2].source.endswith('raise ValueError') and not shown.cells[2].outputs
+    notebook(toy, '1 + 2')
+    assert executed.state_of(toy, cache) == 'none'
+    wrong = executed.execute(notebook(tmp_path/'11_toy.ipynb', '{}["a"]'), cache, tmp_path, 60)
+    assert 'KeyError' in wrong and not (cache/'11_toy.ipynb').exists()
+
 def public(path):
     "Public functions and classes of a module, and their parameters, read without the code of the site"
     tree = ast.parse(path.read_text())
