@@ -8,6 +8,7 @@ import io
 import re
 import tokenize
 from dataclasses import dataclass, field
+from functools import cache
 
 from book import anchor, by_chapter, story
 from modules import module_of, source_of, summary_of
@@ -110,6 +111,7 @@ def public_names(tree):
             if name == '__all__': return ast.literal_eval(value)
     return []
 
+@cache
 def entries(module):
     "The public names of a module, as they come"
     source = source_of(module)

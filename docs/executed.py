@@ -9,6 +9,7 @@ import re
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache as once
 from pathlib import Path
 
 import nbformat
@@ -37,13 +38,16 @@ def code_of(path):
 def hashed(*texts):
     return hashlib.sha256('\0'.join(texts).encode()).hexdigest()[:16]
 
-def below(module, seen=None):
+@once
+def below(module):
     "A module and all that it imports of this package, directly or not"
-    seen = set() if seen is None else seen
-    if module in seen or not is_module(module): return seen
-    seen.add(module)
-    for other in imports_of(module): below(other, seen)
-    return seen
+    found = {module}
+    for other in set(imports_of(module)) - {module}: # which are of lower number, so this ends
+        if is_module(other): found |= below(other)
+    return frozenset(found)
+
+@once
+def text_of(module): return source_of(module)
 
 def is_module(name):
     return (root/'landslide_nb'/f"{name.replace('.', '/')}.py").exists()
@@ -51,15 +55,13 @@ def is_module(name):
 def imported_by(path):
     "Modules of this package that a notebook needs"
     named = re.findall(r'(?:from|import) landslide_nb\.([\w.]+)', '\n'.join(cells(path)))
-    seen = set()
-    for module in [module_of(path), *named]:
-        if module: below(module, seen)
-    return sorted(seen)
+    own = filter(None, [module_of(path), *named])
+    return sorted(set().union(*(below(module) for module in own if is_module(module))))
 
 def keys_of(path):
     "The key of a notebook's own code, and that of all the code its outputs depend on"
     own = hashed(code_of(path))
-    return own, hashed(own, *(source_of(module) for module in imported_by(path)))
+    return own, hashed(own, *(text_of(module) for module in imported_by(path)))
 
 def kept(path, cache):
     "The notebook of the cache, or None"
