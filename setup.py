@@ -14,6 +14,9 @@ setup(
     author=cfg['author'], license=cfg['license'], python_requires=f">={cfg['min_python']}",
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=['landslide_nb*']), include_package_data=True, zip_safe=False,
-    install_requires=lines('requirements'), extras_require={extra: lines(f'{extra}_requirements') for extra in ('dev', 'cluster', 'opera', 'bench')},
+    install_requires=lines('requirements'), extras_require={extra: lines(f'{extra}_requirements') for extra in ('dev', 'docs', 'cluster', 'opera', 'bench')},
+    classifiers=[
+        'Development Status :: 4 - Beta', 'Intended Audience :: Science/Research', 'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: GIS', 'Typing :: Typed'],
     entry_points={'console_scripts': lines('console_scripts')},
 )

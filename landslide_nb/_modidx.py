@@ -1614,6 +1614,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'landslide_nb.cli.settle_libraries': ('cli.html#settle_libraries', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.train_both_stages': ('cli.html#train_both_stages', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.uncollected': ('cli.html#uncollected', 'landslide_nb/cli.py'),
+                                  'landslide_nb.cli.what_lacks': ('cli.html#what_lacks', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.write_map': ('cli.html#write_map', 'landslide_nb/cli.py')},
             'landslide_nb.commands.archive': { 'landslide_nb.commands.archive.add_build': ( 'commands.archive.html#add_build',
                                                                                             'landslide_nb/commands/archive.py'),

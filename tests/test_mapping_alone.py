@@ -39,3 +39,15 @@ def test_several_tracks_are_fused_without_fastai_and_simulator(tmp_path):
     metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
     assert [one['track'] for one in metrics['fusion']['tracks']] == ['ascending', 'descending']
     assert sorted(path.name for path in (tmp_path/'run'/'tracks').iterdir()) == ['ascending', 'descending']
+
+COMMAND = """
+from landslide_nb.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+def test_a_command_that_needs_more_says_so_in_one_sentence(tmp_path):
+    "And a map is made by the command all the same"
+    out = in_new_process(COMMAND, 'finetune', 'demo_a', '--out', tmp_path/'model.safetensors')
+    assert out.returncode == 1
+    assert out.stderr.strip().splitlines()[-1].startswith('landslide-nb: this command needs the package fastai, which is not installed')
+    assert 'Traceback' not in out.stderr
