@@ -7,7 +7,8 @@ __all__ = ['MOST_OUTLINES', 'VECTOR_ERRORS', 'POINT', 'LINE', 'RING', 'POLYGON',
            'DOT', 'view_window', 'pixels_above', 'scanned_mask', 'mask_view', 'edge_pieces', 'mask_pieces',
            'halve_mask', 'with_gaps', 'edges', 'polygon_rings', 'mapped_lines', 'check_vector', 'single_parts',
            'Placed', 'placed', 'UserLayer', 'shapes_of', 'vector_layers', 'unused_name', 'user_layers', 'thin_points',
-           'linework', 'corners_apart', 'line_with_gaps', 'LayerView', 'in_view', 'thinned_text']
+           'linework', 'corners_apart', 'line_with_gaps', 'LayerView', 'in_view', 'thinned_text', 'kept_lines',
+           'kept_user']
 
 # %% ../../nbs/62_browser.outlines.ipynb #54b82e1c
 from collections.abc import Iterable, Sequence
@@ -21,9 +22,9 @@ import shapely
 from rasterio.windows import Window, from_bounds
 from shapely.errors import ShapelyError
 
-from .runs import AppError, RunFolder, shapes_near
+from .runs import AppError, RunFolder, kept, shapes_near
 from .scan import Scan
-from .views import View
+from .views import VIEW, View, is_whole
 
 # %% ../../nbs/62_browser.outlines.ipynb #290f7f0a
 def view_window(
@@ -207,7 +208,7 @@ def placed(
     return Placed(boxes[dots, :2], there[known & ~dots], boxes[known & ~dots])
 
 # %% ../../nbs/62_browser.outlines.ipynb #4efe2871
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UserLayer:
     "A vector layer that a user lays over the maps"
     name:str             # plain text, no two layers have the same
@@ -218,9 +219,11 @@ class UserLayer:
     def at(self,
         crs:object, # of a run
     ) -> Placed:
-        "The features in the CRS of a run, computed once"
+        "The features in the CRS of a run, computed once; raises `AppError` if they cannot be brought there"
         key = str(crs)
-        if key not in self.known: self.known[key] = placed(self.shapes, crs)
+        try:
+            if key not in self.known: self.known[key] = placed(self.shapes, crs)
+        except (RuntimeError, ValueError) as e: raise AppError(f"The layer {self.name} cannot be brought to the CRS of this run.") from e
         return self.known[key]
 
 # %% ../../nbs/62_browser.outlines.ipynb #30af58ea
@@ -381,3 +384,22 @@ def thinned_text(
     "How much of a layer is drawn"
     if view.drawn >= view.there: return ''
     return f'{view.drawn:,} of {view.there:,} drawn, zoom in for more'
+
+# %% ../../nbs/62_browser.outlines.ipynb #c6b339b4
+def kept_lines(
+    run:RunFolder, # with mapped landslides
+    bounds:tuple,  # (left, bottom, right, top)
+) -> dict:         # x, y: one line with gaps
+    "`mapped_lines` of a run, those of the whole scene only once"
+    def draw(): return mapped_lines(run.mapped, bounds, (bounds[2]-bounds[0])/VIEW[1])
+    return kept((run.stamp, 'mapped'), draw) if is_whole(run, bounds) else draw()
+
+# %% ../../nbs/62_browser.outlines.ipynb #329c000e
+def kept_user(
+    run:RunFolder,   # with a CRS
+    layer:UserLayer, # of the user
+    bounds:tuple,    # (left, bottom, right, top)
+) -> LayerView:
+    "What is drawn of a user's layer, that of the whole scene only once"
+    def draw(): return in_view(layer.at(run.crs), bounds, (bounds[2]-bounds[0])/VIEW[1])
+    return kept((run.stamp, layer), draw) if is_whole(run, bounds) else draw()

@@ -29,7 +29,7 @@ from .runs import AppError, RunFolder, open_raster
 from .outlines import edges, mapped_lines, mask_view
 from .words import threshold_text
 from ..data.grid import area_text
-from ..styles import RAMP
+from ..styles import RAMP, kml_driver
 
 if TYPE_CHECKING: from landslide_nb.study.analysis import Results # the study is heavy, and few visitors look at one
 
@@ -270,25 +270,32 @@ def png_of(
 def polygon_file(
     run:RunFolder,     # of `open_run`
     threshold:float,   # of probability, 0..1
-    driver:str='GPKG', # GPKG | GeoJSON
+    driver:str='GPKG', # GPKG | GeoJSON | KML
 ) -> io.BytesIO:
     "Polygons of a run at a threshold; raises `AppError` if there is no readable probability map"
     import rioxarray
     from landslide_nb.mapping.areas import landslide_polygons
-    from landslide_nb.mapping.runfolder import heights_beside
+    from landslide_nb.mapping.runfolder import heights_beside, with_words
     if 'probability.tif' not in run.files: raise AppError("There is no probability map to draw polygons from.")
     path = run.files['probability.tif']
     with open_raster(path): prob = rioxarray.open_rasterio(path, driver='GTiff')[0].load()
     heights = heights_beside(prob, run.files['dem.tif']) if 'dem.tif' in run.files else None
     polygons = landslide_polygons(prob, threshold, run.min_area, heights)
-    if driver == 'GeoJSON' and polygons.crs is not None: polygons = polygons.to_crs(4326)
+    if polygons.crs is None: return _written(polygons, driver)
+    polygons = with_words(polygons, run.metrics, threshold, run.metrics.get('model') or {})
+    if driver != 'GPKG': polygons = polygons.to_crs(4326)
     return _written(polygons, driver)
 
 # %% ../../nbs/64_browser.panels.ipynb #60f8c789
 def _written(polygons, driver):
+    name = driver
+    if driver == 'KML':
+        name = kml_driver()
+        if name is None: raise AppError("The GDAL of this machine writes no KML; take GeoJSON.")
+        polygons = polygons.assign(Name=[f'landslide {rank}' for rank in polygons.get('rank', range(1, len(polygons) + 1))])
     with TemporaryDirectory() as folder:
         path = Path(folder)/f'polygons.{driver.lower()}'
-        polygons.to_file(path, driver=driver, layer='polygons')
+        polygons.to_file(path, driver=name, layer='polygons')
         return io.BytesIO(path.read_bytes())
 
 # %% ../../nbs/64_browser.panels.ipynb #cd61a2ff

@@ -14,7 +14,7 @@ from bokeh.plotting import figure as BokehFigure
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 
-from .maps import LEGEND, color_bar, paragraph, plot_pane, select, stack, style
+from .maps import LEGEND, Key, key_html, paragraph, plot_pane, select, stack, style
 from .panels import RAMP, difference_view, experiment_figure, figure_titles, png_of, some_settings
 from .runs import inside, open_run, same_scene
 from .scan import scan_later
@@ -66,14 +66,14 @@ def maps_and_table(self:CompareTab) -> pn.Column:
     first, _ = visit.figure('probability')
     second, _ = visit.figure('other', found='found_b')
     difference, _ = visit.figure('difference', found=None)
-    color_bar(first, visit.maps.mapper(RAMP), 0, 1, [0, .5, 1], 'landslide probability')
-    color_bar(difference, visit.maps.mapper('PuOr_r'), -1, 1, [-1, -.5, 0, .5, 1], 'B - A')
+    keys = Key('landslide probability', RAMP, (0, 1), [0, .5, 1]), Key('B - A', 'PuOr_r', (-1, 1), [-1, -.5, 0, .5, 1])
+    words = f'<div class="keys">{"".join(key_html(key) for key in keys)}</div>'
     difference_title = paragraph('Difference B - A: orange where B is higher, purple where A is')
     return stack(self.other,
                  stack(paragraph(f'A: {html.escape(visit.run.name)}'), plot_pane(first)),
                  stack(self.label, plot_pane(second)),
                  stack(difference_title, plot_pane(difference)),
-                 stack(self.metrics, paragraph(LEGEND)), sheet='square')
+                 stack(paragraph(words), self.metrics, paragraph(LEGEND)), sheet='square')
 
 # %% ../../nbs/67_browser.tabs.ipynb #910e754a
 @patch

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['INTERVALS_OF', 'DIFFERENCE', 'WAIT', 'NO_INTERVAL', 'SIMULATED', 'METRICS', 'SHARES', 'CELL_COLUMNS', 'TABS',
            'share_text', 'threshold_text', 'interval_of', 'side_of', 'worst_text', 'expected_words', 'counted_words',
-           'curve_svg', 'numbers_html', 'passes_words', 'model_words', 'null_words', 'run_html', 'alarm_html',
-           'notes_html', 'compare_table', 'near_name', 'CellColumn', 'cell_table', 'nearest_cell', 'read_state',
-           'write_state']
+           'curve_svg', 'numbers_html', 'brief_html', 'passes_words', 'model_words', 'null_words', 'run_html',
+           'alarm_html', 'notes_html', 'compare_table', 'near_name', 'CellColumn', 'cell_table', 'nearest_cell',
+           'read_state', 'write_state']
 
 # %% ../../nbs/63_browser.words.ipynb #93e3ceed
 import html
@@ -190,6 +190,17 @@ def numbers_html(
     curve = ''
     if counts and scan.has_truth: curve = curve_svg(pr_curve(scan), counts['recall'], counts['precision'])
     return f'<dl class="numbers">{items}</dl>{curve}<p class="quiet">{DIFFERENCE}</p>'
+
+# %% ../../nbs/63_browser.words.ipynb #23823896
+def brief_html(
+    run:RunFolder,   # of `open_run`
+    scan:Scan|None,  # None: still being counted
+    threshold:float, # of probability, 0..1
+) -> str:            # HTML
+    "What lies above the threshold, in one line beside it"
+    words = counted_words(None if scan is None else at_threshold(scan, threshold))
+    found = '' if scan is None else f" · {words['landslides']} of at least {area_text(run.min_area)}"
+    return f'<output class="brief"><b>{words["area"]}</b> above it{found}</output>'
 
 # %% ../../nbs/63_browser.words.ipynb #ffdafa9f
 def _item(key, name, value, note):
