@@ -32,8 +32,8 @@ from .browser.panels import (GALLERY, MEANINGS, ORDERS, RAMP, cells_file, chip_b
 from .browser.outlines import user_layers
 from .browser.scan import CHIP, scan_later
 from .browser.runs import HIGHEST, LOWEST, AppError, RunFolder, find_experiments, find_runs, kept_run
-from .browser.views import fit
-from .browser.tabs import compare_tab, experiments_tab
+from .browser.views import fit, is_whole
+from .browser.tabs import Timeline, compare_tab, experiments_tab
 from .browser.visit import BOXES, LATER_BOXES, Controls, FourTab, MapTab, Session, Tab, Visit, address_bar
 from .browser.words import brief_html, notes_html, numbers_html, read_state, write_state
 from .guard import (MAX_MESSAGE, NOTEBOOKS, GuardError, Visitors, check_address, free_port, guards, handed,
@@ -240,7 +240,8 @@ class Browser:
         self.sidebar = Sidebar()
         self.visit = None # the run on the screen
         self.panes = {}   # tabs made so far, as Panel shows them
-        self.head = stack(self.pick, self.session.about)
+        self.timeline = Timeline(self.choose)
+        self.head = stack(self.pick, self.timeline.slider, self.timeline.words, self.session.about)
         self.side = stack(sheet='pairs')
         self.main = stack()
         self.begin()
@@ -313,7 +314,9 @@ def open(self:Browser,
     if not first: self.forget()
     run = self.read_run(name)
     if run is None: return
-    if not first: self.visit.close()
+    if not first:
+        self.stay(run)
+        self.visit.close()
     self.panes = {}
     self.main.objects = []
     self.pick.value = name
@@ -332,6 +335,24 @@ def forget(self:Browser):
     self.session.notes = []
     self.wanted = {}
 
+# %% ../nbs/69_app.ipynb #dbfd1fb1
+@patch
+def stay(self:Browser,
+    run:RunFolder, # opened in place of the one on the screen
+):
+    "On the same grid a visitor goes on looking at the same place"
+    before = self.visit
+    same = (run.crs, run.transform, run.shape) == (before.run.crs, before.run.transform, before.run.shape)
+    if same and not is_whole(before.run, before.at): self.wanted = dict(at=before.at)
+
+# %% ../nbs/69_app.ipynb #96fd1860
+@patch
+def choose(self:Browser,
+    name:str, # of a run
+):
+    "The visitor goes to another run"
+    if self.visit and name in self.names and name != self.visit.run.name: self.pick.value = name
+
 # %% ../nbs/69_app.ipynb #37bdccef
 @patch
 def start(self:Browser):
@@ -339,6 +360,7 @@ def start(self:Browser):
     run = self.visit.run
     if 'probability.tif' not in run.files: return
     self.visit.future = scan_later(run)
+    with self.session.telling(): self.timeline.show(self.visit)
     self.wait()
 
 # %% ../nbs/69_app.ipynb #fdb7601b
@@ -450,7 +472,7 @@ def _dist_url(): # where Panel's own style sheets are
 @patch
 def template(self:Browser) -> Page:
     "The page, ready to be served"
-    rule = stack(self.sidebar.threshold, self.sidebar.brief, sheet='flow')
+    rule = stack(self.sidebar.threshold, self.sidebar.brief, sheet='ruled')
     return Page(self.session.address, head=self.head, side=self.side, tabs=self.controls.tabs, rule=rule, main=self.main)
 
 # %% ../nbs/69_app.ipynb #c7742441

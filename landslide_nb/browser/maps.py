@@ -6,8 +6,8 @@
 __all__ = ['LAYERS', 'BACKSCATTER', 'CLEAR', 'ON_MAP', 'MEANINGS_OF', 'MAKERS', 'HINTS', 'LEGEND', 'BACKGROUNDS', 'KEY_TITLES',
            'ALPHAS', 'page_file', 'style', 'paragraph', 'stack', 'choice', 'button', 'select', 'plot_pane', 'Layer',
            'palette', 'byte_mapper', 'image_data', 'scale_bar', 'north_arrow', 'map_figure', 'bar_marks', 'Key',
-           'key_html', 'swatch', 'backgrounds_of', 'add_worst_cells', 'add_lost', 'add_flash', 'Swipe', 'key_values',
-           'Maps', 'set_opacity']
+           'key_html', 'swatch', 'backgrounds_of', 'add_worst_cells', 'add_zones', 'add_lost', 'add_flash', 'Swipe',
+           'key_values', 'Maps', 'set_opacity']
 
 # %% ../../nbs/65_browser.maps.ipynb #e9f7aa27
 import html
@@ -28,12 +28,13 @@ from bokeh.models import (ColumnDataSource, CustomJS, GlyphRenderer, Image, Labe
 from fastcore.basics import patch
 from matplotlib.colors import to_hex
 
-from .panels import CHOSEN, FOUND, MAPPED, RAMP
+from .panels import CHOSEN, FOUND, MAPPED, NEW, RAMP
 from .views import (ASPECT, VIEW, WEB_MAPS, View, hill_view, kept_layers, lonlat_fit, north_angle,
     stretch, to_bytes, web_tiles)
 from .runs import RunFolder, kept
 from .scan import Scan
-from .outlines import UserLayer, edges, kept_lines, kept_user, mask_view
+from landslide_nb.browser.outlines import (MOST_OUTLINES, UserLayer, edges, kept_lines, kept_user, line_with_gaps, linework,
+    mask_view, single_parts)
 from ..core import DEGREE
 
 # %% ../../nbs/65_browser.maps.ipynb #e70fee73
@@ -205,7 +206,7 @@ def map_figure(
     wheel = WheelZoomTool()
     plot = Plot(x_range=x, y_range=y, toolbar=Toolbar(tools=[PanTool(), wheel], active_scroll=wheel),
                 toolbar_location=None, title=None, min_border=0, width=VIEW[1], height=VIEW[0],
-                sizing_mode='scale_width', aspect_ratio=ASPECT, css_classes=['wide'],
+                sizing_mode='scale_width', aspect_ratio=ASPECT, css_classes=['wide', 'first'],
                 background_fill_color='#2b2b2b' if dark else '#dcdcdc',
                 border_fill_color=None, outline_line_color=None)
     plot.add_layout(scale_bar(x, run))
@@ -252,11 +253,12 @@ def swatch(
 
 # %% ../../nbs/65_browser.maps.ipynb #bdc4a213
 MEANINGS_OF = {'Outlines': (FOUND, 'outline of what is above the threshold'), 'Mapped': (MAPPED, 'mapped landslide'),
-               'Cells': (CHOSEN, 'the five worst, and the chosen one')}
+               'Ranked': (CHOSEN, 'the five worst places, and the chosen one')}
 MAKERS = ', '.join(f'{name} by <a href="{web.page}" rel="noreferrer">{web.by}</a>' for name, web in WEB_MAPS.items())
 HINTS = ('<p class="quiet">Drag and scroll to move; click a place to find it in the table. Maps from the web are loaded only '
          f'while they are chosen: {MAKERS}.</p>')
 LEGEND = f'<p class="quiet">{" ".join(swatch(*meaning) for meaning in MEANINGS_OF.values())}</p>{HINTS}'
+MEANINGS_OF['New'] = (NEW, 'new since the map before')
 
 # %% ../../nbs/65_browser.maps.ipynb #e271cc04
 BACKGROUNDS = {'After': 'post', 'Before': 'pre', 'Log-ratio': 'change', 'Hillshade': 'hill', 'Plain': None,
@@ -289,6 +291,24 @@ def add_worst_cells(
     number = Text(x='left', y='top', text='rank', text_color='black', text_font_size='13px', padding=1,
                   text_font_style='bold', text_baseline='top', background_fill_color=CHOSEN, border_radius=2)
     return [plot.add_glyph(source, frame), plot.add_glyph(source, number)]
+
+# %% ../../nbs/65_browser.maps.ipynb #edb3f827
+def add_zones(
+    plot:Plot,              # the map
+    zones:gpd.GeoDataFrame, # worst first
+    names:list,             # of the zones, plain text
+    pixel:float,            # side of a pixel of the screen, in the unit of the CRS
+) -> list:                  # of renderers
+    "Outlines of all zones, ranks and names of the worst"
+    parts = single_parts(zones.geometry)[:MOST_OUTLINES]
+    beyond = zones.total_bounds + np.array([-pixel, -pixel, pixel, pixel])
+    outlines = line_with_gaps(linework(parts, beyond), pixel)
+    line = Line(x='x', y='y', line_color=CHOSEN, line_width=1.6)
+    places = zones.geometry.head(5).representative_point()
+    words = dict(x=places.x, y=places.y, text=[f'{k} {name}'.strip() for k, name in enumerate(names[:5], 1)])
+    number = Text(x='x', y='y', text='text', text_color='black', text_font_size='13px', padding=2, text_align='center',
+                  text_font_style='bold', text_baseline='middle', background_fill_color=CHOSEN, border_radius=2)
+    return [plot.add_glyph(ColumnDataSource(outlines), line), plot.add_glyph(ColumnDataSource(words), number)]
 
 # %% ../../nbs/65_browser.maps.ipynb #440699d1
 def add_lost(
@@ -475,7 +495,8 @@ def figure(self:Maps,
     for layer in self.users: self.add_user(plot, layer)
     if self.run.mapped is not None: self.add_outline(plot, 'mapped', 'Mapped', MAPPED, 1.6)
     if found: self.add_outline(plot, found, 'Outlines', FOUND, 1.3)
-    self.add_outline(plot, 'chosen', 'Cells', CHOSEN, 3)
+    self.add_outline(plot, 'new', 'New', NEW, 2)
+    self.add_outline(plot, 'chosen', 'Ranked', CHOSEN, 3)
     self.add_readout(plot)
     return plot, images
 
@@ -498,7 +519,7 @@ def arrange(self:Maps,
     opacity:dict, # name -> 0..1; others are opaque
 ):
     "Layers on or off, one above the other, more or less opaque"
-    height = {renderer.id: order.index(name) for name, renderer in self.overlays}
+    height = {renderer.id: order.index(name) for name, renderer in self.overlays if name in order}
     for name, renderer in self.overlays:
         renderer.visible = name in shown
         set_opacity(renderer, opacity.get(name, 1.))

@@ -253,7 +253,7 @@ def vector_layers(
     return {f'{path.stem}: {name}': shapes for name, shapes in found.items()}
 
 # %% ../../nbs/62_browser.outlines.ipynb #ef4e6586
-LAYER_COLOURS = ('#009E73', '#9467BD', '#D55E00', '#17BECF', '#8C564B', '#BCBD22')
+LAYER_COLOURS = ('#9467BD', '#D55E00', '#006D5B', '#8C564B', '#BCBD22', '#3A5FCD')
 
 def unused_name(
     name:str,          # wished for
@@ -278,7 +278,7 @@ def user_layers(
     return layers
 
 # %% ../../nbs/62_browser.outlines.ipynb #eda2cee5
-MOST_POINTS = 4000    # of a layer drawn at once, about
+MOST_POINTS = 1500    # of a layer drawn at once, about
 MOST_CORNERS = 60_000 # of the lines of a layer drawn at once
 DOT = 2               # pixels of the screen: what is smaller is drawn as a point
 

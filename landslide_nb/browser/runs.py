@@ -7,8 +7,9 @@ __all__ = ['MAX_DEPTH', 'MAX_FOLDERS', 'GDAL_SETTINGS', 'BANDS', 'RUN_FILES', 'E
            'LEAST_THRESHOLD', 'EVENT_KEYS', 'MOST_KEPT', 'AppError', 'inside', 'find_folders', 'is_run', 'with_tracks',
            'find_runs', 'find_experiments', 'open_raster', 'check_geopackage', 'read_layer', 'shapes_near',
            'RasterGrid', 'RasterHeader', 'band_numbers', 'read_raster_header', 'read_run_file', 'read_run_files',
-           'other_sizes', 'missing_notes', 'clean_cells', 'RunFolder', 'file_stamp', 'find_run', 'open_run',
-           'mapped_event', 'mapped_grid', 'same_scene', 'kept', 'kept_run']
+           'other_sizes', 'missing_notes', 'clean_cells', 'ranked_places', 'RunFolder', 'file_stamp', 'find_run',
+           'open_run', 'read_metrics', 'mapped_event', 'mapped_grid', 'same_scene', 'passes_after', 'runs_in_time',
+           'map_before', 'kept', 'kept_run']
 
 # %% ../../nbs/59_browser.runs.ipynb #7b7ed2f5
 import json
@@ -17,6 +18,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
+from os.path import commonprefix
 from pathlib import Path
 
 import geopandas as gpd
@@ -209,7 +212,7 @@ def read_run_file(
     "What the page needs of a file before it reads pixels; raises `AppError`, `OSError` or `ValueError`"
     real = inside(root, path)
     if path.suffix == '.tif': return read_raster_header(real)
-    if path.suffix == '.gpkg': return {layer: read_layer(real, layer) for layer in ('cells', 'mapped')}
+    if path.suffix == '.gpkg': return {layer: read_layer(real, layer) for layer in ('cells', 'mapped', 'zones')}
     return json.loads(real.read_text())
 
 # %% ../../nbs/59_browser.runs.ipynb #b95b83af
@@ -264,6 +267,17 @@ def clean_cells(
     highest = cells.get('max_probability', np.nan)
     return cells.assign(rank=ranks, lon=middle.x, lat=middle.y, max_probability=highest)
 
+# %% ../../nbs/59_browser.runs.ipynb #ffa1ea2b
+def ranked_places(
+    layers:dict, # of landslides.gpkg: name -> table, or None where there is none
+) -> tuple[gpd.GeoDataFrame|None, bool]: # of `clean_cells`, and whether they are zones
+    "What a run ranks: its zones, else its cells"
+    for name in ('zones', 'cells'):
+        table = layers.get(name)
+        found = None if table is None else clean_cells(table)
+        if found is not None: return found, name == 'zones'
+    return None, False
+
 # %% ../../nbs/59_browser.runs.ipynb #5cc474be
 LOWEST, HIGHEST = .01, .99 # thresholds of probability a visitor can choose beside that of the run
 LEAST_THRESHOLD = 1e-4 # threshold of a run
@@ -285,6 +299,7 @@ class RunFolder:
     bands:dict       # of pair.tif: 'pre VV' -> number of the band
     missing:tuple    # sentences
     stamp:tuple      # changes when the files do
+    zoned:bool=False # whether the cells are zones that a user gave
 
     @property
     def geographic(self) -> bool:
@@ -365,19 +380,30 @@ def open_run(
     odd = other_sizes(headers, grid.shape)
     files = {file: inside(root, folder/file) for file in found if file not in odd}
     layers, metrics = found.get('landslides.gpkg', {}), found.get('metrics.json')
-    cells, mapped = layers.get('cells'), layers.get('mapped')
+    cells, zoned = ranked_places(layers)
+    mapped = layers.get('mapped')
     missing += [f"{file} has another size than probability.tif; it is not shown." for file in odd]
     missing += missing_notes(grid.crs, files, mapped)
     return RunFolder(
         name=name, folder=folder, files=files,
         crs=grid.crs, transform=grid.transform, shape=grid.shape, bounds=grid.bounds,
         metrics=metrics if isinstance(metrics, dict) else {},
-        cells=None if cells is None else clean_cells(cells), mapped=mapped,
+        cells=cells, zoned=zoned, mapped=mapped,
         bands=headers['pair.tif'].bands if 'pair.tif' in headers else {},
         missing=tuple(missing), stamp=file_stamp(files))
 
 # %% ../../nbs/59_browser.runs.ipynb #ad66c89b
 EVENT_KEYS = ('event_name', 'event_start', 'event_end') # of metrics.json
+
+# %% ../../nbs/59_browser.runs.ipynb #e394394f
+def read_metrics(
+    root:str|Path, # the only folder that may be read
+    folder:Path,   # a run folder
+) -> dict:         # empty if metrics.json cannot be read
+    "What a run says of itself"
+    try: metrics = json.loads(inside(root, folder/'metrics.json').read_text())
+    except (OSError, ValueError, RecursionError, AppError): return {}
+    return metrics if isinstance(metrics, dict) else {}
 
 # %% ../../nbs/59_browser.runs.ipynb #c9c52f23
 def mapped_event(
@@ -385,9 +411,8 @@ def mapped_event(
     folder:Path,   # a run folder
 ) -> tuple|None:   # values of `EVENT_KEYS`; None where metrics.json does not say
     "Which event a run maps"
-    try: metrics = json.loads(inside(root, folder/'metrics.json').read_text())
-    except (OSError, ValueError, RecursionError, AppError): return None
-    if not isinstance(metrics, dict) or not metrics.get('event_name'): return None
+    metrics = read_metrics(root, folder)
+    if not metrics.get('event_name'): return None
     return tuple(str(metrics.get(key)) for key in EVENT_KEYS)
 
 # %% ../../nbs/59_browser.runs.ipynb #86b18c51
@@ -414,6 +439,52 @@ def same_scene(
         other = mapped_event(root, folder)
         return event is None or other is None or event == other
     return [other for other, folder in folders.items() if other != name and matches(folder)]
+
+# %% ../../nbs/59_browser.runs.ipynb #9ebf680a
+def passes_after(
+    metrics:dict, # of metrics.json
+) -> list[str]:   # days, YYYY-MM-DD, the first one first; empty if the file does not say
+    "The passes after the event that a run looked at"
+    days = metrics.get('passes_post')
+    if not isinstance(days, list) or not all(isinstance(day, str) for day in days): return []
+    try: return sorted(date.fromisoformat(day[:10]).isoformat() for day in days)
+    except ValueError: return []
+
+# %% ../../nbs/59_browser.runs.ipynb #e1d8ebde
+def _made_by(metrics): # what two maps of one series have in common beside event and grid
+    model = metrics.get('model')
+    model = model if isinstance(model, dict) else {}
+    return [metrics.get('orbit'), metrics.get('track'), model.get('arch'), model.get('training')]
+
+def _likeness(name, other): return len(commonprefix([name, other]))
+
+# %% ../../nbs/59_browser.runs.ipynb #7f94c0e1
+def runs_in_time(
+    root:str|Path, # the only folder that may be read
+    name:str,      # a run
+) -> dict[str, str]: # day of the last pass -> name of a run, the first day first; the run itself among them
+    "The maps of one event after each pass, made in the same way; of several with one last pass, the one named most alike"
+    folders = find_runs(root)
+    this = read_metrics(root, folders[name])
+    if not passes_after(this): return {}
+    found = {}
+    for other in sorted(same_scene(root, name), key=lambda other: _likeness(name, other)):
+        metrics = read_metrics(root, folders[other])
+        if passes_after(metrics) and _made_by(metrics) == _made_by(this): found[passes_after(metrics)[-1]] = other
+    found[passes_after(this)[-1]] = name
+    return dict(sorted(found.items()))
+
+# %% ../../nbs/59_browser.runs.ipynb #3cd33dfd
+def map_before(
+    run:RunFolder, # of `open_run`
+    maps:dict,     # of `runs_in_time`
+) -> str|None:     # name of a run; None: there is none before
+    "The map that a map goes on from: the one it names, else the one of the pass before"
+    update = run.metrics.get('update')
+    named = update.get('previous') if isinstance(update, dict) else None
+    earlier = [name for name in list(maps.values())[:list(maps.values()).index(run.name)]]
+    alike = [name for name in earlier if Path(name).name == named]
+    return next(iter(alike + earlier[::-1]), None)
 
 # %% ../../nbs/59_browser.runs.ipynb #6276fb55
 MOST_KEPT = 48

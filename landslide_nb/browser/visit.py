@@ -14,20 +14,19 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import panel as pn
-import shapely
 from bokeh.events import RangesUpdate, Tap
 from bokeh.models import CustomJS, Div, GlyphRenderer, ImageURL
 from fastcore.basics import patch
 
 from .maps import (BACKGROUNDS, BACKSCATTER, HINTS, KEY_TITLES, LAYERS, LEGEND, MEANINGS_OF, Key, Maps,
-    Swipe, add_flash, add_lost, add_worst_cells, backgrounds_of, button, choice, key_html, key_values, page_file, paragraph,
+    Swipe, add_flash, add_lost, add_worst_cells, add_zones, backgrounds_of, button, choice, key_html, key_values, page_file, paragraph,
     plot_pane, select, stack, style, swatch)
-from .outlines import thinned_text
+from .outlines import polygon_rings, single_parts, thinned_text
 from .panels import RAMP
 from .runs import RunFolder
-from .views import WEB_MAPS, fit, zoom
-from landslide_nb.browser.words import (CELL_COLUMNS, TABS, alarm_html, cell_table, nearest_cell, notes_html, run_html,
-    worst_text, write_state)
+from .views import VIEW, WEB_MAPS, fit, zoom
+from .words import (CELL_COLUMNS, TABS, alarm_html, cell_table, nearest_cell, notes_html, run_html,
+    worst_text, write_state, zone_names)
 from ..core import LandslideError
 
 # %% ../../nbs/66_browser.visit.ipynb #1f261692
@@ -109,8 +108,8 @@ def now(self:Session):
 
 # %% ../../nbs/66_browser.visit.ipynb #c93d4a04
 TAB_TITLES = ('Map', 'Four views', 'Compare', 'Chips', 'Experiments') # of TABS
-BOXES = ['Probability', 'Outlines', 'Mapped', 'Cells'] # layers over the background
-AT_FIRST = ['Probability', 'Outlines', 'Cells'] # what is mapped would steer the eye
+BOXES = ['Probability', 'Outlines', 'Mapped', 'Ranked'] # layers over the background
+AT_FIRST = ['Probability', 'Outlines', 'Ranked'] # what is mapped would steer the eye
 LATER_BOXES = ['New'] # where there is an earlier map
 
 # %% ../../nbs/66_browser.visit.ipynb #5ad4e70a
@@ -129,7 +128,7 @@ class Controls:
         self.pol = choice('Polarisation', ['VH', 'VV'], 'VH')
         self.shown = pn.widgets.CheckBoxGroup(name='Layers', options=[*BOXES, *names], value=[*AT_FIRST, *names], inline=True,
                                               margin=(4, 3), stylesheets=[style('focus', 'boxes')], css_classes=['wide'])
-        self.layer = select('', self.order[::-1], value='Probability', width=130)
+        self.layer = select('Layer', self.order[::-1], value='Probability', width=130)
         self.opacity = pn.widgets.FloatSlider(name='Opacity', start=0, end=1, step=.05, value=.8, width=130, margin=(0, 8),
                                               stylesheets=[style('focus')])
         self.lift = button('▲ Lift', lambda: self.move(1))
@@ -186,19 +185,23 @@ def ranked_table(
 ) -> pn.widgets.Tabulator:
     "The ranked cells as a table to click on"
     from bokeh.models.widgets.tables import NumberFormatter
-    names = [column.name for column in CELL_COLUMNS]
+    table = cell_table(cells)
+    columns = [column for column in CELL_COLUMNS if column.name in table]
+    texts = {column.name: 'left' for column in columns if not column.format}
     return pn.widgets.Tabulator(
-        cell_table(cells), show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12,
+        table, show_index=False, disabled=True, selectable=1, pagination='remote', page_size=12,
         layout='fit_columns', theme='midnight' if dark else 'simple', sizing_mode='stretch_width',
-        titles={column.name: column.title for column in CELL_COLUMNS},
-        formatters={column.name: NumberFormatter(format=column.format) for column in CELL_COLUMNS},
-        header_filters={name: _filter(name) for name in names}, editors=dict.fromkeys(names),
-        text_align='right', widths={'rank': 44}, configuration=dict(columnDefaults=dict(headerWordWrap=True)),
+        titles={column.name: column.title for column in columns},
+        formatters={column.name: NumberFormatter(format=column.format) for column in columns if column.format},
+        header_filters={column.name: _filter(column) for column in columns}, editors=dict.fromkeys(table.columns),
+        text_align=dict.fromkeys(table.columns, 'right') | texts, widths={'rank': 44, 'zone': 110, 'near': 150},
+        configuration=dict(columnDefaults=dict(headerWordWrap=True, minWidth=62)),
         stylesheets=[style('focus', 'table')])
 
 # %% ../../nbs/66_browser.visit.ipynb #0897f3ce
-def _filter(name):
-    if name == 'rank': return dict(type='number', func='<=', placeholder='≤')
+def _filter(column):
+    if not column.format: return dict(type='input', func='like', placeholder='has')
+    if column.name == 'rank': return dict(type='number', func='<=', placeholder='≤')
     return dict(type='number', func='>=', placeholder='≥')
 
 # %% ../../nbs/66_browser.visit.ipynb #8df7580d
@@ -324,9 +327,8 @@ def mark(self:Visit,
 ):
     "Show a cell as the chosen one, in the table and on the maps"
     self.cell = cell
-    outline = shapely.get_geometry(self.run.cells.geometry.iloc[cell], 0) # one polygon, in a layer of many
-    ring = np.asarray(outline.exterior.coords)
-    self.maps.lines['chosen'].data = dict(x=ring[:, 0], y=ring[:, 1])
+    x, y = np.concatenate(polygon_rings(single_parts(self.run.cells.geometry.iloc[[cell]]))).T
+    self.maps.lines['chosen'].data = dict(x=x, y=y)
     listed = np.flatnonzero(self.table.current_view.index == cell)
     if len(listed): self.table.page = int(listed[0])//self.table.page_size + 1
     self.table.selection = [int(cell)]
@@ -381,8 +383,7 @@ class MapTab(Tab):
         for toggle in (self.flicker, self.swiping): toggle.disabled = 'pair.tif' not in visit.run.files
         self.flicker.param.watch(lambda event: self.alternate(event.new, self.swiping), 'value')
         self.swiping.param.watch(lambda event: self.alternate(event.new, self.flicker), 'value')
-        if visit.run.cells is not None:
-            maps.overlays += [('Cells', frame) for frame in add_worst_cells(self.plot, visit.run.cells)]
+        maps.overlays += [('Ranked', part) for part in self.ranked_places()]
         maps.overlays.append(('Probability', self.veil))
         self.offer_backgrounds()
         self.view = stack(self.sentence(), self.left(), self.right(), sheet='beside')
@@ -398,6 +399,16 @@ def offer_backgrounds(self:MapTab):
     base = self.visit.controls.base
     base.options = backgrounds_of(self.visit.run)
     if base.value not in base.options: base.value = base.options[0]
+
+# %% ../../nbs/66_browser.visit.ipynb #d89c1fb1
+@patch
+def ranked_places(self:MapTab) -> list: # of renderers
+    "The worst cells, or the zones, on the map"
+    run = self.visit.run
+    if run.cells is None: return []
+    if not run.zoned: return add_worst_cells(self.plot, run.cells)
+    left, _, right, _ = run.bounds
+    return add_zones(self.plot, run.cells, zone_names(run.cells.head(5)), (right - left)/VIEW[1])
 
 # %% ../../nbs/66_browser.visit.ipynb #6576c84f
 @patch
@@ -416,7 +427,7 @@ def left(self:MapTab) -> pn.Column:
              button('−', lambda: visit.go(zoom(visit.at, 2))),
              button('Whole scene', lambda: visit.go(fit(visit.run.bounds, visit.run.kx)))]
     divider = pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide'])
-    choices = [controls.shown, paragraph('Layer', wide=False), controls.layer, controls.lift, controls.lower, controls.opacity]
+    choices = [controls.shown, controls.layer, controls.lift, controls.lower, controls.opacity]
     return stack(controls.base, controls.pol, *zooms, self.flicker, self.swiping, plot_pane(self.plot), divider, self.keys,
                  *choices, paragraph(HINTS), sheet='flow')
 
@@ -511,6 +522,7 @@ def swatches(self:MapTab) -> list[str]: # HTML
     "What the lines and points that are seen mean"
     maps = self.visit.maps
     seen = {name for name, renderer in maps.overlays if renderer.visible}
+    if not len(maps.lines['new'].data['x']): seen.discard('New')
     own = [swatch(*meaning) for name, meaning in MEANINGS_OF.items() if name in seen]
     for layer in maps.users:
         if layer.name not in seen: continue
