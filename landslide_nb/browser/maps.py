@@ -135,7 +135,6 @@ BACKSCATTER = ('pre', 'post')
 
 # %% ../../nbs/65_browser.maps.ipynb #8241678f
 CLEAR = .05 # share of the range that a fading colour map leaves clear
-
 @cache
 def palette(
     name:str,      # a matplotlib colour map
@@ -495,7 +494,7 @@ def figure(self:Maps,
     for layer in self.users: self.add_user(plot, layer)
     if self.run.mapped is not None: self.add_outline(plot, 'mapped', 'Mapped', MAPPED, 1.6)
     if found: self.add_outline(plot, found, 'Outlines', FOUND, 1.3)
-    self.add_outline(plot, 'new', 'New', NEW, 2)
+    self.add_outline(plot, 'new', 'New', NEW, 1.6)
     self.add_outline(plot, 'chosen', 'Ranked', CHOSEN, 3)
     self.add_readout(plot)
     return plot, images
