@@ -34,7 +34,7 @@ def write_shapes(path:Path, width:int, height:int):
     def boxes(x, y, side): return shapely.box(5e5 + x*10, 5e6 - (y + side)*10, 5e5 + (x + side)*10, 5e6 - y*10)
     x, y = (part.ravel() for part in np.meshgrid(np.arange(0, width, 100), np.arange(0, height, 100)))
     expected = g.gamma(.5, 2e4, len(x))
-    cells = gpd.GeoDataFrame(dict(expected_m2=expected, low_m2=expected/2, high_m2=expected*2, max_probability=g.uniform(size=len(x))), geometry=boxes(x, y, 100), crs=32654)
+    cells = gpd.GeoDataFrame(dict(expected_m2=expected, low_m2=expected/2, high_m2=expected*2, max_probability=g.uniform(size=len(x)), lon=141 + x*1e-4, lat=45 - y*1e-4), geometry=boxes(x, y, 100), crs=32654)
     cells.to_file(path, layer='cells', driver='GPKG', geometry_type='MultiPolygon', promote_to_multi=True)
     n = round(width*height*50_000/425e6)
     found = gpd.GeoDataFrame(dict(area_m2=np.full(n, 6400.)), geometry=boxes(g.integers(0, width-8, n), g.integers(0, height-8, n), 8), crs=32654)

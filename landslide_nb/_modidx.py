@@ -1063,6 +1063,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'landslide_nb/browser/runs.py'),
                                            'landslide_nb.browser.runs.mapped_grid': ( 'browser.runs.html#mapped_grid',
                                                                                       'landslide_nb/browser/runs.py'),
+                                           'landslide_nb.browser.runs.middles': ( 'browser.runs.html#middles',
+                                                                                  'landslide_nb/browser/runs.py'),
                                            'landslide_nb.browser.runs.missing_notes': ( 'browser.runs.html#missing_notes',
                                                                                         'landslide_nb/browser/runs.py'),
                                            'landslide_nb.browser.runs.open_raster': ( 'browser.runs.html#open_raster',

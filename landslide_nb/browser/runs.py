@@ -7,9 +7,9 @@ __all__ = ['MAX_DEPTH', 'MAX_FOLDERS', 'GDAL_SETTINGS', 'BANDS', 'RUN_FILES', 'E
            'LEAST_THRESHOLD', 'EVENT_KEYS', 'MOST_KEPT', 'AppError', 'inside', 'find_folders', 'is_run', 'with_tracks',
            'find_runs', 'find_experiments', 'open_raster', 'check_geopackage', 'read_layer', 'shapes_near',
            'RasterGrid', 'RasterHeader', 'band_numbers', 'read_raster_header', 'read_run_file', 'read_run_files',
-           'other_sizes', 'missing_notes', 'clean_cells', 'ranked_places', 'RunFolder', 'file_stamp', 'find_run',
-           'open_run', 'read_metrics', 'mapped_event', 'mapped_grid', 'same_scene', 'passes_after', 'runs_in_time',
-           'map_before', 'kept', 'kept_run']
+           'other_sizes', 'missing_notes', 'middles', 'clean_cells', 'ranked_places', 'RunFolder', 'file_stamp',
+           'find_run', 'open_run', 'read_metrics', 'mapped_event', 'mapped_grid', 'same_scene', 'passes_after',
+           'runs_in_time', 'map_before', 'kept', 'kept_run']
 
 # %% ../../nbs/59_browser.runs.ipynb #7b7ed2f5
 import json
@@ -255,17 +255,26 @@ def missing_notes(
     return notes
 
 # %% ../../nbs/59_browser.runs.ipynb #8a863195
+def middles(
+    cells:gpd.GeoDataFrame, # polygons, perhaps with lon and lat
+) -> dict[str, np.ndarray]: # lon, lat, degrees; without a CRS in units of the grid
+    "Where the middles of cells lie: as the file says, else computed, which takes longer than to read them"
+    said = {axis: cells.get(axis) for axis in ('lon', 'lat')}
+    if all(values is not None and values.dtype.kind == 'f' and values.notna().all() for values in said.values()): return said
+    middle = cells.geometry.centroid
+    if cells.crs is not None and not cells.crs.is_geographic: middle = middle.to_crs(4326)
+    return dict(lon=middle.x, lat=middle.y)
+
+# %% ../../nbs/59_browser.runs.ipynb #dec4280a
 def clean_cells(
     cells:gpd.GeoDataFrame, # as `ranked_cells` makes it, perhaps with more or fewer columns
 ) -> gpd.GeoDataFrame|None: # with rank, expected_m2, max_probability, lon, lat; None if there is nothing to rank
     "Order the cells by expected area and add what is lacking"
     if 'expected_m2' not in cells or not len(cells): return None
     cells = cells[cells.geometry.notna()].sort_values('expected_m2', ascending=False, ignore_index=True)
-    middle = cells.geometry.centroid
-    if cells.crs is not None and not cells.crs.is_geographic: middle = middle.to_crs(4326)
     ranks = np.arange(1, len(cells) + 1)
     highest = cells.get('max_probability', np.nan)
-    return cells.assign(rank=ranks, lon=middle.x, lat=middle.y, max_probability=highest)
+    return cells.assign(rank=ranks, max_probability=highest, **middles(cells))
 
 # %% ../../nbs/59_browser.runs.ipynb #ffa1ea2b
 def ranked_places(
