@@ -209,7 +209,8 @@ def show_run(self:Sidebar,
     files = visit.run.files
     finest = .01 if visit.run.threshold >= LOWEST else .001
     self.threshold.param.update(start=finest, end=max(HIGHEST, visit.run.threshold), step=finest, value=visit.threshold)
-    for widget in (self.threshold, self.polygons, self.geojson, self.kml): widget.disabled = 'probability.tif' not in files
+    polygons = self.polygons, self.geojson, self.kml
+    for widget in (self.threshold, *polygons): widget.disabled = 'probability.tif' not in files
     self.cells.disabled = visit.run.cells is None
     self.picture.disabled = not {'probability.tif', 'pair.tif'} & set(files)
 
@@ -473,7 +474,8 @@ def _dist_url(): # where Panel's own style sheets are
 def template(self:Browser) -> Page:
     "The page, ready to be served"
     rule = stack(self.sidebar.threshold, self.sidebar.brief, sheet='ruled')
-    return Page(self.session.address, head=self.head, side=self.side, tabs=self.controls.tabs, rule=rule, main=self.main)
+    beside = dict(head=self.head, side=self.side)
+    return Page(self.session.address, tabs=self.controls.tabs, rule=rule, main=self.main, **beside)
 
 # %% ../nbs/69_app.ipynb #c7742441
 def page(
@@ -509,8 +511,9 @@ def serve(
     origins = [read_origin(origin) for origin in origins] if origins else None
     pn.extension('tabulator', inline=False)
     visitors = Visitors()
-    return pn.serve({'/': lambda: page(runs, visitors, users)}, port=port, address=address, show=show, title='Landslide map',
-                    threaded=threaded, verbose=False, admin=False, websocket_origin=origins,
+    pages = {'/': lambda: page(runs, visitors, users)}
+    return pn.serve(pages, port=port, address=address, show=show, title='Landslide map', threaded=threaded,
+                    verbose=False, admin=False, websocket_origin=origins,
                     check_unused_sessions_milliseconds=5000, unused_session_lifetime_milliseconds=10000,
                     websocket_max_message_size=MAX_MESSAGE, transforms=guards(frames))
 

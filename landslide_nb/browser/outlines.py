@@ -176,7 +176,7 @@ def check_vector(
     raise AppError(f"{path.name} only names other files or servers, which are not followed; give the file with the features.")
 
 # %% ../../nbs/62_browser.outlines.ipynb #a716744b
-POINT, LINE, RING, POLYGON = 0, 1, 2, 3 # kinds of shapes, as shapely numbers them
+POINT, LINE, RING, POLYGON = range(4) # kinds of shapes, as shapely numbers them
 
 def single_parts(
     shapes:Iterable, # of shapely, None among them

@@ -293,7 +293,8 @@ def _written(polygons, driver):
     if driver == 'KML':
         name = kml_driver()
         if name is None: raise AppError("The GDAL of this machine writes no KML; take GeoJSON.")
-        polygons = polygons.assign(Name=[f'landslide {rank}' for rank in polygons.get('rank', range(1, len(polygons) + 1))])
+        ranks = polygons.get('rank', range(1, len(polygons) + 1))
+        polygons = polygons.assign(Name=[f'landslide {rank}' for rank in ranks])
     with TemporaryDirectory() as folder:
         path = Path(folder)/f'polygons.{driver.lower()}'
         polygons.to_file(path, driver=name, layer='polygons')

@@ -260,7 +260,8 @@ def middles(
 ) -> dict[str, np.ndarray]: # lon, lat, degrees; without a CRS in units of the grid
     "Where the middles of cells lie: as the file says, else computed, which takes longer than to read them"
     said = {axis: cells.get(axis) for axis in ('lon', 'lat')}
-    if all(values is not None and values.dtype.kind == 'f' and values.notna().all() for values in said.values()): return said
+    def known(values): return values is not None and values.dtype.kind == 'f' and values.notna().all()
+    if all(map(known, said.values())): return said
     middle = cells.geometry.centroid
     if cells.crs is not None and not cells.crs.is_geographic: middle = middle.to_crs(4326)
     return dict(lon=middle.x, lat=middle.y)

@@ -241,8 +241,9 @@ def since_words(
 ) -> str:              # plain text
     "How much is new since the map before, and how much is no longer there"
     patches = count_landslides(new, threshold)
-    return (f'{added_words(run, earlier)} {area_text(pixels_area(new))} above the threshold, in {patches:,} patches of at least '
-            f'{area_text(run.min_area)}; {area_text(pixels_area(gone))} of the map before no longer reach it.')
+    where = f'in {patches:,} patches of at least {area_text(run.min_area)}'
+    return (f'{added_words(run, earlier)} {area_text(pixels_area(new))} above the threshold, {where}; '
+            f'{area_text(pixels_area(gone))} of the map before no longer reach it.')
 
 # %% ../../nbs/67_browser.tabs.ipynb #3d69b9f7
 class Changes(Tab):
@@ -310,8 +311,8 @@ class Timeline:
     def __init__(self,
         choose:Callable, # opens a run by its name
     ):
-        self.slider = pn.widgets.DiscreteSlider(name='Map after the pass of', options=['', ' '], visible=False, margin=(4, 8),
-                                                sizing_mode='stretch_width', stylesheets=[style('focus')])
+        look = dict(margin=(4, 8), sizing_mode='stretch_width', stylesheets=[style('focus')])
+        self.slider = pn.widgets.DiscreteSlider(name='Map after the pass of', options=['', ' '], visible=False, **look)
         self.words = stack()
         self.slider.param.watch(lambda event: choose(event.new), 'value_throttled')
 

@@ -19,8 +19,8 @@ from bokeh.models import CustomJS, Div, GlyphRenderer, ImageURL
 from fastcore.basics import patch
 
 from .maps import (BACKGROUNDS, BACKSCATTER, HINTS, KEY_TITLES, LAYERS, LEGEND, MEANINGS_OF, Key, Maps,
-    Swipe, add_flash, add_lost, add_worst_cells, add_zones, backgrounds_of, button, choice, key_html, key_values, page_file, paragraph,
-    plot_pane, select, stack, style, swatch)
+    Swipe, add_flash, add_lost, add_worst_cells, add_zones, backgrounds_of, button, choice, key_html, key_values,
+    page_file, paragraph, plot_pane, select, stack, style, swatch)
 from .outlines import polygon_rings, single_parts, thinned_text
 from .panels import RAMP
 from .runs import RunFolder
@@ -126,14 +126,16 @@ class Controls:
         self.tabs = choice('Show', titles, tab, 'tabs', sizing_mode='stretch_width')
         self.base = choice('Background', list(BACKGROUNDS), 'After')
         self.pol = choice('Polarisation', ['VH', 'VV'], 'VH')
-        self.shown = pn.widgets.CheckBoxGroup(name='Layers', options=[*BOXES, *names], value=[*AT_FIRST, *names], inline=True,
-                                              margin=(4, 3), stylesheets=[style('focus', 'boxes')], css_classes=['wide'])
+        boxes = dict(options=[*BOXES, *names], value=[*AT_FIRST, *names])
+        self.shown = pn.widgets.CheckBoxGroup(name='Layers', **boxes, inline=True, margin=(4, 3), css_classes=['wide'],
+                                              stylesheets=[style('focus', 'boxes')])
         self.layer = select('Layer', self.order[::-1], value='Probability', width=130)
-        self.opacity = pn.widgets.FloatSlider(name='Opacity', start=0, end=1, step=.05, value=.8, width=130, margin=(0, 8),
-                                              stylesheets=[style('focus')])
+        self.opacity = pn.widgets.FloatSlider(name='Opacity', start=0, end=1, step=.05, value=.8, width=130,
+                                              margin=(0, 8), stylesheets=[style('focus')])
         self.lift = button('▲ Lift', lambda: self.move(1))
         self.lower = button('▼ Lower', lambda: self.move(-1))
-        self.layer.param.watch(lambda event: self.opacity.param.update(value=self.opacities.get(event.new, 1.)), 'value')
+        def known(event): self.opacity.value = self.opacities.get(event.new, 1.)
+        self.layer.param.watch(known, 'value')
         self.opacity.param.watch(lambda event: self.opacities.update({self.layer.value: event.new}), 'value')
 
 # %% ../../nbs/66_browser.visit.ipynb #3fd26875
@@ -428,8 +430,8 @@ def left(self:MapTab) -> pn.Column:
              button('Whole scene', lambda: visit.go(fit(visit.run.bounds, visit.run.kx)))]
     divider = pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide'])
     choices = [controls.shown, controls.layer, controls.lift, controls.lower, controls.opacity]
-    return stack(controls.base, controls.pol, *zooms, self.flicker, self.swiping, plot_pane(self.plot), divider, self.keys,
-                 *choices, paragraph(HINTS), sheet='flow')
+    above = [controls.base, controls.pol, *zooms, self.flicker, self.swiping]
+    return stack(*above, plot_pane(self.plot), divider, self.keys, *choices, paragraph(HINTS), sheet='flow')
 
 # %% ../../nbs/66_browser.visit.ipynb #8be65ba2
 @patch
