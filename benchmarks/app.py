@@ -1,5 +1,6 @@
 """The browser app on a large scene, beside hvplot's `image(rasterize=True)`: first view, threshold changes, many visitors at once, memory given back.
 Run `python benchmarks/app.py [SIDE [VISITORS [ROUNDS]]]` (default 10000 px, 100 visitors, 3 rounds; needs datashader); `python benchmarks/app.py rounds FOLDER` repeats the first view of a folder with one run, `run`.
+`larger FOLDER` makes scenes of two sizes in an empty folder and compares their first views; `hands RUNS` measures layer switches and the swipe in Chromium; `fifty RUNS` asks for 50 pages in one second.
 The sides take turns, each in a fresh process; ratios are those of a round, their median and range."""
 import asyncio, json, os, re, resource, socket, subprocess, sys, tempfile, time, uuid
 from pathlib import Path
@@ -10,19 +11,34 @@ if str(root) not in sys.path: sys.path.insert(0, str(root))
 def peak_gb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
 def resident_mb(pid): return int(Path(f'/proc/{pid}/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
 
-def make_run(folder:Path, side:int):
-    "A run folder of a large scene: many small landslides, written strip by strip"
+def make_run(folder:Path, width:int, height:int=0):
+    "A run folder of a large scene: many small landslides, written strip by strip, with its polygons and ranked cells"
     import numpy as np, rasterio, rasterio.shutil
     folder.mkdir(parents=True)
-    plain = folder/'plain.tif'
-    with rasterio.open(plain, 'w', driver='GTiff', width=side, height=side, count=1, dtype='float32', crs='EPSG:32654', transform=rasterio.transform.from_origin(5e5, 5e6, 10, 10), nodata=float('nan'), tiled=True, blockxsize=256, blockysize=256) as f:
-        for r in range(0, side, 256):
-            g = np.random.default_rng(r); n = min(256, side-r)
-            p = np.round(g.beta(.5, 40, (n, side)).astype('float32'), 3)
-            for y, x in zip(g.integers(0, max(1, n-12), side//40), g.integers(0, side-12, side//40)): p[y:y+g.integers(2, 12), x:x+g.integers(2, 12)] = np.round(g.uniform(.3, .95), 3)
-            f.write(p, 1, window=rasterio.windows.Window(0, r, side, n))
-    rasterio.shutil.copy(plain, folder/'probability.tif', driver='COG', compress='DEFLATE', predictor='YES', blocksize=256, overview_resampling='average')
-    plain.unlink(); (folder/'metrics.json').write_text(json.dumps(dict(threshold=.5)))
+    height = height or width
+    plain, g = folder/'plain.tif', np.random.default_rng(0)
+    noise = np.round(g.beta(.5, 40, (256, width)).astype('float32'), 3) # one strip, shifted for each of the others: to draw them all takes minutes
+    with rasterio.open(plain, 'w', driver='GTiff', width=width, height=height, count=1, dtype='float32', crs='EPSG:32654', transform=rasterio.transform.from_origin(5e5, 5e6, 10, 10), nodata=float('nan'), tiled=True, blockxsize=256, blockysize=256) as f:
+        for r in range(0, height, 256):
+            n = min(256, height - r); p = np.roll(noise, g.integers(width), 1)[:n].copy()
+            for y, x in zip(g.integers(0, max(1, n-12), width//40), g.integers(0, width-12, width//40)): p[y:y+g.integers(2, 12), x:x+g.integers(2, 12)] = np.round(g.uniform(.3, .95), 3)
+            f.write(p, 1, window=rasterio.windows.Window(0, r, width, n))
+    rasterio.shutil.copy(plain, folder/'probability.tif', driver='COG', compress='DEFLATE', level=1, predictor='YES', blocksize=256, overview_resampling='average')
+    plain.unlink(); write_shapes(folder/'landslides.gpkg', width, height)
+    (folder/'metrics.json').write_text(json.dumps(dict(threshold=.5)))
+
+def write_shapes(path:Path, width:int, height:int):
+    "Cells of a kilometre and about 50,000 polygons for 425 million pixels, as a mapping leaves them"
+    import geopandas as gpd, numpy as np, shapely
+    g = np.random.default_rng(1)
+    def boxes(x, y, side): return shapely.box(5e5 + x*10, 5e6 - (y + side)*10, 5e5 + (x + side)*10, 5e6 - y*10)
+    x, y = (part.ravel() for part in np.meshgrid(np.arange(0, width, 100), np.arange(0, height, 100)))
+    expected = g.gamma(.5, 2e4, len(x))
+    cells = gpd.GeoDataFrame(dict(expected_m2=expected, low_m2=expected/2, high_m2=expected*2, max_probability=g.uniform(size=len(x)), lon=141 + x*1e-4, lat=45 - y*1e-4), geometry=boxes(x, y, 100), crs=32654)
+    cells.to_file(path, layer='cells', driver='GPKG', geometry_type='MultiPolygon', promote_to_multi=True)
+    n = round(width*height*50_000/425e6)
+    found = gpd.GeoDataFrame(dict(area_m2=np.full(n, 6400.)), geometry=boxes(g.integers(0, width-8, n), g.integers(0, height-8, n), 8), crs=32654)
+    found.to_file(path, layer='polygons', driver='GPKG', geometry_type='MultiPolygon', promote_to_multi=True)
 
 # --- first view: from a path to the document a browser is sent, in a fresh process after its imports, and once more
 
@@ -73,7 +89,7 @@ def ours(folder):
             start = time.perf_counter(); numbers_html(run, this, t); took = max(took, time.perf_counter() - start)
         return took
     for t in range(1, 100): count_landslides(scan, t/100) # what the background thread does after a scan
-    return out | dict(threshold_s=slowest(True), threshold_before_counted_s=slowest(False))
+    return out | dict(peak_gb=peak_gb(), threshold_s=slowest(True), threshold_before_counted_s=slowest(False))
 
 def peer(folder):
     "hvplot's rasterize of the same raster, and nothing else"
@@ -177,6 +193,57 @@ def visitors(folder, n=100):
         one = at_once(server, 1) # the first pays for the scan
         return dict(one=at_once(server, 1), twenty=at_once(server, 20), memory=given_back(server, n))
 
+# --- a scene more than four times as large
+
+def larger(folder, n=3):
+    "The first view of a scene of 25,000 x 17,000 px with 50,000 polygons over that of 10,000 x 10,000 px, each in a fresh process"
+    folder = Path(folder)
+    for name, size in (('small', (10_000, 10_000)), ('large', (25_000, 17_000))):
+        if not (folder/name/'run').exists(): make_run(folder/name/'run', *size)
+    all = [{name: child('ours', folder/name) for name in ('small', 'large')} for _ in range(n)]
+    ratios = {k: span([o['large'][k]/o['small'][k] for o in all]) for k in ('first_view_s', 'first_view_cpu_s', 'peak_gb')}
+    return dict(rounds=n, load=os.getloadavg()[0], **ratios, large={k: span([o['large'][k] for o in all]) for k in all[0]['large']})
+
+# --- what a hand does on the map: in Chromium, from the click to the drawn frame
+
+SWITCH = """box => new Promise(done => {
+  const start = performance.now()
+  const renderers = [...Bokeh.documents[0]._all_models.values()].filter(m => m.type == 'GlyphRenderer')
+  const tell = () => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - start)))
+  for (const renderer of renderers) renderer.properties.visible.change.connect(tell)
+  box.click()
+})"""
+SWIPE = """() => new Promise(done => {
+  const find = test => [...Bokeh.documents[0]._all_models.values()].find(test)
+  const curtain = find(m => m.type == 'GlyphRenderer' && m.name == 'curtain').data_source
+  const divider = find(m => m.type == 'Slider' && m.title == 'Before | after')
+  const start = performance.now()
+  curtain.properties.data.change.connect(() => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - start))))
+  divider.value = divider.value > .5 ? .3 : .7
+})"""
+
+def hands(folder, n=20):
+    "Milliseconds of a layer switch and of a move of the swipe on a page with before and after"
+    from playwright.sync_api import sync_playwright
+    import shutil
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+    with sync_playwright() as p, Server(folder) as server:
+        page = p.chromium.launch(executable_path=chromium, args=['--headless', '--no-sandbox', '--disable-gpu']).new_page(viewport=dict(width=1366, height=768))
+        page.goto(f'http://127.0.0.1:{server.port}/', timeout=120_000)
+        box = page.get_by_role('checkbox', name='Outlines', exact=True); box.wait_for(timeout=120_000); page.wait_for_timeout(5000)
+        switched = [box.evaluate(SWITCH) for _ in range(n)]
+        page.get_by_role('button', name='Swipe').click(); page.wait_for_timeout(3000)
+        swiped = [page.evaluate(SWIPE) for _ in range(n)]
+        return dict(switch_ms=span(switched), swipe_ms=span(swiped), load=os.getloadavg()[0])
+
+def fifty(folder, n=50):
+    "n pages asked for in the same second: seconds of the slowest; memory before, at most, and after they have gone, twice"
+    with Server(folder) as server:
+        at_once(server, 2); before = settled_mb(server, 25)
+        first = at_once(server, n, ()); highest = server.resident_mb; after = settled_mb(server, 30)
+        second = at_once(server, n, ()); again = settled_mb(server, 30)
+        return dict(first=first, second=second, before_mb=before, highest_mb=highest, after_mb=after, again_mb=again, growth=again/after - 1, load=os.getloadavg()[0])
+
 def child(name, folder):
     "A side in a fresh process"
     out = subprocess.run([sys.executable, '-W', 'ignore', __file__, name, str(folder)], stdout=subprocess.PIPE, text=True, check=True, cwd=root)
@@ -199,8 +266,8 @@ def main(side=10_000, n=100, times=3):
     "All of it"
     with tempfile.TemporaryDirectory() as d:
         make_run(Path(d)/'run', side)
-        return dict(side=side, first_view=rounds(d, times), visitors=visitors(d, n))
+        return dict(side=side, first_view=rounds(d, times), visitors=visitors(d, n), fifty=fifty(d))
 
 if __name__ == '__main__':
-    if sys.argv[1:2] in (['view'], ['ours'], ['peer'], ['rounds']): print(json.dumps(globals()[sys.argv[1]](sys.argv[2])))
+    if sys.argv[1:2] in (['view'], ['ours'], ['peer'], ['rounds'], ['larger'], ['hands'], ['fifty']): print(json.dumps(globals()[sys.argv[1]](sys.argv[2])))
     else: print(json.dumps(main(*map(int, sys.argv[1:])), indent=1))

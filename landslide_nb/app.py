@@ -17,7 +17,7 @@ if __name__.startswith('bokeh_app'):
 # %% ../nbs/69_app.ipynb #431c435b
 import html
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import panel as pn
@@ -26,17 +26,18 @@ from bokeh.events import Tap
 from bokeh.models import ColumnDataSource, Div
 from fastcore.basics import patch
 
-from landslide_nb.browser.maps import (button, choice, image_data, kept_run, page_file, paragraph, plot_pane, select,
+from landslide_nb.browser.maps import (button, choice, image_data, page_file, paragraph, plot_pane, select,
     stack, style)
 from .browser.panels import (GALLERY, MEANINGS, ORDERS, RAMP, cells_file, chip_bounds, chip_figure,
     chip_labels, chip_words, gallery_plot, gallery_view, png_of, polygon_file, rank_chips, tile_at, view_file)
+from .browser.outlines import user_layers
 from .browser.scan import CHIP, scan_later
-from .browser.runs import HIGHEST, LOWEST, AppError, RunFolder, find_experiments, find_runs
-from .browser.views import fit
+from .browser.runs import HIGHEST, LOWEST, AppError, RunFolder, find_experiments, find_runs, kept_run
+from .browser.views import fit, is_whole
 from .browser.review import review_tab
-from .browser.tabs import compare_tab, experiments_tab
-from .browser.visit import Controls, FourTab, MapTab, Session, Tab, Visit, address_bar
-from .browser.words import notes_html, numbers_html, read_state, write_state
+from .browser.tabs import Timeline, compare_tab, experiments_tab
+from .browser.visit import BOXES, LATER_BOXES, Controls, FourTab, MapTab, Session, Tab, Visit, address_bar
+from .browser.words import brief_html, notes_html, numbers_html, read_state, write_state
 from .guard import (MAX_MESSAGE, NOTEBOOKS, GuardError, Visitors, check_address, free_port, guards, handed,
     notebook_proxy, read_origin, wait_for_port)
 
@@ -153,18 +154,20 @@ class Sidebar:
     def __init__(self):
         self.visit = None
         self.threshold = pn.widgets.FloatSlider(name='Threshold of probability', start=LOWEST, end=HIGHEST, step=.01,
-                                                value=.5, disabled=True, sizing_mode='stretch_width',
-                                                stylesheets=[style('focus')], css_classes=['wide'])
+                                                value=.5, disabled=True, width=250, margin=(0, 8),
+                                                stylesheets=[style('focus')])
+        self.brief = paragraph(wide=False, margin=(0, 6)) # beside the threshold
         self.numbers = paragraph(margin=(2, 5))
         self.polygons = self.saver('Polygons, GPKG', 'landslides.gpkg', lambda: self.polygons_as('GPKG'))
         self.geojson = self.saver('Polygons, GeoJSON', 'landslides.geojson', lambda: self.polygons_as('GeoJSON'))
+        self.kml = self.saver('Polygons, KML', 'landslides.kml', lambda: self.polygons_as('KML'))
         self.cells = self.saver('Cells, CSV', 'ranked_cells.csv', self.cells_shown)
         self.picture = self.saver('View, PNG', 'view.png', self.view_shown)
 
     @property
     def widgets(self) -> list:
         "Everything, from top to bottom"
-        return [self.threshold, self.numbers, self.polygons, self.geojson, self.cells, self.picture]
+        return [self.numbers, self.polygons, self.geojson, self.kml, self.cells, self.picture]
 
 # %% ../nbs/69_app.ipynb #3ab1cb96
 @patch
@@ -179,7 +182,7 @@ def saver(self:Sidebar,
 # %% ../nbs/69_app.ipynb #120fdc9e
 @patch
 def polygons_as(self:Sidebar,
-    driver:str, # GPKG | GeoJSON
+    driver:str, # GPKG | GeoJSON | KML
 ) -> io.BytesIO:
     "Polygons at the threshold"
     return polygon_file(self.visit.run, self.visit.threshold, driver)
@@ -208,7 +211,8 @@ def show_run(self:Sidebar,
     files = visit.run.files
     finest = .01 if visit.run.threshold >= LOWEST else .001
     self.threshold.param.update(start=finest, end=max(HIGHEST, visit.run.threshold), step=finest, value=visit.threshold)
-    for widget in (self.threshold, self.polygons, self.geojson): widget.disabled = 'probability.tif' not in files
+    polygons = self.polygons, self.geojson, self.kml
+    for widget in (self.threshold, *polygons): widget.disabled = 'probability.tif' not in files
     self.cells.disabled = visit.run.cells is None
     self.picture.disabled = not {'probability.tif', 'pair.tif'} & set(files)
 
@@ -219,6 +223,7 @@ def show_numbers(self:Sidebar):
     run = self.visit.run
     if 'probability.tif' not in run.files: return
     self.numbers.object = numbers_html(run, self.visit.scan, self.visit.threshold)
+    self.brief.object = brief_html(run, self.visit.scan, self.visit.threshold)
 
 # %% ../nbs/69_app.ipynb #1b090cab
 class Browser:
@@ -227,21 +232,23 @@ class Browser:
         runs:str|Path,        # a run folder or a folder of them
         query:dict|None=None, # state as in an address; None: that of the request
         review:bool=True,     # may visitors write labels?
+        users:Iterable=(),    # layers the user brought, of `user_layers`
     ):
         self.review = review
         self.names = find_runs(runs)
         self.experiments = find_experiments(runs)
         self.wanted, notes = read_state(_query() if query is None else query, self.names)
-        self.session = Session(runs, notes)
-        self.controls = Controls(self.wanted.get('tab', self.first_tab()))
+        self.session = Session(runs, notes, users)
+        self.controls = Controls(self.wanted.get('tab', self.first_tab()), users)
         self.pick = select('Run', list(self.names), disabled=not self.names, sizing_mode='stretch_width',
                            css_classes=['wide'])
         self.sidebar = Sidebar()
         self.visit = None # the run on the screen
         self.panes = {}   # tabs made so far, as Panel shows them
-        self.head = stack(self.pick, self.session.about)
+        self.timeline = Timeline(self.choose)
+        self.head = stack(self.pick, self.timeline.slider, self.timeline.words, self.session.about)
         self.side = stack(sheet='pairs')
-        self.main = stack(self.controls.tabs)
+        self.main = stack()
         self.begin()
         self.watch()
         pn.state.onload(self.greet)
@@ -277,6 +284,7 @@ def watch(self:Browser):
     for widget in (controls.base, controls.pol): widget.param.watch(lambda _: self.visit and self.visit.draw(), 'value')
     for widget in (controls.shown, controls.opacity):
         widget.param.watch(lambda _: self.visit and self.visit.toggle(), 'value')
+    controls.layer.param.watch(lambda _: self.visit and self.visit.toggle(), 'options')
 
 # %% ../nbs/69_app.ipynb #00c0c6a3
 @patch
@@ -311,9 +319,11 @@ def open(self:Browser,
     if not first: self.forget()
     run = self.read_run(name)
     if run is None: return
-    if not first: self.visit.close()
+    if not first:
+        self.stay(run)
+        self.visit.close()
     self.panes = {}
-    self.main.objects = [self.controls.tabs]
+    self.main.objects = []
     self.pick.value = name
     self.visit = Visit(self.session, self.controls, run, self.wanted)
     self.sidebar.show_run(self.visit)
@@ -330,6 +340,24 @@ def forget(self:Browser):
     self.session.notes = []
     self.wanted = {}
 
+# %% ../nbs/69_app.ipynb #dbfd1fb1
+@patch
+def stay(self:Browser,
+    run:RunFolder, # opened in place of the one on the screen
+):
+    "On the same grid a visitor goes on looking at the same place"
+    before = self.visit
+    same = (run.crs, run.transform, run.shape) == (before.run.crs, before.run.transform, before.run.shape)
+    if same and not is_whole(before.run, before.at): self.wanted = dict(at=before.at)
+
+# %% ../nbs/69_app.ipynb #96fd1860
+@patch
+def choose(self:Browser,
+    name:str, # of a run
+):
+    "The visitor goes to another run"
+    if self.visit and name in self.names and name != self.visit.run.name: self.pick.value = name
+
 # %% ../nbs/69_app.ipynb #37bdccef
 @patch
 def start(self:Browser):
@@ -337,6 +365,7 @@ def start(self:Browser):
     run = self.visit.run
     if 'probability.tif' not in run.files: return
     self.visit.future = scan_later(run)
+    with self.session.telling(): self.timeline.show(self.visit)
     self.wait()
 
 # %% ../nbs/69_app.ipynb #fdb7601b
@@ -432,7 +461,7 @@ class Page(pn.Template):
 
     def __init__(self,
         address:Div,    # of `address_bar`
-        **items:object, # head, side, main: what Panel shows there
+        **items:object, # head, side, tabs, rule, main: what Panel shows there
     ):
         super().__init__(page_file('page.html'), items=items)
         self.add_variable('page_style', style('page'))
@@ -462,22 +491,26 @@ def _dist_url(): # where Panel's own style sheets are
 @patch
 def template(self:Browser) -> Page:
     "The page, ready to be served"
-    return Page(self.session.address, head=self.head, side=self.side, main=self.main)
+    rule = stack(self.sidebar.threshold, self.sidebar.brief, sheet='ruled')
+    beside = dict(head=self.head, side=self.side)
+    return Page(self.session.address, tabs=self.controls.tabs, rule=rule, main=self.main, **beside)
 
 # %% ../nbs/69_app.ipynb #c7742441
 def page(
     runs:str|Path, # a run folder or a folder of them
     visitors:Visitors|None=None, # who else looks at it; None: nobody counts them
     review:bool=True, # may visitors write labels?
+    users:Iterable=(), # layers the user brought, of `user_layers`
 ) -> Page:         # one a visitor
     "The page for one visitor, ready to be served"
     pn.extension('tabulator', inline=False)
     try:
         if visitors is not None: visitors.enter_session()
-        return Browser(runs, review=review).template()
+        return Browser(runs, review=review, users=users).template()
     except (AppError, GuardError) as error:
         words = pn.pane.HTML(notes_html([str(error)]), stylesheets=[style('text')])
-        return Page(address_bar(), head=words, side=pn.Spacer(), main=pn.Spacer())
+        empty = {name: pn.Spacer() for name in ('side', 'tabs', 'rule', 'main')}
+        return Page(address_bar(), head=words, **empty)
 
 # %% ../nbs/69_app.ipynb #70918e3a
 def stays_here(
@@ -497,16 +530,19 @@ def serve(
     threaded:bool=False,     # return at once; `.stop()` ends it
     frames:tuple=(),         # origins of pages that may hold it in a frame, as of a notebook
     review:bool|None=None,   # may visitors write labels? None: only where nobody else reaches the page
+    layers:Iterable=(),      # vector files to lay over the maps
 ) -> object:                 # the server: a thread, or Bokeh's Server
-    "Serve the page; raises `AppError` if there is no such folder, or the port or the address cannot be had"
+    "Serve the page; raises `AppError` if there is no such folder or layer, or the port or the address cannot be had"
     find_runs(runs)
+    users = user_layers(layers, [*BOXES, *LATER_BOXES])
     check_address(address, port)
     origins = [read_origin(origin) for origin in origins] if origins else None
     pn.extension('tabulator', inline=False)
     visitors = Visitors()
     if review is None: review = stays_here(address, origins)
-    return pn.serve({'/': lambda: page(runs, visitors, review)}, port=port, address=address, show=show,
-                    title='Landslide map', threaded=threaded, verbose=False, admin=False, websocket_origin=origins,
+    pages = {'/': lambda: page(runs, visitors, review, users)}
+    return pn.serve(pages, port=port, address=address, show=show, title='Landslide map', threaded=threaded,
+                    verbose=False, admin=False, websocket_origin=origins,
                     check_unused_sessions_milliseconds=5000, unused_session_lifetime_milliseconds=10000,
                     websocket_max_message_size=MAX_MESSAGE, transforms=guards(frames))
 
@@ -535,13 +571,14 @@ def browser(
     runs:str|Path,  # a run folder or a folder of them
     height:int=820, # of the frame, px
     proxy:str|None=None, # address that leads to a port of this machine, such as /user/me/proxy/{port}/; None: found
+    layers:Iterable=(), # vector files to lay over the maps
     **state:object, # run, other, t, at, tab: what to show first, as in a link
 ) -> Embedded:
     "See, question and hand over the runs of a folder, in a cell of a notebook; raises `AppError` if there is none"
     proxy = proxy or notebook_proxy()
     port = free_port()
     origins = ['*'] if proxy else None # who may pass is the proxy's business: nobody else reaches the port
-    server = serve(runs, port, show=False, threaded=True, origins=origins, frames=NOTEBOOKS, review=True)
+    server = serve(runs, port, show=False, threaded=True, origins=origins, frames=NOTEBOOKS, review=True, layers=layers)
     wait_for_port(port)
     address = proxy.format(port=port) if proxy else f'http://127.0.0.1:{port}/'
     return Embedded(server, f'{address}?{write_state(**state)}', height)

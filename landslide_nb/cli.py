@@ -195,14 +195,15 @@ def add_fetch(
 
 # %% ../nbs/85_cli.ipynb #aac67dfd
 def app(
-    args:argparse.Namespace, # runs, port, address, origin, no_show
+    args:argparse.Namespace, # runs, port, address, origin, no_show, layer
 ) -> None:
     "`landslide-nb app`: see, question and hand over the maps of a folder"
     from landslide_nb.app import serve
     from landslide_nb.guard import check_address
     check_address(args.address, args.port)
     if args.port: say(f'The maps of {args.runs} are at http://{args.address}:{args.port}/ until Ctrl+C.')
-    serve(args.runs, args.port, args.address, not args.no_show, args.origin, review=args.review or None)
+    more = dict(review=args.review or None, layers=args.layer)
+    serve(args.runs, args.port, args.address, not args.no_show, args.origin, **more)
 
 # %% ../nbs/85_cli.ipynb #972fdfb1
 def add_app(
@@ -215,6 +216,7 @@ def add_app(
     p.add_argument('--origin', action='append', metavar='HOST:PORT', help='name under which others reach it, needed with --address')
     p.add_argument('--review', action='store_true', help='let others write labels, too (on this machine alone you always can)')
     p.add_argument('--no-show', action='store_true', help='do not open a web browser')
+    p.add_argument('--layer', type=path_word, action='append', default=[], metavar='FILE', help='a vector file to lay over the maps, such as roads; may be given several times')
 
 # %% ../nbs/85_cli.ipynb #d5feab7e
 COMMANDS = dict( # name -> (function, its arguments, one line of help)

@@ -83,7 +83,7 @@ def guards(
 class GuardError(LandslideError): "More than a page lets in or out"
 
 # %% ../nbs/09_guard.ipynb #cab44c7e
-MAX_VISITORS = 40 # at the same time
+MAX_VISITORS = 60 # at the same time
 
 class Visitors:
     "Who looks at a page now"

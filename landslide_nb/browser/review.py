@@ -92,7 +92,7 @@ def make_maps(self:ReviewTab):
     for source in self.pencil.sources.values(): source.on_change('data', lambda attr, old, new: self.reshape())
     self.pencil.stroke.on_change('data', lambda attr, old, new: self.stroked())
     for name, frame in self.maps.overlays:
-        if name == 'Cells': frame.glyph.line_width = 1.5
+        if name == 'Ranked': frame.glyph.line_width = 1.5
     for plot in (self.large, *self.small.values()): plot.on_event(RangesUpdate, self.moved)
     self.large.on_event(Tap, self.tapped)
 

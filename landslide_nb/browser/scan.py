@@ -7,14 +7,15 @@ __all__ = ['THRESHOLD_STEPS', 'EDGES', 'STEPS', 'CHIP', 'MOST_KEPT_PIXELS', 'POS
            'MOST_SCANS', 'steps_of', 'threshold_step', 'Scan', 'row_areas', 'rasterize_mapped', 'read_truth',
            'label_kinds', 'count_steps', 'step_areas', 'chip_sums', 'probability_sums', 'Strip', 'scan_strip',
            'HighPixels', 'read_strips', 'read_and_scan', 'scan_run', 'row_segments', 'touching_segments', 'connected',
-           'landslide_areas', 'count_landslides', 'scores_from_step', 'at_threshold', 'pr_curve', 'scan_later']
+           'landslide_areas', 'count_landslides', 'pixels_reaching', 'new_since', 'pixels_area', 'scores_from_step',
+           'at_threshold', 'pr_curve', 'scan_later']
 
 # %% ../../nbs/61_browser.scan.ipynb #e4de8241
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -366,6 +367,36 @@ def count_landslides(
         large = landslide_areas(scan, threshold) >= min_area*(1 - 1e-9)
         scan.counts[key] = int(large.sum())
     return scan.counts[key]
+
+# %% ../../nbs/61_browser.scan.ipynb #0c185691
+def pixels_reaching(
+    scan:Scan,
+    threshold:float, # one that the scan reaches
+) -> np.ndarray:     # (n,) int64, of `flat`
+    "The pixels above a threshold"
+    return scan.flat[scan.step >= scan.first_step(threshold)]
+
+# %% ../../nbs/61_browser.scan.ipynb #9059d725
+def new_since(
+    scan:Scan,       # of the later map
+    threshold:float, # of the later map
+    before:Scan,     # of the earlier map, on the same grid
+    then:float,      # threshold of the earlier map
+) -> Scan|None:      # with the new pixels only; None if one of the scans kept no pixels that low
+    "What is above the threshold of a map and was not above that of the map before"
+    if not (scan.reaches(threshold) and before.reaches(then)): return None
+    now, was = pixels_reaching(scan, threshold), pixels_reaching(before, then)
+    place = np.minimum(np.searchsorted(was, now), max(len(was) - 1, 0))
+    new = was[place] != now if len(was) else np.ones(len(now), bool)
+    step = np.full(new.sum(), scan.first_step(threshold), 'uint16')
+    return replace(scan, flat=now[new], step=step, counts={})
+
+# %% ../../nbs/61_browser.scan.ipynb #a3089a27
+def pixels_area(
+    scan:Scan, # of `new_since`
+) -> float:    # m2
+    "The area of the pixels a scan kept"
+    return float(scan.row_area[scan.flat//scan.stride].sum())
 
 # %% ../../nbs/61_browser.scan.ipynb #727fd91c
 def _share(part, whole): return float(part/whole) if whole else float('nan')

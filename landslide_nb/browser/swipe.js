@@ -1,7 +1,7 @@
 // The body of a Bokeh callback: what was seen before covers the map left of the divider.
 // x, pre, curtain, line and divider are its arguments; nothing of it goes back to the server.
 const here = {sync: false}
-if (cb_obj.event_name == 'mousemove') {
+if (['mousemove', 'tap'].includes(cb_obj.event_name)) {
   if (!line.visible) return
   divider.setv({value: Math.min(1, Math.max(0, (cb_obj.x - x.start)/(x.end - x.start)))}, here)
 }

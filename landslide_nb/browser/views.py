@@ -6,12 +6,12 @@
 __all__ = ['VIEW', 'ASPECT', 'ROUNDING', 'WEB_MAPS', 'TILE', 'MOST_TILES', 'MERCATOR', 'View', 'pixel_span', 'touched_window',
            'screen_shape', 'nodata_to_nan', 'read_view', 'centre_of', 'sides_of', 'extent_around', 'fit', 'zoom',
            'to_bytes', 'stretch', 'backscatter_layers', 'read_layers', 'hillshade', 'cubic_terms', 'least_squares',
-           'lonlat_fit', 'WebMap', 'tile_level', 'tile_span', 'choose_tiles', 'tile_middles', 'place_tiles',
-           'mercator_extent', 'web_tiles']
+           'lonlat_fit', 'north_angle', 'WebMap', 'tile_level', 'tile_span', 'choose_tiles', 'tile_middles',
+           'place_tiles', 'mercator_extent', 'web_tiles', 'hill_view', 'is_whole', 'kept_layers']
 
 # %% ../../nbs/60_browser.views.ipynb #90c8e1e3
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window, from_bounds
 from rasterio.windows import bounds as window_bounds
 
-from .runs import BANDS, AppError, RunFolder, open_raster
+from .runs import BANDS, AppError, RunFolder, kept, open_raster
+from ..core import DEGREE
 
 # %% ../../nbs/60_browser.views.ipynb #8ebf5964
 VIEW = (480, 640) # most rows and columns of a view
@@ -245,6 +246,15 @@ def lonlat_fit(
         lon=least_squares(terms, lon),
         lat=least_squares(terms, lat))
 
+# %% ../../nbs/60_browser.views.ipynb #9ade74f4
+def north_angle(
+    run:RunFolder, # with a CRS
+) -> float:        # radians, clockwise from upwards
+    "Where north is in the middle of a scene"
+    (lon,), (lat,) = transform(run.crs, 'EPSG:4326', *([part] for part in centre_of(run.bounds)))
+    x, y = transform('EPSG:4326', run.crs, [lon, lon], [lat - .005, lat + .005])
+    return math.atan2((x[1] - x[0])*run.kx, y[1] - y[0])
+
 # %% ../../nbs/60_browser.views.ipynb #52eabfa8
 @dataclass(frozen=True)
 class WebMap:
@@ -352,3 +362,36 @@ def web_tiles(
     level, tiles = choose_tiles(extent, WEB_MAPS[web].finest)
     urls = [WEB_MAPS[web].tiles.format(z=level, x=column, y=row) for column, row in tiles]
     return dict(url=urls) | place_tiles(run, level, tiles)
+
+# %% ../../nbs/60_browser.views.ipynb #805340bf
+def hill_view(
+    run:RunFolder, # with dem.tif
+    bounds:tuple,  # (left, bottom, right, top)
+) -> View|None:    # 0 dark .. 1 bright; None if no heights reach into the extent
+    "Hillshade of an extent"
+    heights = read_view(run.files['dem.tif'], bounds)
+    if heights is None: return None
+    left, _, right, _ = heights.bounds
+    pixel = (right-left)/heights.data.shape[2]*(DEGREE if run.geographic else 1)
+    return View(hillshade(heights.data[0], pixel*run.kx, pixel)[None], heights.bounds)
+
+# %% ../../nbs/60_browser.views.ipynb #a9a7d606
+def is_whole(
+    run:RunFolder, # of `open_run`
+    bounds:tuple,  # (left, bottom, right, top)
+) -> bool:
+    "Does the extent show the whole scene, as a page does at first?"
+    return bounds == fit(run.bounds, run.kx)
+
+# %% ../../nbs/60_browser.views.ipynb #34c59c43
+def kept_layers(
+    run:RunFolder,  # of `open_run`
+    bounds:tuple,   # (left, bottom, right, top)
+    pol:str='VH',   # VH | VV
+    pair:bool=True, # also backscatter
+) -> dict:          # name -> View or None
+    "`read_layers`, the whole scene only once"
+    if not pair: run = replace(run, files={name: path for name, path in run.files.items() if name != 'pair.tif'})
+    def read(): return read_layers(run, bounds, pol)
+    layers = kept((run.stamp, 'layers', pol, pair), read) if is_whole(run, bounds) else read()
+    return dict(layers)

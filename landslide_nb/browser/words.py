@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['INTERVALS_OF', 'DIFFERENCE', 'WAIT', 'NO_INTERVAL', 'SIMULATED', 'METRICS', 'SHARES', 'CELL_COLUMNS', 'TABS',
-           'share_text', 'threshold_text', 'interval_of', 'side_of', 'worst_text', 'expected_words', 'counted_words',
-           'curve_svg', 'numbers_html', 'passes_words', 'model_words', 'null_words', 'run_html', 'alarm_html',
-           'notes_html', 'compare_table', 'near_name', 'CellColumn', 'cell_table', 'nearest_cell', 'read_state',
-           'write_state']
+           'share_text', 'threshold_text', 'interval_of', 'side_of', 'zone_names', 'first_place', 'worst_text',
+           'expected_words', 'counted_words', 'curve_svg', 'numbers_html', 'brief_html', 'passes_words', 'model_words',
+           'null_words', 'run_html', 'alarm_html', 'notes_html', 'compare_table', 'near_name', 'CellColumn',
+           'cell_table', 'nearest_cell', 'read_state', 'write_state']
 
 # %% ../../nbs/63_browser.words.ipynb #93e3ceed
 import html
@@ -24,6 +24,7 @@ from .runs import HIGHEST, LOWEST, RunFolder
 from .scan import Scan, at_threshold, pr_curve
 from ..data.grid import area_text, span_text
 from ..data.pair import track_text
+from ..mapping.exposure import NAME_COLUMNS, clean_name
 from ..mapping.hits import exposure_text, with_capital
 
 # %% ../../nbs/63_browser.words.ipynb #fbba2dd9
@@ -70,6 +71,26 @@ def side_of(
 # %% ../../nbs/63_browser.words.ipynb #36148cbb
 def _third(share, names): return names[int(np.clip(share*3, 0, 2))]
 
+# %% ../../nbs/63_browser.words.ipynb #6acf5d7a
+def zone_names(
+    cells:pd.DataFrame, # of `clean_cells`, perhaps zones
+) -> list[str]:         # one line each, empty where there is none
+    "The names of zones"
+    lower = {str(column).lower(): column for column in reversed([*cells.columns])}
+    known = [lower[name] for name in NAME_COLUMNS if name in lower]
+    texts = [name for name in cells.columns if name not in ('places_near', 'geometry') and cells[name].dtype == object]
+    column = next(iter([*known, *texts]), None)
+    return [''] * len(cells) if column is None else [clean_name(value) for value in cells[column]]
+
+# %% ../../nbs/63_browser.words.ipynb #5476d598
+def first_place(
+    run:RunFolder, # with cells or zones
+) -> str:          # plain text
+    "What the worst place is called in a sentence"
+    if not run.zoned: return 'cell 1'
+    name = zone_names(run.cells.head(1))[0]
+    return f'{name} (zone 1)' if name else 'zone 1'
+
 # %% ../../nbs/63_browser.words.ipynb #c8f4cc36
 def worst_text(
     run:RunFolder, # of `open_run`
@@ -81,9 +102,10 @@ def worst_text(
     middle = worst.geometry.centroid
     place = f"{_degrees(worst.lat, 'N', 'S')} {_degrees(worst.lon, 'E', 'W')}"
     share = worst.expected_m2/max(run.cells.expected_m2.sum(), 1e-9)
-    text = (f"{_certainty(run)}, in the {side_of(run, middle.x, middle.y)} of the scene, at {place}: "
+    total = "the total of all zones" if run.zoned else "the scene's total"
+    text = (f"{_certainty(run).replace('cell 1', first_place(run))}, in the {side_of(run, middle.x, middle.y)} of the scene, at {place}: "
             f"{area_text(worst.expected_m2)} of landslide expected{_between(worst)}, "
-            f"{share_text(share)} of the scene's total.")
+            f"{share_text(share)} of {total}.")
     hit = exposure_text(run.metrics)
     if hit: text = f'{with_capital(hit)}. {text}'
     return text.replace(' %', '\xa0%').replace(' ha', '\xa0ha') # a number and its unit stay on one line
@@ -190,6 +212,17 @@ def numbers_html(
     curve = ''
     if counts and scan.has_truth: curve = curve_svg(pr_curve(scan), counts['recall'], counts['precision'])
     return f'<dl class="numbers">{items}</dl>{curve}<p class="quiet">{DIFFERENCE}</p>'
+
+# %% ../../nbs/63_browser.words.ipynb #23823896
+def brief_html(
+    run:RunFolder,   # of `open_run`
+    scan:Scan|None,  # None: still being counted
+    threshold:float, # of probability, 0..1
+) -> str:            # HTML
+    "What lies above the threshold, in one line beside it"
+    words = counted_words(None if scan is None else at_threshold(scan, threshold))
+    found = '' if scan is None else f" · {words['landslides']} of at least {area_text(run.min_area)}"
+    return f'<output class="brief"><b>{words["area"]}</b> above it{found}</output>'
 
 # %% ../../nbs/63_browser.words.ipynb #ffdafa9f
 def _item(key, name, value, note):
@@ -332,14 +365,18 @@ class CellColumn:
     name:str    # in the list
     source:str  # column of `RunFolder.cells`; areas are m2 there and ha in the list
     title:str   # above the column
-    format:str  # of its numbers, as Bokeh's NumberFormatter reads it
+    format:str='' # of its numbers, as Bokeh's NumberFormatter reads it; empty: it holds text
 
 # %% ../../nbs/63_browser.words.ipynb #4b92a249
 CELL_COLUMNS = (CellColumn('rank', 'rank', '#', '0'),
+                CellColumn('zone', 'zone', 'zone'),
                 CellColumn('expected (ha)', 'expected_m2', 'area (ha)', '0,0.00'),
                 CellColumn('at least (ha)', 'low_m2', 'at least (ha)', '0,0.00'),
                 CellColumn('at most (ha)', 'high_m2', 'at most (ha)', '0,0.00'),
                 CellColumn('top probability', 'max_probability', 'top prob.', '0.00'),
+                CellColumn('road (m)', 'expected_road_m', 'road hit (m)', '0,0'),
+                CellColumn('people', 'expected_people', 'people hit', '0,0'),
+                CellColumn('near', 'places_near', 'places near'),
                 CellColumn('lat (°)', 'lat', 'lat (°)', '0.000'),
                 CellColumn('lon (°)', 'lon', 'lon (°)', '0.000'))
 
@@ -347,11 +384,14 @@ CELL_COLUMNS = (CellColumn('rank', 'rank', '#', '0'),
 def cell_table(
     cells:gpd.GeoDataFrame, # of `clean_cells`
 ) -> pd.DataFrame:          # what the page lists
-    "The ranked cells as the page lists them: numbers all, areas in hectares"
+    "The ranked cells or zones as the page lists them: areas in hectares, texts of one line"
+    names = zone_names(cells)
+    if any(names): cells = cells.assign(zone=names)
     out = {}
     for column in CELL_COLUMNS:
         if column.source not in cells or cells[column.source].isna().all(): continue
         values = cells[column.source]
+        if not column.format: values = [clean_name(value) for value in values]
         out[column.name] = values/1e4 if column.source.endswith('m2') else values
     return pd.DataFrame(out)
 

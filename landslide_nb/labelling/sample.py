@@ -7,7 +7,7 @@ __all__ = ['EXPONENT', 'ALIKE', 'PER_STRATUM', 'COVERAGE', 'KNOWN', 'FEWEST', 'd
            'even_counts', 'Design', 'design_sample', 'draw', 'Sample', 'within_strata', 'over_strata', 'Part',
            'part_area', 'freedom', 'log_interval', 'estimate_part', 'sample_of', 'simulate_draws', 'draw_chips',
            'drawn_rows', 'refuse_unfinished', 'answered', 'check_place', 'piece_sums', 'sample_of_labels', 'scene_part',
-           'zone_parts', 'zone_part', 'stratum_parts', 'area_row', 'zone_names', 'estimate_area']
+           'zone_parts', 'zone_part', 'stratum_parts', 'area_row', 'names_of_zones', 'estimate_area']
 
 # %% ../../nbs/47_labelling.sample.ipynb #4907b686
 import re
@@ -439,7 +439,7 @@ def area_row(
                 expected_km2=part.total/1e6, chips=found['chips'])
 
 # %% ../../nbs/47_labelling.sample.ipynb #50ce46fd
-def zone_names(
+def names_of_zones(
     zones:'GeoDataFrame', # of `settle_zones`
 ) -> list[str]:
     "What zones are called: the first column of texts, or their number"
@@ -461,6 +461,6 @@ def estimate_area(
     parts = [('scene', 'scene', scene_part(prob, sample))]
     if zones is not None:
         zones = settle_zones(zones, prob)
-        parts += [('zone', *o) for o in zip(zone_names(zones), zone_parts(zones, rows, prob, truth))]
+        parts += [('zone', *o) for o in zip(names_of_zones(zones), zone_parts(zones, rows, prob, truth))]
     parts += [('stratum', *o) for o in stratum_parts(rows, prob, sample).items()]
     return pd.DataFrame([area_row(*o, sample) for o in parts])
