@@ -20,6 +20,7 @@ from .commands.archive import BBOX, add_build, add_source_options, build, build_
 from .commands.options import CUBE, MODEL, add_block, add_pair_options, add_seed
 from .commands.options import cube_of, event_of, open_pair, pair_of, path_word, say
 from .commands.archive import refuse_without_box
+from .commands.report import add_report, report
 from .commands.study import ablation, add_ablation, add_experiment, experiment
 from .commands.train import STAGE1_CHIP, adapt, add_adapt, add_base, add_finetune, add_pretrain, base
 from .commands.train import chips_of_pair, finetune, pretrain, score_table, train_stage1, train_stage2
@@ -223,6 +224,7 @@ COMMANDS = dict( # name -> (function, its arguments, one line of help)
     pretrain=(pretrain, add_pretrain, 'stage 1 on one or several cubes'),
     finetune=(finetune, add_finetune, 'stage 2 on a few labelled chips of a cube'),
     app=(app, add_app, 'browse the maps of a folder in a web page'),
+    report=(report, add_report, 'the page of a map again, or as a PDF of two A4 pages'),
     experiment=(experiment, add_experiment, 'how much pretraining helps, at which number of labels'),
     ablation=(ablation, add_ablation, 'what each part of the recipe is worth'),
     base=(base, add_base, 'train the weights in the package again (about an hour on two cores)'),

@@ -27,7 +27,7 @@ from .scan import CHIP, Scan, read_truth
 from .views import VIEW, View, read_layers, read_view, stretch
 from .runs import AppError, RunFolder, open_raster
 from .outlines import edges, mapped_lines, mask_view
-from .words import threshold_text
+from ..mapping.words import level_text
 from ..data.grid import area_text
 from ..styles import RAMP
 
@@ -358,7 +358,7 @@ def view_figure(
 # %% ../../nbs/64_browser.panels.ipynb #acb0fbcb
 def _view_title(run, threshold):
     pink = '' if run.mapped is None else ', mapped landslides in pink'
-    return f"{run.title}: outlined is probability above {threshold_text(threshold)}{pink}"
+    return f"{run.title}: outlined is probability above {level_text(threshold)}{pink}"
 
 # %% ../../nbs/64_browser.panels.ipynb #f0453be4
 def view_file(

@@ -20,7 +20,8 @@ from .runs import inside, open_run, same_scene
 from .scan import scan_later
 from .views import read_view
 from .visit import Session, Tab, Visit
-from .words import compare_table, near_name, threshold_text
+from .words import compare_table, near_name
+from ..mapping.words import level_text
 
 # %% ../../nbs/67_browser.tabs.ipynb #cafea8e4
 def finished(
@@ -84,7 +85,7 @@ def open_second(self:CompareTab):
     self.second_scan = None
     with self.visit.session.telling():
         self.second = open_run(self.visit.session.root, self.other.value)
-        above = f'outlined above {threshold_text(self.second.threshold)}, its own threshold'
+        above = f'outlined above {level_text(self.second.threshold)}, its own threshold'
         self.label.object = f'B: {html.escape(self.other.value)}, {above}'
         if 'probability.tif' in self.second.files: self.second_scan = scan_later(self.second)
     self.follow()
