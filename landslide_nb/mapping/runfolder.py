@@ -34,7 +34,8 @@ from .areas import errors_here, landslide_polygons, mapped_polygons, middle_of, 
 from .exposure import Exposed, ExposureFiles, expose, settle_exposure
 from .hits import exposure_facts
 from .item import stac_item
-from .report import Pictures, plot_scene, report_page, scene_metrics, suspect
+from .picture import plot_scene
+from .report import Pictures, report_page, scene_metrics, suspect
 from .scene import check_scene
 from .sheet import draw_sheet, png_bytes
 from .words import event_in_words, is_simulated, model_in_words, source_text
@@ -507,7 +508,7 @@ def write_page(
 ) -> None:
     "Write the picture and the page"
     fig = plot_scene(pair, prob, metrics.get('event_name', ''), singles=singles, source=source_text(metrics))
-    (folder/'map.png').write_bytes(png_bytes(fig, 90))
+    (folder/'map.png').write_bytes(png_bytes(fig, 150))
     rasters = {path.name: path for path in folder.glob('*.tif')}
     sheet, worst, kind = draw_sheet(rasters, layers, metrics['threshold'])
     pictures = Pictures(sheet, (folder/'map.png').read_bytes())
