@@ -7,8 +7,8 @@ __all__ = ['PAGE_FILES', 'BLOCKS', 'WRONG', 'NAMES', 'PLACES', 'OFFLINE', 'PLAIN
            'open_for_report', 'layers_for_report', 'pair_again', 'panels_again', 'strange_said', 'page_of',
            'find_printer', 'print_words', 'printed', 'print_page', 'report', 'add_report']
 
-# %% ../../nbs/83b_commands.report.ipynb #a13e45a6
-import argparse, os, shutil, subprocess
+# %% ../../nbs/83b_commands.report.ipynb #c0a29a81
+import argparse, os, shutil, subprocess, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +34,10 @@ def open_for_report(
     from landslide_nb.browser.runs import AppError, open_run
     if not (folder/'probability.tif').is_file():
         raise ReportError(f"{folder} is no run folder, it holds no probability.tif; give a folder written by `landslide-nb map`.")
-    try: run = open_run(folder, '.')
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Geometry is in a geographic CRS') # the middle of a cell is near enough
+            run = open_run(folder, '.')
     except AppError as e: raise ReportError(f"{folder}: {e}") from e
     lacking = [name for name in PAGE_FILES if name not in run.files]
     if not lacking: return run

@@ -109,9 +109,9 @@ def scene_place(
     right, bottom = prob.rio.transform()*(columns, rows)
     return MapPlace(prob.rio.crs, (left, bottom, right, top))
 
-# %% ../../nbs/37b_mapping.picture.ipynb #e571e917
+# %% ../../nbs/37b_mapping.picture.ipynb #c9640353
 PANEL = 2.7, 3.7 # width and height of a panel, inches
-MARGINS = dict(left=.05, right=.985, top=.92, bottom=.15, wspace=.05) # to measure them takes as long as to draw
+MARGINS = dict(left=.05, right=.985, top=.92, bottom=.11, wspace=.05) # to measure them takes as long as to draw
 
 # %% ../../nbs/37b_mapping.picture.ipynb #3e6b434f
 def finish_panels(
@@ -123,6 +123,7 @@ def finish_panels(
     left, bottom, right, top = place.bounds
     axes[0].set(xlim=(left, right), ylim=(bottom, top))
     tidy_ticks(axes[0], bool(place.crs and place.crs.is_geographic))
+    for ax in axes: ax.tick_params(labelsize=LETTERS)
     if place.crs is not None: draw_scale(axes[0], place)
     said = f'{source}. Grey: no data.'
     axes[0].figure.text(.01, .015, said, size=LETTERS, color='.3', parse_math=False)

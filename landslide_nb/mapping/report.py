@@ -7,7 +7,7 @@ __all__ = ['LOG_RATIOS', 'MOST_DAYS', 'CELLS_HEAD', 'GUIDE', 'KNOWN_INTERVAL', '
            'MOST_WARNINGS', 'AreaCount', 'TruthCount', 'fraction', 'overlap_scores', 'add_baselines', 'truth_scores',
            'scene_metrics', 'expected_text', 'doubtful_text', 'found_text', 'suspect', 'area_facts', 'day_list',
            'pass_facts', 'truth_facts', 'track_line', 'fused_facts', 'source_table', 'numbers_table', 'area_name',
-           'place_text', 'between_text', 'areas_in', 'cells_table', 'worst_place_text', 'may_conclude',
+           'place_text', 'between_text', 'areas_in', 'place_cell', 'cells_table', 'worst_place_text', 'may_conclude',
            'may_not_conclude', 'guide_text', 'page_title', 'when_text', 'front_warnings', 'Pictures', 'front_page',
            'report_page']
 
@@ -27,8 +27,8 @@ from ..learn.metrics import StreamingAP
 from .exposure import NAME_COLUMNS, clean_name
 from .hits import READ_EXPOSURE, area_words, exposure_text, scene_rows, with_capital
 from .words import (
-    SIMULATED_EVENT, days_text, degree_text, event_title, html_list, html_page, html_row, html_table, is_simulated,
-    level_text, model_in_words, orbit_text, rule_text, shortened, source_text, unbroken, warning_box)
+    SIMULATED_EVENT, days_text, degree_text, event_title, html_list, html_page, html_row, html_sentence,
+    html_table, is_simulated, level_text, model_in_words, orbit_text, rule_text, shortened, source_text, warning_box)
 
 if TYPE_CHECKING: # loaded when they are needed
     import pandas as pd
@@ -306,6 +306,15 @@ def areas_in(
     known = all(np.isfinite(area) for area in areas)
     return f"{' to '.join(f'{area/per:,.{digits}f}' for area in areas)} {unit}" if known else 'not known'
 
+# %% ../../nbs/38_mapping.report.ipynb #b83d4150
+def place_cell(
+    area:'pd.Series', # a row of cells or zones
+    near:str,         # places, empty where none is known
+) -> str:
+    "What a table says of where an area lies"
+    named = f'{area_name(area)}, {place_text(area)}' if area_name(area) else place_text(area)
+    return f'{named}; near {shortened(near, 80)}' if near else named
+
 # %% ../../nbs/38_mapping.report.ipynb #b0f1dc41
 CELLS_HEAD = ['', 'place', 'landslide expected', 'interval', 'highest probability']
 
@@ -317,15 +326,17 @@ def cells_table(
     largest = worst.expected_m2.max()
     for number, (_, area) in enumerate(worst.iterrows(), 1):
         hit = area_words(area)
+        near = hit.pop('places within 1 km', '')
         head = [*CELLS_HEAD, *hit]
-        place = ' '.join(part for part in (area_name(area), place_text(area)) if part)
+        place = place_cell(area, near)
         areas = [areas_in(largest, area.expected_m2), areas_in(largest, area.low_m2, area.high_m2)]
         rows.append(html_row([number, place, *areas, f'{area.max_probability:.2f}', *hit.values()]))
     rows.insert(0, html_row(head, 'th'))
-    note = f'<p class=note>{READ_EXPOSURE}</p>' if head != CELLS_HEAD else ''
+    known = 'places_near' in worst or len(head) > len(CELLS_HEAD)
+    note = f'<p class=note>{READ_EXPOSURE}</p>' if known else ''
     return f"<div class=wide><table class=places>{''.join(rows)}</table></div>{note}"
 
-# %% ../../nbs/38_mapping.report.ipynb #50f7e8be
+# %% ../../nbs/38_mapping.report.ipynb #b69c3692
 def worst_place_text(
     worst:'GeoDataFrame', # worst first
     m:dict,               # metrics of `write_products`
@@ -342,7 +353,7 @@ def worst_place_text(
     return (f"{lead}{name}, at {place_text(area)}: {area_text(area.expected_m2)} of landslide expected{interval}, "
             f"{min(share, 1):.0%} of the whole scene.")
 
-# %% ../../nbs/38_mapping.report.ipynb #222d5375
+# %% ../../nbs/38_mapping.report.ipynb #19d8b272
 def may_conclude(
     m:dict,               # metrics of `write_products`
     worst:'GeoDataFrame', # worst first
@@ -353,22 +364,25 @@ def may_conclude(
     first = sure if len(sure) else worst
     share = min(1, first.expected_m2.sum()/max(m['expected_area_m2'], 1e-9))
     some = f'{kind}s 1 to {len(first)}' if len(first) > 1 else f'{kind} 1'
-    return [f'Go first to {some}: {share:.0%} of the landslide area that is expected in this scene lies there.',
+    there = f'{share:.0%} of the landslide area that is expected in this scene lies there'
+    go = f'Go first to {some}: {there}.' if len(sure) else f'Look first at {some}, where nothing is certain: {there}.'
+    return [go,
             f"Reckon with {expected_text(m).removeprefix('expected landslide area ')} of landslide in the scene.",
             f'Add up the expected areas of {kind}s. Their intervals do not add up.']
 
-# %% ../../nbs/38_mapping.report.ipynb #5df248b2
+# %% ../../nbs/38_mapping.report.ipynb #a8515ae9
 def may_not_conclude(
     m:dict, # metrics of `write_products`
 ) -> list[str]: # sentences
     "What a map must not be used for"
-    last, first = ([*(m.get(key) or ['?'])][k] for key, k in (('passes_pre', -1), ('passes_post', 0)))
+    days = [(m.get(key) or [''])[k] for key, k in (('passes_pre', -1), ('passes_post', 0))]
+    between = f'between {days[0]} and {days[1]}' if all(days) else 'between the passes'
     hidden = unseen_of_map(m)
     unseen = f'; {hidden}' if hidden else ''
     small = f"landslides below {area_text(m['min_area_m2'])}"
     return [f'That ground without colour is safe: {small}, and those on slopes that face away from the radar, are not shown{unseen}.',
             'That every polygon is a landslide: clear-cuts, floods, harvest and snow can look alike. Look at another source before acting on one.',
-            f'On which day a slope failed: the radar says only what changed between {last} and {first}.',
+            f'On which day a slope failed: the radar says only what changed {between}.',
             'Where exactly an edge lies: outlines follow pixels, they are not surveyed.']
 
 # %% ../../nbs/38_mapping.report.ipynb #2813b2d5
@@ -376,7 +390,7 @@ GUIDE = """<h2>How to read the numbers</h2><ul>
 <li><b>Probability</b> is calibrated on labelled validation chips: of all pixels shown as 0.3, about three in ten are landslide,
 as far as this scene is like the one the model learned from.</li>
 <li><b>Expected area</b> adds up probability times pixel area, also where nothing is certain. It can be added over cells.</li>
-<li><b>From - to</b> {interval}</li>
+<li><b>The interval</b> {interval}</li>
 <li><b>Polygons</b> are connected pixels with a probability of at least {threshold}: what to look at first.
 Their area is not the expected area.</li>
 <li>Radar sees changed ground. Clear-cuts, floods and harvest can look alike; steep slopes facing away from the sensor are hidden.
@@ -418,7 +432,7 @@ def page_title(
     "What the page is about"
     return f"Landslides: {shortened(event_title(m) or 'event', 90)}"
 
-# %% ../../nbs/38_mapping.report.ipynb #1cc2aa97
+# %% ../../nbs/38_mapping.report.ipynb #4a59ab7b
 def when_text(
     m:dict, # metrics of `write_products`
 ) -> str:   # empty where the event has no days
@@ -429,26 +443,26 @@ def when_text(
     seen = f"Radar: {sides[0]}, against {sides[1]}; {orbit_text(m)}." if all(sides) else ''
     return said + seen
 
-# %% ../../nbs/38_mapping.report.ipynb #be7c3461
-MOST_WARNINGS = 4 # on the first page
+# %% ../../nbs/38_mapping.report.ipynb #30820c31
+MOST_WARNINGS = 3 # on the first page
 
 def front_warnings(
     warnings:list[str], # sentences
 ) -> str:               # HTML
     "The warnings that stand above the map; all of them if there are few"
-    shown = [shortened(str(warning), 400) for warning in warnings[:MOST_WARNINGS]]
+    shown = [shortened(str(warning), 320) for warning in warnings[:MOST_WARNINGS]]
     more = len(warnings) - len(shown)
     if more > 0: shown.append(f'{more} more warnings are in metrics.json.')
     return warning_box(shown)
 
-# %% ../../nbs/38_mapping.report.ipynb #60f5073c
+# %% ../../nbs/38_mapping.report.ipynb #590f3ed7
 @dataclass(frozen=True)
 class Pictures:
     "What is drawn of a map, PNG"
     sheet:bytes  # of `sheet_figure`
     panels:bytes # of `plot_scene`
 
-# %% ../../nbs/38_mapping.report.ipynb #2729d1dc
+# %% ../../nbs/38_mapping.report.ipynb #40738d96
 def front_page(
     m:dict,               # metrics of `write_products`
     worst:'GeoDataFrame', # the worst-hit cells or zones
@@ -458,21 +472,21 @@ def front_page(
     "The first page: where to go, the map, and what it can carry"
     simulated = m.get('simulated') or is_simulated(m)
     return FRONT.format(
-        title=html.escape(page_title(m)),
+        title=html_sentence(page_title(m)),
         banner=f'<p class=simulated role=note>{SIMULATED_EVENT}</p>' if simulated else '',
-        when=html.escape(unbroken(when_text(m))),
-        worst=html.escape(unbroken(worst_place_text(worst, m, kind))),
-        found=html.escape(with_capital(found_text(m))),
+        when=html_sentence(when_text(m)),
+        worst=html_sentence(worst_place_text(worst, m, kind)),
+        found=html_sentence(with_capital(found_text(m))),
         warnings=front_warnings(m.get('warnings') or []),
         sheet=base64.b64encode(sheet).decode(),
         kind=kind,
         places=cells_table(worst),
         may=html_list(may_conclude(m, worst, kind)),
         may_not=html_list(may_not_conclude(m)),
-        source=html.escape(shortened(source_text(m), 300)),
+        source=html_sentence(shortened(source_text(m), 300)),
     )
 
-# %% ../../nbs/38_mapping.report.ipynb #c6c9dd30
+# %% ../../nbs/38_mapping.report.ipynb #abf6db7c
 def report_page(
     metrics:dict,         # of `write_products`
     worst:'GeoDataFrame', # the worst-hit cells or zones, as on the sheet
