@@ -16,8 +16,8 @@ import xarray as xr
 from ..data.grid import scene_windows
 from ..data.pair import log_ratio
 from .marginalia import LETTERS, MapPlace, draw_scale, tidy_ticks
-from .words import is_simulated, source_text
-from ..styles import RAMP
+from .words import is_simulated, shortened, source_text
+from ..styles import RAMP, printable
 
 if TYPE_CHECKING: # loaded when they are needed
     from matplotlib.axes import Axes
@@ -123,7 +123,6 @@ def finish_panels(
     left, bottom, right, top = place.bounds
     axes[0].set(xlim=(left, right), ylim=(bottom, top))
     tidy_ticks(axes[0], bool(place.crs and place.crs.is_geographic))
-    for ax in axes: ax.tick_params(labelsize=LETTERS)
     if place.crs is not None: draw_scale(axes[0], place)
     said = f'{source}. Grey: no data.'
     axes[0].figure.text(.01, .015, said, size=LETTERS, color='.3', parse_math=False)
@@ -146,6 +145,6 @@ def plot_scene(
     axes = fig.subplots(1, len(panels), sharex=True, sharey=True, gridspec_kw=MARGINS)
     for ax, panel in zip(axes, panels): draw_panel(ax, panel, [left, right, bottom, top])
     finish_panels(axes, place, source or source_text(pair.attrs))
-    if is_simulated(pair.attrs): title = f'{title} (simulated event)'.strip()
-    if title: fig.suptitle(title, size=10).set_parse_math(False)
+    if is_simulated(pair.attrs): title = f'{shortened(title, 60)} (simulated event)'.strip()
+    if title: fig.suptitle(shortened(printable(title), 90), size=10).set_parse_math(False)
     return fig

@@ -462,7 +462,7 @@ class Pictures:
     sheet:bytes  # of `sheet_figure`
     panels:bytes # of `plot_scene`
 
-# %% ../../nbs/38_mapping.report.ipynb #40738d96
+# %% ../../nbs/38_mapping.report.ipynb #7514d463
 def front_page(
     m:dict,               # metrics of `write_products`
     worst:'GeoDataFrame', # the worst-hit cells or zones
@@ -483,7 +483,7 @@ def front_page(
         places=cells_table(worst),
         may=html_list(may_conclude(m, worst, kind)),
         may_not=html_list(may_not_conclude(m)),
-        source=html_sentence(shortened(source_text(m), 300)),
+        source=html_sentence(source_text(m)),
     )
 
 # %% ../../nbs/38_mapping.report.ipynb #abf6db7c

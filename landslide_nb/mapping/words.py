@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SIMULATED_EVENT', 'THRESHOLD_RULE', 'SPACE', 'NARROW', 'NOTHING_FETCHED', 'LONG', 'MOST_LETTERS', 'BEFORE_UNITS',
            'DAY', 'is_simulated', 'event_in_words', 'event_title', 'level_text', 'model_in_words', 'days_text',
-           'orbit_text', 'rule_text', 'source_text', 'nice_step', 'ticks_between', 'decimals_of', 'degree_text',
-           'km_text', 'label_width', 'label_room', 'fitting_ticks', 'scale_length', 'scale_text', 'html_page',
-           'shortened', 'html_row', 'warning_box', 'html_table', 'html_list', 'unbroken', 'html_sentence']
+           'orbit_text', 'rule_text', 'shortened', 'source_text', 'nice_step', 'ticks_between', 'decimals_of',
+           'degree_text', 'km_text', 'label_width', 'label_room', 'fitting_ticks', 'scale_length', 'scale_text',
+           'html_page', 'html_row', 'warning_box', 'html_table', 'html_list', 'unbroken', 'html_sentence']
 
 # %% ../../nbs/32b_mapping.words.ipynb #cc9141ab
 import html, math, re
@@ -109,7 +109,15 @@ def rule_text(
     which = 'a null pair' if check.get('pairs') == 1 else f"the worst of {check.get('pairs')} null pairs"
     return f"Null check: {share:.2%} of {which} reaches the model's threshold."
 
-# %% ../../nbs/32b_mapping.words.ipynb #d893b57a
+# %% ../../nbs/32b_mapping.words.ipynb #3b3fff89
+def shortened(
+    text:str,
+    most:int, # letters
+) -> str:
+    "A text that cannot fill a page"
+    return text if len(text) <= most else f'{text[:most - 1]}…'
+
+# %% ../../nbs/32b_mapping.words.ipynb #9995f94e
 def source_text(
     metrics:dict, # of metrics.json, or attributes of a pair
 ) -> str:         # one line
@@ -119,9 +127,10 @@ def source_text(
     orbit, model = orbit_text(metrics), model_in_words(metrics.get('model'))
     said = [part for part in (passes, orbit, model) if part]
     made = f'landslide_nb {__version__}'
-    return printable('; '.join(['Sentinel-1' if said else '', *said, made]).removeprefix('; '))
+    parts = ['Sentinel-1', *said] if said else []
+    return '; '.join(part for part in (shortened(printable('; '.join(parts)), 160), made) if part)
 
-# %% ../../nbs/32b_mapping.words.ipynb #8cda0483
+# %% ../../nbs/32b_mapping.words.ipynb #ec19c0e4
 def nice_step(
     least:float, # > 0
 ) -> float:
@@ -129,7 +138,7 @@ def nice_step(
     power = 10.**math.floor(math.log10(least))
     return next(n*power for n in (1, 2, 5, 10) if n*power >= least*(1 - 1e-9))
 
-# %% ../../nbs/32b_mapping.words.ipynb #288209c3
+# %% ../../nbs/32b_mapping.words.ipynb #99623f75
 def ticks_between(
     low:float,
     high:float,
@@ -139,14 +148,14 @@ def ticks_between(
     first, last = math.ceil(low/step - 1e-9), math.floor(high/step + 1e-9)
     return step*np.arange(first, last + 1)
 
-# %% ../../nbs/32b_mapping.words.ipynb #9d959041
+# %% ../../nbs/32b_mapping.words.ipynb #77094067
 def decimals_of(
     step:float, # of `nice_step`
 ) -> int:
     "How many decimals tell one tick from the next"
     return max(0, -math.floor(math.log10(step) + 1e-9))
 
-# %% ../../nbs/32b_mapping.words.ipynb #8ddd58d9
+# %% ../../nbs/32b_mapping.words.ipynb #8befc2dd
 def degree_text(
     value:float,  # degrees; a longitude may lie beyond 180
     step:float,   # between ticks, degrees
@@ -158,7 +167,7 @@ def degree_text(
     if float(size[:-1]) in (0, 180): return size
     return f'{size} {letters[int(value < 0)]}'
 
-# %% ../../nbs/32b_mapping.words.ipynb #8be19268
+# %% ../../nbs/32b_mapping.words.ipynb #7203bda7
 def km_text(
     metres:float,
     step:float, # between ticks, m
@@ -166,7 +175,7 @@ def km_text(
     "A coordinate in kilometres"
     return f'{metres/1000:,.{decimals_of(step/1000)}f}'
 
-# %% ../../nbs/32b_mapping.words.ipynb #37da7045
+# %% ../../nbs/32b_mapping.words.ipynb #56759588
 SPACE = .9 # free room between labels, in sizes of their letters
 NARROW = ',. ' # letters of half the width
 
@@ -177,7 +186,7 @@ def label_width(
     narrow = sum(letter in NARROW for letter in text)
     return .66*(len(text) - narrow) + .33*narrow
 
-# %% ../../nbs/32b_mapping.words.ipynb #d1ec297b
+# %% ../../nbs/32b_mapping.words.ipynb #e6556057
 def label_room(
     texts:list[str], # labels
     size:float,      # of their letters, points
@@ -185,7 +194,7 @@ def label_room(
     "How far apart the middles of labels beside each other have to be"
     return size*(max(map(label_width, texts), default=0) + SPACE)
 
-# %% ../../nbs/32b_mapping.words.ipynb #cf83c8ca
+# %% ../../nbs/32b_mapping.words.ipynb #9a257525
 def fitting_ticks(
     low:float,
     high:float,
@@ -204,25 +213,25 @@ def fitting_ticks(
     ticks = ticks_between(low + room/2, high - room/2, step)
     return ticks, [text(value, step) for value in ticks]
 
-# %% ../../nbs/32b_mapping.words.ipynb #09e74009
+# %% ../../nbs/32b_mapping.words.ipynb #2d8a5b75
 def scale_length(
     width:float, # of the map, m on the ground
 ) -> float:      # m: 1, 2 or 5 times a power of ten, a tenth to a quarter of the width
     "How long a scale bar is"
     return nice_step(width/9.9)
 
-# %% ../../nbs/32b_mapping.words.ipynb #6179f100
+# %% ../../nbs/32b_mapping.words.ipynb #afc9566b
 def scale_text(
     metres:float,
 ) -> str:
     "What stands at a scale bar"
     return f'{metres/1000:g} km' if metres >= 1000 else f'{metres:g} m'
 
-# %% ../../nbs/32b_mapping.words.ipynb #064f2ba8
+# %% ../../nbs/32b_mapping.words.ipynb #d5edea69
 # no script, no network
 NOTHING_FETCHED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
-# %% ../../nbs/32b_mapping.words.ipynb #b599ac90
+# %% ../../nbs/32b_mapping.words.ipynb #36b21e2b
 def html_page(
     title:str, # plain text
     body:str,  # HTML
@@ -236,17 +245,9 @@ def html_page(
     head = f'<meta charset="utf-8">{policy}{screen}<title>{html.escape(title)}</title><style>{style}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>'
 
-# %% ../../nbs/32b_mapping.words.ipynb #027c8e67
-def shortened(
-    text:str,
-    most:int, # letters
-) -> str:
-    "A text that cannot fill a page"
-    return text if len(text) <= most else f'{text[:most - 1]}…'
-
-# %% ../../nbs/32b_mapping.words.ipynb #28e6d825
+# %% ../../nbs/32b_mapping.words.ipynb #7cc09f79
 LONG = 40          # letters from which a cell of a table may break
-MOST_LETTERS = 600 # of a cell or a sentence: no text of anybody fills the page
+MOST_LETTERS = 400 # of a cell or a sentence: no text of anybody fills the page
 
 def html_row(
     cells:list, # plain text or numbers
