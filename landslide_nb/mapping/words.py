@@ -267,12 +267,12 @@ def warning_box(
     points = ''.join(f'<li>{html.escape(warning)}</li>' for warning in warnings)
     return f'<div class="warn" role="alert"><b>Read this map with care.</b><ul>{points}</ul></div>'
 
-# %% ../../nbs/32b_mapping.words.ipynb #ee91339f
+# %% ../../nbs/32b_mapping.words.ipynb #95eca023
 def html_table(
     facts:dict, # what -> text
 ) -> str:       # HTML
     "A table of facts"
-    return f"<table class=facts>{''.join(html_row(fact) for fact in facts.items())}</table>"
+    return f"<div class=wide><table class=facts>{''.join(html_row(fact) for fact in facts.items())}</table></div>"
 
 # %% ../../nbs/32b_mapping.words.ipynb #3999b42a
 def html_list(
