@@ -21,7 +21,7 @@ from .data.split import draw_budget
 from .data.grid import area_text, expected_area, span_text
 from .learn.finetune import predict_chips
 from .learn.metrics import StreamingAP, average_precision
-from .mapping.report import plot_scene
+from .mapping.picture import plot_scene
 
 # %% ../nbs/86_all.ipynb #fd60fd08
 globals().update({verb: find_verb(verb) for verb in VERBS})

@@ -22,6 +22,7 @@ from .commands.options import CUBE, MODEL, add_block, add_pair_options, add_seed
 from .commands.options import cube_of, event_of, open_pair, pair_of, path_word, say
 from .commands.archive import refuse_without_box
 from .commands.label import add_area, add_label, area, label
+from .commands.report import add_report, report
 from .commands.study import ablation, add_ablation, add_experiment, experiment
 from .commands.train import STAGE1_CHIP, adapt, add_adapt, add_base, add_finetune, add_pretrain, base
 from .commands.train import chips_of_pair, finetune, pretrain, score_table, train_stage1, train_stage2
@@ -93,7 +94,8 @@ def map_scene(
         from landslide_nb.learn.models import load_model
         from landslide_nb.mapping.exposure import ExposureFiles
         from landslide_nb.mapping.mapping import hold_small, with_settled_zones
-        from landslide_nb.mapping.place import null_text, settle_place
+        from landslide_nb.mapping.place import settle_place
+        from landslide_nb.mapping.words import rule_text
         net, meta = load_model(args.model)
     source = str(build_for_map(args)) if args.bbox else args.cube
     cube = hold_small(cube_of(source, args))
@@ -103,7 +105,7 @@ def map_scene(
     options = dict(tile=args.tile, tta=args.tta, min_area=args.min_area, zones=args.zones, exposure=exposure)
     options = with_settled_zones(options, pair)
     meta = settle_place(cube, pair, net, meta)
-    if 'nulls' in meta: say(null_text(meta['nulls']))
+    if 'nulls' in meta: say(rule_text(meta))
     write_map(pair, (net, meta), args.out, **options)
 
 # %% ../nbs/85_cli.ipynb #30c436ff
@@ -230,6 +232,7 @@ COMMANDS = dict( # name -> (function, its arguments, one line of help)
     label=(label, add_label, 'which chips of a map to look at next, or a random sample of them'),
     area=(area, add_area, 'landslide area by design, from a sample and what people saw in it'),
     app=(app, add_app, 'browse the maps of a folder in a web page'),
+    report=(report, add_report, 'the page of a map again, or as a PDF of two A4 pages'),
     experiment=(experiment, add_experiment, 'how much pretraining helps, at which number of labels'),
     ablation=(ablation, add_ablation, 'what each part of the recipe is worth'),
     base=(base, add_base, 'train the weights in the package again (about an hour on two cores)'),

@@ -8,9 +8,10 @@ import pytest
 import rasterio
 import xarray as xr
 
-from landslide_nb.mapping.report import SIMULATED_EVENT, found_text
+from landslide_nb.mapping.report import found_text
 from landslide_nb.mapping.item import stac_item
 from landslide_nb.mapping.runfolder import polygons_again, write_products
+from landslide_nb.mapping.words import SIMULATED_EVENT
 from landslide_nb.testing import mock_pair, mock_probability
 
 THRESHOLD = .17498
@@ -103,7 +104,7 @@ def test_a_simulated_event_is_called_simulated_everywhere(tmp_path):
     with rasterio.open(tmp_path/'run'/'probability.tif') as f: assert f.tags()['simulated'] == 'True'
 
 def test_its_picture_says_so():
-    from landslide_nb.mapping.report import plot_scene
+    from landslide_nb.mapping.picture import plot_scene
     pair = simulated()
     assert 'simulated' in plot_scene(pair, mock_probability(pair), 'demo_a').get_suptitle()
     assert 'simulated' not in plot_scene(hilly(), mock_probability(pair), 'toy').get_suptitle()

@@ -12,8 +12,9 @@ from landslide_nb.learn.models import load_model
 from landslide_nb.mapping.mapping import map_cube
 from landslide_nb.mapping.nulls import null_pairs
 from landslide_nb.mapping.place import (
-    LARGEST_STEP, PLACE_THRESHOLD, changed_share, fit_place, landslide_shares, null_text, scores_of, settle_place, with_place)
+    LARGEST_STEP, PLACE_THRESHOLD, changed_share, fit_place, landslide_shares, scores_of, settle_place, with_place)
 from landslide_nb.mapping.scene import predict_scene
+from landslide_nb.mapping.words import rule_text
 
 N = 100_000
 
@@ -113,7 +114,7 @@ def test_a_map_follows_its_place_and_says_so(tmp_path):
     np.testing.assert_allclose(metrics['expected_false_share'], 1 - here[here >= PLACE_THRESHOLD].mean(), atol=1e-3)
     kept = json.loads((tmp_path/'run'/'metrics.json').read_text())
     assert kept['nulls'] == metrics['nulls']
-    assert html.escape(null_text(kept['nulls'])) in (tmp_path/'run'/'report.html').read_text()
+    assert html.escape(rule_text(kept)) in (tmp_path/'run'/'report.html').read_text()
 
 def test_a_map_in_tiles_is_the_map_in_memory(tmp_path):
     from landslide_nb.data.simulate import simulate_event

@@ -22,12 +22,14 @@ import pandas as pd
 from bokeh.models import ColumnDataSource, Image, LinearColorMapper, Plot, Range1d, Rect, Text
 from bokeh.plotting import figure as BokehFigure
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from .scan import CHIP, Scan, read_truth
 from .views import VIEW, View, read_layers, read_view, stretch
 from .runs import AppError, RunFolder, open_raster
 from .outlines import edges, mapped_lines, mask_view
-from .words import threshold_text
+from ..mapping.marginalia import MapPlace, draw_scale, tidy_ticks
+from ..mapping.words import level_text, shortened, source_text
 from ..data.grid import area_text
 from ..styles import RAMP, kml_driver
 
@@ -339,9 +341,19 @@ def _draw_view(ax, picture, bounds, lines, aspect):
     image = ax.imshow(picture.view.data[0], cmap=picture.cmap, vmin=picture.low, vmax=picture.high,
                       interpolation='nearest', extent=(left, right, bottom, top), aspect=aspect)
     ax.set(title=picture.title, xlim=(bounds[0], bounds[2]), ylim=(bounds[1], bounds[3]), facecolor='.8')
-    ax.ticklabel_format(useOffset=False, style='plain')
     for colour, line in lines: ax.plot(line['x'], line['y'], color=colour, linewidth=1)
     ax.figure.colorbar(image, ax=ax, shrink=.8)
+
+# %% ../../nbs/64_browser.panels.ipynb #3c3884d3
+def _finish_view(fig, axes, run, bounds, lines, threshold): # ticks, scale, legend and source of a view
+    meanings = {FOUND: f'probability {level_text(threshold)} or more', MAPPED: 'mapped landslide'}
+    handles = [Line2D([], [], color=colour, label=meanings[colour]) for colour, _ in lines]
+    if handles: fig.legend(handles=handles, loc='outside upper right', ncols=len(handles), fontsize=9, frameon=False)
+    fig.supxlabel(source_text(run.metrics), size=8, color='.3', parse_math=False)
+    fig.get_layout_engine().execute(fig) # the room for ticks is known after it
+    corner = axes[2*(len(axes) > 1)] # lower left
+    tidy_ticks(corner, run.geographic)
+    if run.crs is not None: draw_scale(corner, MapPlace(run.crs, bounds))
 
 # %% ../../nbs/64_browser.panels.ipynb #c41711f6
 def view_figure(
@@ -361,13 +373,14 @@ def view_figure(
     lines = _view_lines(run, layers['probability'], bounds, threshold, scan)
     for ax, picture in zip(axes, pictures): _draw_view(ax, picture, bounds, lines, 1/run.kx)
     for ax in axes[len(pictures):]: ax.set_visible(False)
-    fig.suptitle(_view_title(run, threshold)).set_parse_math(False)
+    fig.suptitle(_view_title(run, threshold), x=.01, ha='left', size=11).set_parse_math(False)
+    _finish_view(fig, axes, run, bounds, lines, threshold)
     return fig
 
 # %% ../../nbs/64_browser.panels.ipynb #acb0fbcb
 def _view_title(run, threshold):
-    pink = '' if run.mapped is None else ', mapped landslides in pink'
-    return f"{run.title}: outlined is probability above {threshold_text(threshold)}{pink}"
+    simulated = ' (simulated event)' if run.simulated else ''
+    return f'{shortened(run.title, 70)}{simulated}'
 
 # %% ../../nbs/64_browser.panels.ipynb #f0453be4
 def view_file(

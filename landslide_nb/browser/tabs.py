@@ -23,8 +23,9 @@ from .runs import RunFolder, inside, kept_run, map_before, open_run, passes_afte
 from .scan import Scan, count_landslides, new_since, pixels_area, scan_later
 from .views import read_view
 from .visit import LATER_BOXES, Session, Tab, Visit
-from .words import compare_table, near_name, threshold_text
+from .words import compare_table, near_name
 from ..data.grid import area_text
+from ..mapping.words import level_text
 
 # %% ../../nbs/67_browser.tabs.ipynb #cafea8e4
 def finished(
@@ -88,7 +89,7 @@ def open_second(self:CompareTab):
     self.second_scan = None
     with self.visit.session.telling():
         self.second = open_run(self.visit.session.root, self.other.value)
-        above = f'outlined above {threshold_text(self.second.threshold)}, its own threshold'
+        above = f'outlined above {level_text(self.second.threshold)}, its own threshold'
         self.label.object = f'B: {html.escape(self.other.value)}, {above}'
         if 'probability.tif' in self.second.files: self.second_scan = scan_later(self.second)
     self.follow()

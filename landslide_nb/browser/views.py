@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['VIEW', 'ASPECT', 'ROUNDING', 'WEB_MAPS', 'TILE', 'MOST_TILES', 'MERCATOR', 'View', 'pixel_span', 'touched_window',
            'screen_shape', 'nodata_to_nan', 'read_view', 'centre_of', 'sides_of', 'extent_around', 'fit', 'zoom',
-           'to_bytes', 'stretch', 'backscatter_layers', 'read_layers', 'hillshade', 'cubic_terms', 'least_squares',
-           'lonlat_fit', 'north_angle', 'WebMap', 'tile_level', 'tile_span', 'choose_tiles', 'tile_middles',
-           'place_tiles', 'mercator_extent', 'web_tiles', 'hill_view', 'is_whole', 'kept_layers']
+           'to_bytes', 'stretch', 'backscatter_layers', 'read_layers', 'cubic_terms', 'least_squares', 'lonlat_fit',
+           'north_angle', 'WebMap', 'tile_level', 'tile_span', 'choose_tiles', 'tile_middles', 'place_tiles',
+           'mercator_extent', 'web_tiles', 'hill_view', 'is_whole', 'kept_layers']
 
 # %% ../../nbs/60_browser.views.ipynb #90c8e1e3
 import math
@@ -23,6 +23,7 @@ from rasterio.windows import bounds as window_bounds
 
 from .runs import BANDS, AppError, RunFolder, kept, open_raster
 from ..core import DEGREE
+from ..mapping.sheet import hillshade
 
 # %% ../../nbs/60_browser.views.ipynb #8ebf5964
 VIEW = (480, 640) # most rows and columns of a view
@@ -199,19 +200,6 @@ def read_layers(
     if 'pair.tif' in run.files and all(name in run.bands for name in BANDS):
         layers |= backscatter_layers(run, bounds, pol, size)
     return layers
-
-# %% ../../nbs/60_browser.views.ipynb #91278534
-def hillshade(
-    dem:np.ndarray, # (y, x) m, north up
-    dx:float,       # m between columns
-    dy:float,       # m between rows
-) -> np.ndarray:    # (y, x), 0 dark .. 1 bright
-    "Light from 315 degrees, 45 degrees high"
-    if min(dem.shape) < 2: return np.full(dem.shape, np.nan)
-    south, east = np.gradient(dem, dy, dx) # how it rises to the south and to the east
-    length = np.sqrt(east**2 + south**2 + 1) # of the normal: -east to the east, south to the north, 1 up
-    towards_light = east*.5 + south*.5 + np.sqrt(.5)
-    return np.clip(towards_light/length, 0, 1)
 
 # %% ../../nbs/60_browser.views.ipynb #e602b9e0
 def cubic_terms(

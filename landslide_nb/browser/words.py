@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['INTERVALS_OF', 'DIFFERENCE', 'WAIT', 'NO_INTERVAL', 'SIMULATED', 'METRICS', 'SHARES', 'CELL_COLUMNS', 'TABS',
-           'share_text', 'threshold_text', 'interval_of', 'side_of', 'zone_names', 'first_place', 'worst_text',
-           'expected_words', 'counted_words', 'curve_svg', 'numbers_html', 'brief_html', 'passes_words', 'model_words',
-           'null_words', 'run_html', 'alarm_html', 'notes_html', 'compare_table', 'near_name', 'CellColumn',
-           'cell_table', 'nearest_cell', 'read_state', 'write_state']
+           'share_text', 'interval_of', 'side_of', 'zone_names', 'first_place', 'worst_text', 'expected_words',
+           'counted_words', 'curve_svg', 'numbers_html', 'brief_html', 'passes_words', 'model_words', 'run_html',
+           'alarm_html', 'notes_html', 'compare_table', 'near_name', 'CellColumn', 'cell_table', 'nearest_cell',
+           'read_state', 'write_state']
 
 # %% ../../nbs/63_browser.words.ipynb #93e3ceed
 import html
@@ -26,6 +26,7 @@ from ..data.grid import area_text, span_text
 from ..data.pair import track_text
 from ..mapping.exposure import NAME_COLUMNS, clean_name
 from ..mapping.hits import exposure_text, with_capital
+from ..mapping.words import SIMULATED_EVENT, days_text, level_text, model_in_words, rule_text
 
 # %% ../../nbs/63_browser.words.ipynb #fbba2dd9
 def share_text(
@@ -34,14 +35,6 @@ def share_text(
     "Per cent, or a dash"
     if share is None or not np.isfinite(share): return '–'
     return f'{100*share:.0f} %'
-
-# %% ../../nbs/63_browser.words.ipynb #75afbcf1
-def threshold_text(
-    p:float, # probability, 0..1
-) -> str:
-    "A threshold or a probability, as short as it is right"
-    if p == round(p, 2) and p >= .01: return f'{p:.2f}'
-    return f'{p:.3g}' if p >= 5e-4 else 'below 0.001'
 
 # %% ../../nbs/63_browser.words.ipynb #4e561eca
 INTERVALS_OF = (('expected_area_low_m2', 'expected_area_high_m2'), ('low_m2', 'high_m2'))
@@ -114,8 +107,8 @@ def worst_text(
 def _certainty(run):
     highest = run.cells.max_probability.max()
     if np.isnan(highest) or highest >= run.threshold: return 'Worst hit is cell 1'
-    return (f"No certain landslide: the highest probability, {threshold_text(highest)}, stays below the map's "
-            f"threshold of {threshold_text(run.threshold)}. Look first in cell 1")
+    return (f"No certain landslide: the highest probability, {level_text(highest)}, stays below the map's "
+            f"threshold of {level_text(run.threshold)}. Look first in cell 1")
 
 # %% ../../nbs/63_browser.words.ipynb #84bfec19
 def _between(cell):
@@ -201,7 +194,7 @@ def numbers_html(
     "The numbers that follow the threshold"
     counts = None if scan is None else at_threshold(scan, threshold)
     words = counted_words(counts)
-    above = f'above {threshold_text(threshold)}'
+    above = f'above {level_text(threshold)}'
     rows = [('expected', 'Expected area', *expected_words(run, scan)),
             ('area', f'Area {above}', words['area'], 'inside the outlines'),
             ('landslides', 'Landslides', words['landslides'], f'{above}, at least {area_text(run.min_area)}')]
@@ -241,39 +234,18 @@ def passes_words(
     "Which passes were compared"
     sides = {'Before': metrics.get('passes_pre'), 'After': metrics.get('passes_post')}
     if not all(isinstance(days, list) and days for days in sides.values()): return ''
-    return ' '.join(f'{side}: {_days_words(days)}.' for side, days in sides.items())
-
-# %% ../../nbs/63_browser.words.ipynb #b8ad8358
-def _days_words(days):
-    if len(days) == 1: return f'the pass of {days[0]}'
-    return f'{len(days)} passes, {days[0]} to {days[-1]}'
+    return ' '.join(f'{side}: {days_text(days)}.' for side, days in sides.items())
 
 # %% ../../nbs/63_browser.words.ipynb #588c496d
 def model_words(
     metrics:dict, # of metrics.json
 ) -> str:         # plain text; empty if the file does not say
     "What the model has seen, and of this place"
-    model = metrics.get('model')
-    if not isinstance(model, dict): return ''
-    training = model.get('training')
-    if not isinstance(training, dict): return f"Model: {model.get('arch')}."
-    chips = str(training.get('chips'))
-    if chips == 'random regions': return 'Model: the shipped weights, no local label.'
-    if chips.startswith('null pairs of'): return 'Model: the shipped weights adapted to this place, no local label.'
-    return f"Model: {training.get('train_chips', 'some')} labelled chips, {model.get('arch')}."
-
-# %% ../../nbs/63_browser.words.ipynb #86cca82f
-def null_words(
-    metrics:dict, # of metrics.json
-) -> str:         # plain text; empty if there was no check
-    "What the model found where nothing slid"
-    check = metrics.get('nulls')
-    if not isinstance(check, dict) or not _is_number(check.get('share')): return ''
-    which = 'a null pair' if check.get('pairs') == 1 else f"the worst of {check.get('pairs')} null pairs"
-    return f"Null check: {check['share']:.2%} of {which} reaches the threshold."
+    said = model_in_words(metrics.get('model'))
+    return f'Model: {said}.' if said else ''
 
 # %% ../../nbs/63_browser.words.ipynb #91453317
-SIMULATED = '<p class="simulated">Simulated event: nothing of this happened at the place shown.</p>'
+SIMULATED = f'<p class="simulated">{SIMULATED_EVENT}</p>'
 
 # %% ../../nbs/63_browser.words.ipynb #dcf84447
 def run_html(
@@ -287,7 +259,7 @@ def run_html(
     if m.get('orbit'): parts.append(_escaped(track_text(m)) + fused)
     parts.append(f'{run.shape[1]:,} x {run.shape[0]:,} px')
     if _is_number(m.get('auprc')): parts.append(_score(m))
-    more = [_escaped(text) for text in (passes_words(m), model_words(m), null_words(m)) if text]
+    more = [_escaped(text) for text in (passes_words(m), model_words(m), rule_text(m)) if text]
     lines = [' · '.join(parts), ' '.join(more)]
     banner = SIMULATED if run.simulated else ''
     return banner + ''.join(f'<p class="run">{line}</p>' for line in lines if line)
@@ -335,7 +307,7 @@ def _compare_column(run, scan, threshold):
     if span: column['Expected area'] += f" ({span_text(*span, run.metrics.get('expected_area_m2'))})"
     counts = at_threshold(scan, threshold) if scan else {}
     n = counts.get('landslides')
-    column['Threshold'] = threshold_text(threshold)
+    column['Threshold'] = level_text(threshold)
     column['Area above it'] = area_text(counts.get('area_m2'))
     column['Landslides above it'] = '–' if n is None else f'{n:,}'
     return column | {label: share_text(counts.get(key)) for key, label in SHARES.items()}

@@ -16,7 +16,7 @@ import xarray as xr
 
 from .. import __version__
 from ..data.pair import track_text
-from .report import SIMULATED_EVENT, is_simulated
+from .words import SIMULATED_EVENT, is_simulated
 
 if TYPE_CHECKING: from pystac import Asset, Item # loaded when they are needed
 

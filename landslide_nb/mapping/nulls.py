@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_PAIRS', 'LONGEST', 'pass_stretch', 'null_passes', 'null_pair', 'null_pairs', 'null_windows',
-           'window_probabilities', 'can_check', 'dates_text']
+           'window_probabilities', 'can_check']
 
 # %% ../../nbs/32_mapping.nulls.ipynb #cd646ad0
 import math
@@ -105,10 +105,3 @@ def can_check(
     calibration = meta.get('calibration') or {}
     of_scenes = 'scenes' in (calibration.get('area') or {}) and 'threshold' in calibration
     return of_scenes and set(meta['input']['channels']) <= {'vv', 'vh', *STDS}
-
-# %% ../../nbs/32_mapping.nulls.ipynb #e2212f4e
-def dates_text(
-    passes:list[str], # dates, YYYY-MM-DD
-) -> str:
-    "First and last of some passes"
-    return f'{passes[0]} to {passes[-1]}'

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['KNOTS', 'MIDDLES', 'LEAST_P', 'BULK', 'FEW', 'USUAL', 'NEARLY_NONE', 'LARGEST_STEP', 'SAID_FROM', 'PLACE_THRESHOLD',
            'ALL_CHANGED', 'scores_of', 'count_scores', 'stretched', 'landslide_shares', 'stillness', 'fit_place',
-           'threshold_of_place', 'changed_share', 'null_check', 'all_changed_text', 'null_text', 'with_place',
-           'settle_place']
+           'threshold_of_place', 'changed_share', 'null_check', 'all_changed_text', 'with_place', 'settle_place']
 
 # %% ../../nbs/33_mapping.place.ipynb #c2c60b1c
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from scipy.special import expit, logit
 from tqdm import tqdm
 
 from ..learn.calibration import FALSE_ALARMS, recalibrate
-from .nulls import can_check, dates_text, null_pairs, null_windows, window_probabilities
+from .nulls import can_check, null_pairs, null_windows, window_probabilities
 
 # %% ../../nbs/33_mapping.place.ipynb #63c45cd7
 KNOTS = np.linspace(logit(5e-4), logit(.99), 48) # logits
@@ -148,18 +147,6 @@ def all_changed_text(
     if changed < ALL_CHANGED: return ''
     return (f"The scene changed as a whole: {changed:.0%} of it lie above what 5 % of the null pairs reach (snow, a flood, another processing?). "
             "Take the map as a ranking; its areas are not stated.")
-
-# %% ../../nbs/33_mapping.place.ipynb #9f653f3b
-def null_text(
-    check:dict, # `nulls` of `settle_place`
-) -> str:
-    "What the null pairs showed, in a sentence"
-    several = check['pairs'] > 1
-    which = f"the worst of {check['pairs']} null pairs" if several else 'a null pair'
-    when = f"{dates_text(check['passes_pre'])} against {dates_text(check['passes_post'])}"
-    found = f"{check['share']:.2%} of the pixels reach the threshold, in the pair of the event {check['observed']:.2%}"
-    return (f"In {which} of this place ({when}) {found}. Probabilities follow what the null pairs of the place show; "
-            f"the model's own threshold was {check['model_threshold']:.3f}.")
 
 # %% ../../nbs/33_mapping.place.ipynb #dd10bb57
 def with_place(

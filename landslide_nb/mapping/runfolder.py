@@ -8,9 +8,9 @@ __all__ = ['CACHE_BYTES', 'NUMBER_LAYER', 'CLASS_LAYER', 'PAIR_BANDS', 'UNITS', 
            'compress_cog', 'write_cog', 'open_cog', 'with_grid', 'pair_bands', 'layers_beside', 'write_rasters',
            'from_cogs', 'hidden_folder', 'clear_unfinished', 'cannot_write', 'can_continue', 'finish_tracks',
            'clear_tiles', 'new_run_folder', 'moving_order', 'move_file', 'fill_folder', 'put_in_place', 'whole_folder',
-           'LayerOptions', 'find_layers', 'model_in_words', 'event_in_words', 'with_words', 'write_layers', 'map_attrs',
-           'threshold_of', 'model_facts', 'scene_pixels', 'expected_interval', 'map_warnings', 'layer_facts',
-           'write_json', 'write_page', 'write_products', 'heights_beside', 'polygons_again']
+           'LayerOptions', 'find_layers', 'with_words', 'write_layers', 'map_attrs', 'threshold_of', 'model_facts',
+           'scene_pixels', 'expected_interval', 'map_warnings', 'layer_facts', 'write_json', 'write_page',
+           'write_products', 'heights_beside', 'polygons_again']
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #b77a5d1a
 import errno, json, os, shutil
@@ -34,9 +34,12 @@ from .areas import errors_here, landslide_polygons, mapped_polygons, middle_of, 
 from .exposure import Exposed, ExposureFiles, expose, settle_exposure
 from .hits import exposure_facts
 from .item import stac_item
-from .report import is_simulated, plot_scene, report_page, scene_metrics, suspect
+from .picture import plot_scene
+from .report import Pictures, report_page, scene_metrics, suspect
 from .scene import check_scene
-from ..styles import printable, write_styles
+from .sheet import draw_sheet, png_bytes
+from .words import event_in_words, is_simulated, model_in_words, source_text
+from ..styles import write_styles
 
 if TYPE_CHECKING: # loaded when they are needed
     from geopandas import GeoDataFrame
@@ -390,26 +393,6 @@ def find_layers(
     if 'landslides' in pair: layers['mapped'] = mapped_polygons(pair.landslides)
     return layers
 
-# %% ../../nbs/40_mapping.runfolder.ipynb #5e720002
-def model_in_words(
-    model:dict, # arch, training: of a model or of metrics.json
-) -> str:       # empty where nothing is known
-    "What made a map, in a few words"
-    training = model.get('training')
-    if not isinstance(training, dict): return str(model.get('arch', ''))
-    chips = str(training.get('chips'))
-    if chips == 'random regions': return 'shipped weights, no local labels'
-    if chips.startswith('null pairs of'): return 'shipped weights adapted to this place, no local labels'
-    return f"{model.get('arch')}, {training.get('train_chips', 'some')} labelled chips"
-
-# %% ../../nbs/40_mapping.runfolder.ipynb #5e720006
-def event_in_words(
-    attrs:dict, # of a pair or metrics.json: event_name
-) -> str:       # one line, empty where it has no name
-    "The name of an event, which says so if it is simulated"
-    name = printable(attrs.get('event_name', ''))
-    return f'{name} (simulated)' if is_simulated(attrs) else name
-
 # %% ../../nbs/40_mapping.runfolder.ipynb #5e720004
 def with_words(
     polygons:'GeoDataFrame', # of `landslide_polygons`
@@ -524,10 +507,12 @@ def write_page(
     singles:dict[str, xr.DataArray], # track -> its own map, of a fused one
 ) -> None:
     "Write the picture and the page"
-    picture = folder/'map.png'
-    plot_scene(pair, prob, metrics.get('event_name', ''), singles=singles).savefig(picture, dpi=90)
-    worst = layers.get('zones', layers['cells']).head(10)
-    (folder/'report.html').write_text(report_page(metrics, worst, picture.read_bytes(), record))
+    fig = plot_scene(pair, prob, metrics.get('event_name', ''), singles=singles, source=source_text(metrics))
+    (folder/'map.png').write_bytes(png_bytes(fig, 150))
+    rasters = {path.name: path for path in folder.glob('*.tif')}
+    sheet, worst, kind = draw_sheet(rasters, layers, metrics['threshold'])
+    pictures = Pictures(sheet, (folder/'map.png').read_bytes())
+    (folder/'report.html').write_text(report_page(metrics, worst, pictures, record, kind))
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #4bf08d74
 def write_products(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import atomic
-from ..mapping.report import html_page
+from ..mapping.words import html_page
 from .scores import TEST_SETS
 from .intervals import DRAWS
 from .analysis import (CHIP_NAMES, NONE, STAR, Results, effect_text, effects, grid, markdown, mean_text,
