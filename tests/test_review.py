@@ -293,6 +293,7 @@ def test_the_next_item_comes_at_once(chromium, server):
     assert len(took) == 8 and np.median(took) < 1500, took
     v.close()
 
+@pytest.mark.timeout(600)
 def test_round_the_loop(chromium, server, folder):
     "Chips are suggested and drawn, the area follows, a model learns, and the new map stands beside the old one"
     v = Reviewer(chromium, server, 'jane')
@@ -308,7 +309,7 @@ def test_round_the_loop(chromium, server, folder):
     v.page.get_by_role('button', name='Train with these labels').click()
     v.page.get_by_role('button', name='Cancel').wait_for(timeout=30_000)
     v.press('b') # the page goes on
-    v.page.get_by_text('The new map is demo-2').wait_for(timeout=240_000)
+    v.page.get_by_text('The new map is demo-2').wait_for(timeout=400_000)
     assert (folder/'demo-2'/'probability.tif').exists()
     v.page.get_by_role('button', name='Compare with the new map').click()
     v.page.get_by_text('B: demo-2').first.wait_for(timeout=30_000)
