@@ -40,9 +40,10 @@ VERBS = dict( # verb -> module that holds it
     map_cube='mapping.mapping',
     map_tracks='weights.tracks',
     adapt_model='weights.adapt',
-    suggest_chips='labelling.suggest',
-    draw_chips='labelling.sample',
-    estimate_area='labelling.sample',
+    read_labels='labelling.labels',
+    label_image='labelling.labels',
+    compare_labels='labelling.agreement',
+    retrain='labelling.turn',
     run_experiment='study.experiment',
     browser='app',
 )

@@ -177,7 +177,7 @@ def finetune_on_labels(
 
 # %% ../../nbs/81_commands.train.ipynb #43c10bf3
 def finetune(
-    args:argparse.Namespace, # cube, labels, pretrained, transfer, budget, out, channel, epochs, block and the pair options
+    args:argparse.Namespace, # cube, pretrained, transfer, budget, out, channel, epochs, block, labels and pair
 ) -> None:
     "`landslide-nb finetune`: stage 2 on a few labelled chips of a cube, scored on its test chips; or on somebody's labels"
     if args.labels: return finetune_on_labels(args)

@@ -116,7 +116,7 @@ class Noise:
 
 NOISE = dict(careful=Noise(5., 3., .05, .02), hasty=Noise(15., 8., .15, .1), careless=Noise(30., 15., .3, .25))
 
-# %% ../../nbs/48_labelling.agreement.ipynb #7c6f16ce
+# %% ../../nbs/48_labelling.agreement.ipynb #3f7b06ff
 def noisy_labels(
     labels:Labels, # right ones, in a CRS in metres
     noise:Noise,
@@ -144,7 +144,8 @@ def _elsewhere(labels, n, rng):
     some = labels.landslides.iloc[rng.integers(len(labels.landslides), size=n)]
     chips = labels.seen.geometry.iloc[rng.integers(len(labels.seen), size=n)]
     places = [(rng.uniform(o.bounds[0], o.bounds[2]), rng.uniform(o.bounds[1], o.bounds[3])) for o in chips]
-    moved = [translate(shape, x - shape.centroid.x, y - shape.centroid.y) for shape, (x, y) in zip(some.geometry, places)]
+    def put(shape, place): return translate(shape, place[0] - shape.centroid.x, place[1] - shape.centroid.y)
+    moved = [put(*o) for o in zip(some.geometry, places)]
     return some.set_geometry(gpd.GeoSeries(moved, some.index, crs=labels.crs))
 
 # %% ../../nbs/48_labelling.agreement.ipynb #d9d00f85

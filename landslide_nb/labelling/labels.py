@@ -240,9 +240,8 @@ def _refusal(path:Path, e:sqlite3.Error) -> LabelError:
     if 'full' in text: return LabelError(f"{path} cannot be written, the disk is full; make room and try again.")
     return LabelError(f"{path} is damaged or half-written ({text}); put a copy in its place, or move it away and a new one is begun.")
 
-# %% ../../nbs/45_labelling.labels.ipynb #884850d5
+# %% ../../nbs/45_labelling.labels.ipynb #6f8240ca
 def _check(db):
-    "Raise what a damaged database would raise later"
     if not db.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]: raise sqlite3.DatabaseError('it is empty')
     state = db.execute('PRAGMA quick_check(1)').fetchone()[0]
     if state != 'ok': raise sqlite3.DatabaseError(state)
@@ -329,9 +328,8 @@ def _add_rows(db, layer, table):
     db.execute('UPDATE gpkg_contents SET min_x=NULL, min_y=NULL, max_x=NULL, max_y=NULL, '
                "last_change=strftime('%Y-%m-%dT%H:%M:%fZ','now') WHERE table_name = ?", [layer])
 
-# %% ../../nbs/45_labelling.labels.ipynb #6591b0d0
+# %% ../../nbs/45_labelling.labels.ipynb #7a12d161
 def _drop_older(db, labels):
-    "Remove what a decision takes the place of"
     seen = labels.seen[labels.seen.chip != '']
     who = "chip = ? AND ifnull(reviewer, '') = ?"
     same = seen[['chip', 'reviewer', 'purpose']].values.tolist()
@@ -342,7 +340,7 @@ def _drop_older(db, labels):
 def _drop_ids(db, ids):
     for layer in LABEL_LAYERS: db.executemany(f'DELETE FROM "{layer}" WHERE id = ?', [[o] for o in ids])
 
-# %% ../../nbs/45_labelling.labels.ipynb #3fab1eea
+# %% ../../nbs/45_labelling.labels.ipynb #612705d4
 def _put(path, labels, remove=()):
     "Change a label file"
     _complete_layers(path, labels.crs)
@@ -364,7 +362,7 @@ def _complete_layers(path, crs):
     for layer in LABEL_LAYERS.keys() - there:
         pyogrio.write_dataframe(no_shapes(layer, crs), path, layer=layer, append=True, **_AS_LAYER)
 
-def _file_crs(path:Path) -> str|None: # None: not known; asked of the database, as GDAL's own SQLite would break our locks
+def _file_crs(path:Path) -> str|None: # not asked of GDAL, whose own SQLite would break our locks
     query = ("SELECT organization, organization_coordsys_id, definition FROM gpkg_spatial_ref_sys "
              "JOIN gpkg_geometry_columns USING (srs_id) WHERE table_name = 'seen' AND srs_id > 0")
     with _database(path) as db: found = db.execute(query).fetchone()
@@ -388,7 +386,7 @@ def save_decisions(
         _put(waiting, decisions)
         return f'{e} Until then the decision waits in {WAITING}.'
 
-# %% ../../nbs/45_labelling.labels.ipynb #b6963dca
+# %% ../../nbs/45_labelling.labels.ipynb #4aa780a9
 def _bring_in(path, waiting):
     "Move decisions that wait into the labels"
     if not waiting.exists(): return
@@ -398,7 +396,6 @@ def _bring_in(path, waiting):
     _put(path, found)
     with _changing(waiting) as db: _drop_ids(db, ids)
 
-# %% ../../nbs/45_labelling.labels.ipynb #f737e828
 def _read_layers(path):
     "The three layers of a label file"
     data = snapshot(path)
@@ -553,7 +550,7 @@ def label_image(
     coords = {'y': axes.y, 'x': axes.x, 'spatial_ref': axes.spatial_ref}
     return xr.DataArray(found, coords, ('y', 'x'), 'landslides', LABEL_ATTRS)
 
-# %% ../../nbs/45_labelling.labels.ipynb #1556067e
+# %% ../../nbs/45_labelling.labels.ipynb #659706de
 def _lookers(labels):
     "Everybody who looked at something; nobody in particular where nothing says what was looked at"
     return sorted(set(labels.seen.reviewer)) or ['']
@@ -579,7 +576,6 @@ def _painted(shapes:gpd.GeoSeries, axes:xr.Dataset) -> np.ndarray: # (y, x) bool
         warnings.simplefilter('ignore')
         return rasterize_label(axes, on_it).values == 1
 
-# %% ../../nbs/45_labelling.labels.ipynb #e5a8d3bf
 def _image_of(labels:Labels, reviewer:str, lookers:list, axes:xr.Dataset) -> np.ndarray: # (y, x) uint8
     "What one person saw"
     seen = last_decisions(labels.seen[labels.seen.reviewer == reviewer])

@@ -303,7 +303,7 @@ def train_on_labels(
         export_learner(learn, out)
     return said
 
-# %% ../../nbs/49_labelling.turn.ipynb #30b0ec4e
+# %% ../../nbs/49_labelling.turn.ipynb #40009df3
 def fitted(
     learn:'Learner', # of `label_learner`
     epochs:int,
@@ -318,7 +318,7 @@ def fitted(
         def after_batch(self):
             if not self.training: return
             self.done += 1
-            say(self.done/steps, f'training, batch {self.done} of {steps}')
+            say(.05 + .95*self.done/steps, f'training, batch {self.done} of {steps}')
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, learn.lr, cbs=Tell())
     return learn
 
@@ -340,7 +340,7 @@ def calibrated(
     shift_to_share(learn, scene, share)
     return [f'By the labels {share:.2%} of the scene are landslides.']
 
-# %% ../../nbs/49_labelling.turn.ipynb #7800afd1
+# %% ../../nbs/49_labelling.turn.ipynb #76783c3f
 def run_pair(
     folder:str|Path, # run folder
 ) -> xr.Dataset:     # dims (moment, y, x): vv, vh in dB; landslides and dem if there are any
@@ -349,7 +349,9 @@ def run_pair(
     missing = [name for name in ('pair.tif', 'metrics.json') if not (folder/name).is_file()]
     if missing: raise LabelError(f"{folder} lacks {' and '.join(missing)}; give a run folder as `landslide-nb map` writes it.")
     bands = open_cog(folder/'pair.tif').drop_attrs(deep=False)
-    def moments(k): return bands[[k, k + 2]].drop_vars('band').rename(band='moment').assign_coords(moment=['pre', 'post'])
+    def moments(k):
+        two = bands[[k, k + 2]].drop_vars('band')
+        return two.rename(band='moment').assign_coords(moment=['pre', 'post'])
     layers = {name: open_cog(folder/f'{file}.tif')[0].drop_vars('band').drop_attrs(deep=False)
               for name, file in dict(landslides='truth', dem='dem').items() if (folder/f'{file}.tif').exists()}
     pair = xr.Dataset(dict(vv=moments(0), vh=moments(1), **layers)).assign_attrs(_facts(folder))
@@ -391,12 +393,13 @@ def take_turn(
     say(1., f'the new map is in {out}')
     return metrics
 
-# %% ../../nbs/49_labelling.turn.ipynb #576bb20a
+# %% ../../nbs/49_labelling.turn.ipynb #957f7088
 @contextmanager
 def said_tiles(out:Path, pair:xr.Dataset, say:Say) -> Iterator[None]:
     "While a scene is mapped, say how many of its tiles are done"
     from landslide_nb.mapping.scene import MapOptions
-    side, work, over = MapOptions().tile, hidden_folder(out, 'tiles'), threading.Event()
+    side, over = MapOptions().tile, threading.Event()
+    work = hidden_folder(out, 'tiles')
     tiles = -(-pair.sizes['y']//side)*-(-pair.sizes['x']//side)
     def watch():
         while not over.wait(.5):
@@ -406,7 +409,7 @@ def said_tiles(out:Path, pair:xr.Dataset, say:Say) -> Iterator[None]:
     try: yield
     finally: over.set()
 
-# %% ../../nbs/49_labelling.turn.ipynb #ee3d82ed
+# %% ../../nbs/49_labelling.turn.ipynb #aad89205
 @dataclass(frozen=True)
 class Progress:
     "How far a turn is"
@@ -418,11 +421,12 @@ def work() -> None:
     def tell(**facts): print(json.dumps(facts), flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) # what is half done is removed on the way out
     os.nice(5) # a page goes first
-    order = json.loads(sys.argv[1])
-    try: take_turn(order['folder'], order['labels'], order['out'], TurnPlan(**order['plan']), lambda share, text: tell(share=share, sentence=text))
+    def say(share, sentence): tell(share=share, sentence=sentence)
+    *places, plan = json.loads(sys.argv[1])
+    try: take_turn(*places, TurnPlan(**plan), say)
     except LandslideError as e: tell(error=str(e))
 
-# %% ../../nbs/49_labelling.turn.ipynb #2cbe9f9b
+# %% ../../nbs/49_labelling.turn.ipynb #30ace06b
 class Turn:
     "A training and mapping that goes on in a process of its own; start one with `retrain`"
     def __init__(self,
@@ -442,13 +446,14 @@ class Turn:
         self._reader.start()
 
     def _start(self, plan):
-        order = dict(folder=str(self.folder), labels=str(self._work/'labels.gpkg'), out=str(self.out), plan=asdict(plan))
+        order = [str(self.folder), str(self._work/'labels.gpkg'), str(self.out), asdict(plan)]
         code = 'from landslide_nb.labelling.turn import work; work()'
         home = str(Path(landslide_nb.__file__).resolve().parents[1])
         paths = os.pathsep.join(o for o in (home, os.environ.get('PYTHONPATH')) if o)
+        words = [sys.executable, '-c', code, json.dumps(order)]
+        pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         with open(self._work/'log.txt', 'w') as log:
-            return subprocess.Popen([sys.executable, '-c', code, json.dumps(order)], env={**os.environ, 'PYTHONPATH': paths},
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
+            return subprocess.Popen(words, env={**os.environ, 'PYTHONPATH': paths}, stderr=log, **pipes)
 
     def _listen(self):
         for line in self._process.stdout: self._hear(line)
