@@ -44,6 +44,9 @@ VERBS = dict( # verb -> module that holds it
     label_image='labelling.labels',
     compare_labels='labelling.agreement',
     retrain='labelling.turn',
+    suggest_chips='labelling.suggest',
+    draw_chips='labelling.sample',
+    estimate_area='labelling.sample',
     run_experiment='study.experiment',
     browser='app',
 )
