@@ -8,7 +8,7 @@ __all__ = ['LOG_RATIOS', 'SIMULATED_EVENT', 'MARGINS', 'CELLS_HEAD', 'GUIDE', 'K
            'is_simulated', 'level_text', 'expected_text', 'doubtful_text', 'found_text', 'suspect', 'coarse', 'Panel',
            'backscatter_panel', 'change_panel', 'scene_panels', 'draw_panel', 'scene_extent', 'plot_scene', 'html_page',
            'html_row', 'warning_box', 'area_facts', 'pass_facts', 'truth_facts', 'track_line', 'fused_facts',
-           'scene_table', 'cells_table', 'guide_text', 'report_page']
+           'scene_table', 'cells_table', 'guide_text', 'update_line', 'report_page']
 
 # %% ../../nbs/38_mapping.report.ipynb #ec37db02
 import base64, html
@@ -27,6 +27,7 @@ from ..gaps import unseen_of_map
 from ..learn.metrics import StreamingAP
 from .hits import READ_EXPOSURE, area_words, exposure_text, scene_rows, with_capital
 from .nulls import null_text
+from .update import update_text
 
 if TYPE_CHECKING: # loaded when they are needed
     from geopandas import GeoDataFrame
@@ -456,9 +457,18 @@ def guide_text(
     interval = KNOWN_INTERVAL.format(**record) if record else UNKNOWN_INTERVAL
     return GUIDE.format(threshold=level_text(threshold), interval=interval)
 
+# %% ../../nbs/38_mapping.report.ipynb #1ebc1c06
+def update_line(
+    m:dict, # metrics of `write_products`
+) -> str:   # HTML, empty where there was no map before
+    "What is new since the last map"
+    said = update_text(m)
+    return f'<p class="update">{html.escape(with_capital(said))}.</p>' if said else ''
+
+
 # %% ../../nbs/38_mapping.report.ipynb #4bb3c170
 PAGE = """<h1>{title}, {start} to {end}</h1>{banner}
-<p><b>{found}.</b></p>{warnings}
+<p><b>{found}.</b></p>{update}{warnings}
 <img alt="Backscatter after the event, change, landslide probability" src="data:image/png;base64,{picture}">
 <h2>The scene</h2>{scene}
 <h2>The worst-hit cells</h2>{cells}
@@ -478,6 +488,7 @@ def report_page(
         title=html.escape(title), start=start, end=end,
         banner=f'<p class="simulated" role="note">{SIMULATED_EVENT}</p>' if metrics.get('simulated') else '',
         found=html.escape(with_capital(found_text(metrics))),
+        update=update_line(metrics),
         warnings=warning_box(metrics.get('warnings', [])),
         picture=base64.b64encode(picture).decode(),
         scene=scene_table(metrics),

@@ -36,6 +36,7 @@ from .hits import exposure_facts
 from .item import stac_item
 from .report import is_simulated, plot_scene, report_page, scene_metrics, suspect
 from .scene import check_scene
+from .update import update_facts
 from ..styles import printable, write_styles
 
 if TYPE_CHECKING: # loaded when they are needed
@@ -559,7 +560,7 @@ def write_products(
         metrics['warnings'] = [*map_warnings(meta, metrics, pair, prob), *elsewhere, *meta.get('warnings', [])]
         metrics |= expected_interval(metrics, prob, record)
         metrics |= {**layer_facts(layers, options.min_area), **attrs, **model_facts(meta, record)}
-        metrics |= exposure_facts(layers, exposed) | simulated
+        metrics |= exposure_facts(layers, exposed) | simulated | update_facts(meta, prob, threshold)
         write_json(tmp/'metrics.json', metrics)
         write_page(tmp, pair, prob, layers, metrics, record, singles or {})
         item = stac_item(tmp, prob, attrs, Path(folder).resolve().name)

@@ -30,6 +30,7 @@ from ..data.pair import static_layer, track_sides, track_text
 from ..learn.models import load_model
 from ..mapping.mapping import located_cube, map_pair, only_mapping, scene_pair, with_settled_zones
 from ..mapping.nulls import can_check, null_pairs, null_result, null_windows, place_threshold
+from ..mapping.update import OF_COMMAND
 from ..mapping.runfolder import LayerOptions, finish_tracks, hidden_folder, new_run_folder, open_cog, write_products
 from ..mapping.scene import as_map, predict_scene, weights_hash
 from ..mapping.tiles import NOTHING, open_work
@@ -350,7 +351,8 @@ def map_track(
     "Map one track alone, with the threshold of its own null pairs"
     if not (folder/'metrics.json').exists():
         meta = place_threshold(cube, pair, *model, progress=options.get('progress', True))
-        map_pair(pair, (model[0], meta), folder, **options)
+        alone = {key: value for key, value in meta.items() if key not in (*OF_COMMAND, 'update')} # said of the fused map
+        map_pair(pair, (model[0], alone), folder, **options)
     return open_track(name, pair, folder)
 
 # %% ../../nbs/44_weights.tracks.ipynb #c91795a5
