@@ -36,8 +36,9 @@ def map_summary(
     from landslide_nb.data.grid import area_text
     from landslide_nb.gaps import unseen_of_map
     from landslide_nb.mapping.report import found_text
+    from landslide_nb.mapping.update import update_text
     lines = [f'warning: {sentence}' for sentence in m.get('warnings', [])]
-    lines.append(found_text(m))
+    lines += [text for text in (found_text(m), update_text(m)) if text]
     if hidden := unseen_of_map(m): lines.append(hidden)
     if 'auprc' in m:
         baselines = f"log-ratio {m['auprc_log_ratio']:.3f}, smoothed log-ratio {m['auprc_log_ratio_smoothed']:.3f}, all-zero {m['auprc_all_zero']:.3f}"
@@ -110,12 +111,13 @@ def parsed_again(
     words:list[str], # of `map`
     name:str,        # of the last map
 ) -> argparse.Namespace:
-    "The arguments of the words of a last map; raises `OutputError` if this version does not know them"
+    "The arguments of the words of a last map; raises `OutputError` if they are none of this version"
+    unknown = OutputError(f"{name}/metrics.json does not say how the map was made, in words that this version knows; map its cube with `landslide-nb map`.")
     try:
-        with redirect_stderr(io.StringIO()): return parser().parse_args(words)
-    except SystemExit as e:
-        raise OutputError(f"{name}/metrics.json does not say how the map was made, in words that this version knows; "
-                          "map its cube with `landslide-nb map`.") from e
+        with redirect_stderr(io.StringIO()): args = parser().parse_args(words)
+    except SystemExit as e: raise unknown from e
+    if args.update: raise unknown
+    return args
 
 
 # %% ../nbs/84_cli.ipynb #f22ffee1
