@@ -353,7 +353,7 @@ def find_run(
 # %% ../../nbs/59_browser.runs.ipynb #95b4c99a
 def open_run(
     root:str|Path, # the only folder that may be read
-    name:str,      # as `find_runs` calls it
+    name:str='.',  # as `find_runs` calls it; the root itself
 ) -> RunFolder:
     "Describe a run folder; raises `AppError` if there is no such run or nothing in it can be shown"
     folder = find_run(root, name)

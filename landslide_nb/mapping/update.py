@@ -82,16 +82,17 @@ def pass_days(
     days = cube.time.values[own].astype('datetime64[D]').astype(str)
     return sorted({day for day in days.tolist() if day >= since})
 
-# %% ../../nbs/33_mapping.update.ipynb #be3552ca
+# %% ../../nbs/33_mapping.update.ipynb #3d430bac
 def check_same_grid(
     last:LastMap,
     like:xr.Dataset|xr.DataArray, # dims (..., y, x), with a CRS: what is to be mapped
 ) -> None:
     "Raise `CubeError` unless the last map lies on the same pixels"
     import rasterio
-    with rasterio.open(last.folder/'probability.tif') as old: crs, transform, shape = old.crs, old.transform, old.shape
+    with rasterio.open(last.folder/'probability.tif') as old:
+        crs, shape = old.crs, old.shape
+        off = np.abs(np.subtract(old.transform, like.rio.transform())).max()/abs(old.transform.a)
     here = (like.sizes['y'], like.sizes['x'])
-    off = np.abs(np.subtract(transform, like.rio.transform())).max()/abs(transform.a)
     if crs == like.rio.crs and shape == here and off < .01: return
     raise CubeError(f"{last.folder.name} lies on another grid ({shape[0]} x {shape[1]} px in {crs}) than what is to be mapped "
                     f"({here[0]} x {here[1]} px in {like.rio.crs}); begin again with `landslide-nb map` without --update.")
@@ -109,14 +110,15 @@ def both_maps(
             before = old.read(1, window=Window.from_slices(window['y'], window['x']))
             yield prob.isel(window).values, before, window
 
-# %% ../../nbs/33_mapping.update.ipynb #1db5c5ee
+# %% ../../nbs/33_mapping.update.ipynb #ddf86a02
 def changed_ground(
     prob:xr.DataArray, # dims (y, x), probability of the new map, with a CRS
     threshold:float,   # of the new map
     last:LastMap,      # on the same grid
 ) -> tuple[float, float]: # m2 that are new, m2 that are gone
     "How much ground reaches the threshold since the last map, and how much no longer does"
-    pixel_m2, new, gone = pixel_area(prob), 0., 0.
+    pixel_m2 = pixel_area(prob)
+    new = gone = 0.
     for now, before, window in both_maps(prob, last):
         m2, was = pixel_m2[window['y']], before >= last.threshold
         new += float((m2*((now >= threshold) & ~was)).sum())
@@ -130,7 +132,7 @@ class Update:
     last:LastMap
     added:list  # days of the added passes, YYYY-MM-DD
 
-# %% ../../nbs/33_mapping.update.ipynb #fbc60a64
+# %% ../../nbs/33_mapping.update.ipynb #1c63ebb6
 OF_COMMAND = ('command', 'known_passes') # of metrics.json: how to map again
 
 def update_facts(
@@ -143,7 +145,8 @@ def update_facts(
     if 'update' not in meta: return facts
     update = meta['update']
     new, gone = changed_ground(prob, threshold, update.last)
-    return facts | dict(update=dict(previous=update.last.folder.name, added_passes=update.added, new_ha=new/1e4, gone_ha=gone/1e4))
+    since = dict(previous=update.last.folder.name, added_passes=update.added)
+    return facts | dict(update=dict(**since, new_ha=new/1e4, gone_ha=gone/1e4))
 
 # %% ../../nbs/33_mapping.update.ipynb #ee8758ec
 def listed_days(
@@ -154,13 +157,19 @@ def listed_days(
     if not first: return f'the pass of {final}'
     return f"the passes of {', '.join(first)} and {final}"
 
-# %% ../../nbs/33_mapping.update.ipynb #31712068
+# %% ../../nbs/33_mapping.update.ipynb #68b02aa5
+def _is_update(update:dict) -> bool:
+    "Whether an entry of a file, perhaps a stranger's, says what it must"
+    areas, added = [update.get(key) for key in ('new_ha', 'gone_ha')], update.get('added_passes')
+    return isinstance(added, list) and bool(added) and all(isinstance(ha, (int, float)) for ha in areas)
+
+# %% ../../nbs/33_mapping.update.ipynb #2c5af204
 def update_text(
     m:dict, # metrics.json
 ) -> str:   # one sentence without its point, empty where there was no map before
     "What is new since the last map, in words"
     update = m.get('update')
-    if not isinstance(update, dict) or not update.get('added_passes'): return ''
+    if not isinstance(update, dict) or not _is_update(update): return ''
     new, gone = (area_text(1e4*update[key]) for key in ('new_ha', 'gone_ha'))
     with_what = listed_days(update['added_passes'])
-    return f"since the map {update['previous']}, with {with_what} added: {new} newly reach the threshold, {gone} no longer do"
+    return f"since the map {update.get('previous')}, with {with_what} added: {new} newly reach the threshold, {gone} no longer do"

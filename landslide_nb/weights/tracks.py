@@ -7,7 +7,7 @@ __all__ = ['INCIDENCE', 'TO_SENSOR', 'TRACK_VIEW', 'LEAST', 'FEATURES', 'REACH',
            'asked_tracks', 'height_slopes', 'track_facing', 'facing_of_pair', 'track_view', 'TrackSet', 'fusion',
            'fused_logit', 'fuse', 'fuse_lazily', 'TrackMap', 'fused_null', 'check_fused', 'knows_facing', 'fused_meta',
            'joined_pair', 'joined_attrs', 'track_facts', 'overlap_warnings', 'open_track', 'track_probability',
-           'map_track', 'write_fused', 'tracks_plan', 'map_each', 'map_tracks']
+           'said_alone', 'map_track', 'write_fused', 'tracks_plan', 'map_each', 'map_tracks']
 
 # %% ../../nbs/44_weights.tracks.ipynb #22d23829
 import json
@@ -339,6 +339,14 @@ def track_probability(
     written = open_cog(track.folder/'probability.tif').data[0]
     return as_map(written, track.pair)
 
+# %% ../../nbs/44_weights.tracks.ipynb #d945f25f
+def said_alone(
+    meta:dict, # of a fused map's model
+) -> dict:
+    "What is said of one track: how to map again, and what is new, is said of the fused map"
+    return {key: value for key, value in meta.items() if key not in (*OF_COMMAND, 'update')}
+
+
 # %% ../../nbs/44_weights.tracks.ipynb #178e7585
 def map_track(
     cube:xr.Dataset,   # canonical cube
@@ -351,8 +359,7 @@ def map_track(
     "Map one track alone, with the threshold of its own null pairs"
     if not (folder/'metrics.json').exists():
         meta = place_threshold(cube, pair, *model, progress=options.get('progress', True))
-        alone = {key: value for key, value in meta.items() if key not in (*OF_COMMAND, 'update')} # said of the fused map
-        map_pair(pair, (model[0], alone), folder, **options)
+        map_pair(pair, (model[0], said_alone(meta)), folder, **options)
     return open_track(name, pair, folder)
 
 # %% ../../nbs/44_weights.tracks.ipynb #c91795a5
