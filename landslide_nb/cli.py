@@ -79,7 +79,7 @@ def with_command(
     from landslide_nb.mapping.update import Update, added_passes, pass_days
     facts = {**meta, 'command': words_again(args), 'known_passes': pass_days(cube, tracks)}
     if args.last is None: return facts
-    same = (args.last.metrics.get('model') or {}).get('training') == meta.get('training')
+    same = args.last.training == meta.get('training')
     warnings = [*meta.get('warnings', []), *([] if same else [NEW_MODEL])]
     return {**facts, 'warnings': warnings, 'update': Update(args.last, added_passes(args.last, after))}
 

@@ -6,7 +6,7 @@
 __all__ = ['MOST_PX', 'NUMBERED', 'COLOURS', 'AREA_ROWS', 'SCORE_ROWS', 'SHARE_ROWS', 'coarse_band', 'draw_radar', 'draw_map',
            'small_png', 'run_picture', 'card_numbers', 'card_html']
 
-# %% ../../nbs/68_browser.card.ipynb #f19f1f59
+# %% ../../nbs/68_browser.card.ipynb #a258153e
 import base64
 import html
 import io
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
 
-from .runs import RunFolder, open_raster, open_run
+from .runs import RunFolder, known_number, open_raster
+from .runs import open_run # the verb: whoever takes it from here has the card, too
 from .words import alarm_html, expected_words, run_html, share_text, threshold_text, worst_text
 from ..data.grid import area_text
 from ..mapping.hits import with_capital
@@ -109,13 +110,7 @@ def run_picture(
     ax.locator_params(nbins=5)
     return small_png(fig)
 
-# %% ../../nbs/68_browser.card.ipynb #32fb777a
-def _number(metrics:dict, key:str) -> float|None: # None: not known
-    value = metrics.get(key)
-    known = isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
-    return float(value) if known else None
-
-# %% ../../nbs/68_browser.card.ipynb #0340bc41
+# %% ../../nbs/68_browser.card.ipynb #00728eef
 AREA_ROWS = {'polygon_area_m2': 'area of the polygons', 'mapped_area_m2': 'mapped landslides'}
 SCORE_ROWS = {
     'auprc': 'AUPRC of the map',
@@ -130,12 +125,13 @@ def card_numbers(
     "The numbers of a run in words, those that are known"
     m = run.metrics
     expected, span = expected_words(run, None)
-    rows = {'expected landslide area': f'{expected} ({span})'} if _number(m, 'expected_area_m2') is not None else {}
-    if (polygons := _number(m, 'polygons')) is not None:
+    rows = {'expected landslide area': f'{expected} ({span})'} if known_number(m.get('expected_area_m2')) is not None else {}
+    if (polygons := known_number(m.get('polygons'))) is not None:
         what = f'polygons of {area_text(run.min_area)} or more above {threshold_text(run.threshold)}'
         rows[what] = f'{polygons:,.0f}'
     for names, words in ((AREA_ROWS, area_text), (SCORE_ROWS, '{:.3f}'.format), (SHARE_ROWS, share_text)):
-        rows |= {name: words(_number(m, key)) for key, name in names.items() if _number(m, key) is not None}
+        known = {name: known_number(m.get(key)) for key, name in names.items()}
+        rows |= {name: words(value) for name, value in known.items() if value is not None}
     return rows
 
 # %% ../../nbs/68_browser.card.ipynb #f71d2385

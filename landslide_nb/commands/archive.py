@@ -187,10 +187,7 @@ def more_passes(
     added:int, # passes that came since
 ) -> int|None: # a side; None: all
     "How many passes a side a map needs to see those that came since the last one"
-    if args.passes is None: return None
-    fusion = last.metrics.get('fusion')
-    sides = [one.get('passes_post') or [] for one in fusion['tracks']] if fusion else [last.days('passes_post')]
-    return max(args.passes, max(map(len, sides)) + added)
+    return None if args.passes is None else max(args.passes, last.passes_after + added)
 
 
 # %% ../../nbs/83_commands.archive.ipynb #e8ba5998

@@ -6,11 +6,13 @@
 __all__ = ['KNOWN', 'OF_COMMAND', 'LastMap', 'read_last', 'added_passes', 'tracks_of', 'pass_days', 'check_same_grid',
            'both_maps', 'changed_ground', 'Update', 'update_facts', 'listed_days', 'update_text']
 
-# %% ../../nbs/33_mapping.update.ipynb #c180a450
+# %% ../../nbs/33_mapping.update.ipynb #392ae5c5
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -19,7 +21,9 @@ from ..core import CubeError, OutputError
 from ..data.grid import area_text, pixel_area, scene_windows
 from ..data.pair import track_names
 
-# %% ../../nbs/33_mapping.update.ipynb #5daebc89
+if TYPE_CHECKING: from rasterio import DatasetReader # loaded when it is needed
+
+# %% ../../nbs/33_mapping.update.ipynb #85484d6d
 @dataclass(frozen=True)
 class LastMap:
     "A run folder from which a new map goes on"
@@ -38,6 +42,21 @@ class LastMap:
         "Where its polygons start"
         said = self.metrics.get('threshold')
         return float(said) if isinstance(said, (int, float)) else .5
+
+    @property
+    def training(self) -> object:
+        "How its model was trained"
+        model = self.metrics.get('model')
+        return model.get('training') if isinstance(model, dict) else None
+
+    @property
+    def passes_after(self) -> int:
+        "How many passes after the event it takes, of the track with most of them"
+        fusion = self.metrics.get('fusion')
+        tracks = fusion.get('tracks') if isinstance(fusion, dict) else None
+        sides = [one.get('passes_post') for one in tracks if isinstance(one, dict)] if isinstance(tracks, list) else []
+        lists = [days for days in (sides or [self.metrics.get('passes_post')]) if isinstance(days, list)]
+        return max(map(len, lists), default=0)
 
 # %% ../../nbs/33_mapping.update.ipynb #f7b33d2a
 def read_last(
@@ -82,14 +101,23 @@ def pass_days(
     days = cube.time.values[own].astype('datetime64[D]').astype(str)
     return sorted({day for day in days.tolist() if day >= since})
 
-# %% ../../nbs/33_mapping.update.ipynb #3d430bac
+# %% ../../nbs/33_mapping.update.ipynb #a91ce2bc
+@contextmanager
+def _open_map(last:LastMap) -> Iterator['DatasetReader']:
+    "The raster of a last map; raises `OutputError` if it is damaged"
+    import rasterio
+    try:
+        with rasterio.open(last.folder/'probability.tif', driver='GTiff') as raster: yield raster
+    except rasterio.errors.RasterioError as e:
+        raise OutputError(f"{last.folder.name}/probability.tif cannot be read, it is damaged or not a GeoTIFF; map the place anew.") from e
+
+# %% ../../nbs/33_mapping.update.ipynb #c55c940e
 def check_same_grid(
     last:LastMap,
     like:xr.Dataset|xr.DataArray, # dims (..., y, x), with a CRS: what is to be mapped
 ) -> None:
     "Raise `CubeError` unless the last map lies on the same pixels"
-    import rasterio
-    with rasterio.open(last.folder/'probability.tif') as old:
+    with _open_map(last) as old:
         crs, shape = old.crs, old.shape
         off = np.abs(np.subtract(old.transform, like.rio.transform())).max()/abs(old.transform.a)
     here = (like.sizes['y'], like.sizes['x'])
@@ -97,15 +125,14 @@ def check_same_grid(
     raise CubeError(f"{last.folder.name} lies on another grid ({shape[0]} x {shape[1]} px in {crs}) than what is to be mapped "
                     f"({here[0]} x {here[1]} px in {like.rio.crs}); begin again with `landslide-nb map` without --update.")
 
-# %% ../../nbs/33_mapping.update.ipynb #4a95220b
+# %% ../../nbs/33_mapping.update.ipynb #84bf0177
 def both_maps(
     prob:xr.DataArray, # dims (y, x), probability of the new map, in memory or lazy
     last:LastMap,      # on the same grid
 ) -> Iterator[tuple]:  # (y, x) of the new map, (y, x) of the last one, and the window
     "Two maps, window by window"
-    import rasterio
     from rasterio.windows import Window
-    with rasterio.open(last.folder/'probability.tif') as old:
+    with _open_map(last) as old:
         for window in scene_windows(prob.shape):
             before = old.read(1, window=Window.from_slices(window['y'], window['x']))
             yield prob.isel(window).values, before, window
