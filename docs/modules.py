@@ -34,10 +34,20 @@ def imports_of(module):
             if base.startswith('landslide_nb.'): yield base.removeprefix('landslide_nb.')
             if base.startswith('landslide_nb'): yield from (f'{base}.{name.name}'.removeprefix('landslide_nb.') for name in node.names)
 
+def number_of(book):
+    "The number of a notebook; 67b lies between 67 and 68"
+    number = book.stem.partition('_')[0]
+    return int(number[:2]) + sum(ord(letter) - ord('a') + 1 for letter in number[2:])/100
+
+def number_text(number):
+    "A number as the notebook's name begins"
+    letter = round(number % 1*100)
+    return f'{int(number):02}' + (chr(ord('a') + letter - 1) if letter else '')
+
 def modules():
     "Number and summary of each module: {module: (number, summary)}"
     books = sorted((root/'nbs').glob('[0-9]*.ipynb'))
-    return {module_of(book): (int(book.stem[:2]), summary_of(book)) for book in books if module_of(book)}
+    return {module_of(book): (number_of(book), summary_of(book)) for book in books if module_of(book)}
 
 def chapter_of(number):
     "The chapter of a notebook's number"
@@ -53,7 +63,7 @@ def table():
             chapter = chapter_of(number)
             lines += ['', f'## {chapter.capitalize()}', '', '| | module | what it holds | imports |', '|---|---|---|---|']
         uses = sorted({name for name in imports_of(module) if name in known and name != module}, key=lambda name: known[name][0])
-        lines.append(f"| {number:02} | `{module}` | {summary} | {', '.join(uses)} |")
+        lines.append(f"| {number_text(number)} | `{module}` | {summary} | {', '.join(uses)} |")
     return '\n'.join(lines) + '\n'
 
 if __name__ == '__main__': (root/'docs'/'modules.md').write_text(table())
