@@ -577,7 +577,9 @@ def two_after_a_kill(bench):
     problems = [f'{end.how}: {end.result}' for end in [one.end() for one in both] if end.how not in ('done', 'said')]
     return problems + bench.finish(home)
 
-def own_words(end): return re.match(r'\w*MemoryError|RuntimeError.*(allocate memory|start new thread)|.*Unable to allocate', str(end.result))
+OWN_WORDS = r'\w*MemoryError|(RuntimeError|OSError).*(allocate memory|start new thread)|.*Unable to allocate'
+
+def own_words(end): return re.match(OWN_WORDS, str(end.result))
 
 def out_of_memory(bench):
     "Too little memory; a library in C that gets none may end the process without a word, and then only what is left counts"

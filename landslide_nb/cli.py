@@ -482,7 +482,7 @@ def main(
     except LandslideError as e:
         print(f'landslide-nb: {e}', file=sys.stderr)
         return 1
-    except (MemoryError, RuntimeError, ImportError) as e:
+    except (MemoryError, RuntimeError, ImportError, OSError) as e:
         if not lacks_memory(e): raise
         print('landslide-nb: out of memory; close other programs, or take a smaller scene, smaller tiles (--tile) or fewer workers.', file=sys.stderr)
         return 1
