@@ -462,7 +462,7 @@ def write_in_degrees(
     polygons:'GeoDataFrame', # with rank
 ) -> None:
     "Write landslides.geojson and, where this GDAL can, landslides.kml"
-    shapes = polygons.to_crs(4326)
+    shapes = polygons.to_crs('OGC:CRS84') # longitude first: GDAL before 3.9 takes 4326 the other way round here
     geojson = dict(driver='GeoJSON', RFC7946='YES', geometry_type='MultiPolygon', promote_to_multi=True)
     shapes.to_file(folder/'landslides.geojson', engine='pyogrio', **geojson)
     driver = kml_driver()

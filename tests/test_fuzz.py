@@ -12,6 +12,8 @@ import struct
 import sys
 import zipfile
 import zlib
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -332,6 +334,34 @@ def test_run_metrics(runs):
 
 def test_run_metrics_bytes(runs):
     campaign('metrics.json, bytes', spoiled((runs/'one'/'metrics.json').read_bytes()), file_door(runs, 'metrics.json'))
+
+def test_run_card(runs, monkeypatch):
+    "What a notebook shows of a run, but for its picture, which takes long"
+    import landslide_nb.browser.card as card
+    monkeypatch.setattr(card, 'run_picture', lambda run: b'')
+    run = exported('open_run')(runs, 'one')
+    valid = {**json.loads((runs/'one'/'metrics.json').read_text()), 'update': dict(previous='x', added_passes=['2018-09-19'], new_ha=1., gone_ha=0.)}
+    def door(data):
+        shown = card.card_html(replace(run, metrics=data if isinstance(data, dict) else {}))
+        assert '<script' not in shown.lower()
+    campaign('card of a run', odd_json(valid), door)
+
+def test_words_of_a_map(runs):
+    "A run folder that is to be updated says by which words it was made"
+    from landslide_nb.cli import as_last
+    from landslide_nb.commands.archive import more_passes
+    from landslide_nb.mapping.update import added_passes
+    path = runs/'one'/'metrics.json'
+    good = path.read_bytes()
+    words = ['map', 'demo_a', '--min-area=500', '--passes=3']
+    valid = {**json.loads(good), 'command': words, 'known_passes': ['2018-09-05'], 'orbit': 'descending', 'fusion': dict(tracks=[dict(track='9')])}
+    def door(data):
+        path.write_text(json.dumps(data))
+        try:
+            again = as_last(Namespace(update=str(path.parent)))
+            assert added_passes(again.last, ['2018-09-19']) is not None and more_passes(again, again.last, 1) != 0
+        finally: path.write_bytes(good)
+    campaign('words of a map', odd_json(valid), door)
 
 def test_run_geopackage(runs):
     campaign('GeoPackage of a run', spoiled((runs/'one'/'landslides.gpkg').read_bytes(), 4000), file_door(runs, 'landslides.gpkg'))

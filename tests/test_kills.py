@@ -68,7 +68,7 @@ def careless(inputs, home):
             time.sleep(.02)
     (home/'.scratch').unlink()
 kills.import_all()
-rows, cases, details = kills.do_step(kills.Step('careless', careless), Namespace(times=6, seed=0, cases=False), print)
+rows, cases, details = kills.do_step(kills.Step('careless', careless), Namespace(times=6, seed=0, case=[]), print)
 assert rows[0]['half made'] > 0, rows
 '''
     out = subprocess.run([sys.executable, '-c', program], cwd=root, capture_output=True, text=True, timeout=300)

@@ -7,7 +7,7 @@ __all__ = ['NO_MATTER', 'CHUNK', 'MARGIN', 'NO_HEIGHTS', 'HIDDEN', 'NOT_SEEN', '
            'Layout', 'lay_out', 'layout_text', 'request_of', 'layout_digest', 'hidden_of', 'empty_cube', 'Growing',
            'begin_or_resume', 'cube_windows', 'PassReader', 'side_by_side', 'read_into', 'shifts_of', 'heights_of',
            'terrain_beside', 'make_beside', 'beside_of', 'readers_of', 'credit_text', 'built_already', 'check_name',
-           'write_cube', 'build_cube']
+           'take_passes', 'write_cube', 'build_cube']
 
 # %% ../../nbs/79_archive.build.ipynb #3fd30f49
 import hashlib
@@ -516,10 +516,48 @@ def check_name(
     with unwritable_said(out): out.parent.mkdir(parents=True, exist_ok=True)
     return out
 
+# %% ../../nbs/79_archive.build.ipynb #c01a4630
+def _pass_names(cube:xr.Dataset) -> list[tuple]: # time, track and platform of each
+    "By what a pass is known again"
+    names = (cube[name].values.astype(str) for name in ('time', 'track', 'platform'))
+    return list(zip(*names))
+
+def _held_passes(cube:xr.Dataset) -> dict[tuple, int]: # of `_pass_names` -> position
+    return {name: k for k, name in enumerate(_pass_names(cube))}
+
+def _copy_pass(one:xr.DataArray, to:'zarr.Array', k:int) -> None: # (y, x); (time, y, x); position
+    "Copy a pass window by window"
+    for window in cube_windows(one.shape, CHUNK): to[k, window['y'], window['x']] = one.isel(window).values
+
+
+# %% ../../nbs/79_archive.build.ipynb #02350410
+def take_passes(
+    growing:Growing,
+    layout:Layout,
+    before:Path,            # an older cube
+    shifts:dict[str, dict], # of `measure_platforms`, of the layout
+) -> list[int]:             # positions of the passes that were taken
+    "Take from an older cube on the same grid what it holds of the passes of a layout, moved as they would be now"
+    import zarr
+    old, here = xr.open_zarr(before), empty_cube(layout)
+    if not all(old[axis].equals(here[axis]) for axis in ('x', 'y')): return []
+    moved, held = json.loads(old.attrs['shifts']), _held_passes(old)
+    def unmoved(one): return shift_of(moved, one) == shift_of(shifts, one)
+    asked = {k: held.get(name) for k, name in enumerate(_pass_names(here)) if not growing.finished(k)}
+    taken = {k: j for k, j in asked.items() if j is not None and unmoved(layout.passes[k])}
+    cube = zarr.open_group(growing.store, mode='r+')
+    ways = [way for way, words in WAYS.items() if words in old.attrs['resampling'].split('; ')]
+    for k, j in taken.items():
+        for name in ('vv', 'vh'): _copy_pass(old[name][j], cube[name], k)
+        growing.finish(k, dict(valid=old.attrs['valid'][j], resampling=ways))
+    return list(taken)
+
+
 # %% ../../nbs/79_archive.build.ipynb #9ada8005
 def write_cube(
     layout:Layout,
     out:Path,      # new .zarr
+    before:Path|None=None, # a cube of this place: what it holds is not read again
     **more:object, # attributes of the cube
 ) -> None:
     "Read the passes of a layout into a new cube; goes on where an earlier call was cut off"
@@ -529,6 +567,7 @@ def write_cube(
         check_room(out.parent, layout.nbytes*len(todo)//len(layout.passes))
         beside = beside_of(layout, growing)
         shifts = shifts_of(layout, growing)
+        if before: todo = sorted({*todo} - {*take_passes(growing, layout, before, shifts)})
         said = [*beside.attrs['said'], *shift_sentences(shifts)]
         for sentence in said: print(sentence, flush=True)
         read_into(growing, readers_of(layout, todo, shifts, beside), layout.options)
@@ -541,6 +580,7 @@ def build_cube(
     start:str,         # last day before the event
     end:str,           # first day after it
     out:str|Path,      # new .zarr
+    before:str|Path|None=None, # a cube of this place: passes that it holds are taken from it
     **options:object,  # fields of `BuildOptions`
 ) -> Path:             # of the cube
     "Build the cube of a place and an event from a catalogue; the same call again goes on where this one was cut off"
@@ -551,5 +591,5 @@ def build_cube(
     if built_already(out, request): return out
     layout = lay_out(find_all(box, event, chosen), box, event, chosen)
     print(layout_text(layout), flush=True)
-    write_cube(layout, out, request=request)
+    write_cube(layout, out, before and Path(before), request=request)
     return out

@@ -268,6 +268,7 @@ def cmr_products(
     from asf_search.constants import INTERNAL
     asf = extra_package('asf_search')
     options = asf.ASFSearchOptions(host=INTERNAL.CMR_HOST, session=_asf_session())
+    n = 0 # old versions give no page where there is nothing
     for n, page in enumerate(asf.search_generator(opts=options, **asked)):
         if n == MOST_PAGES or not page: break
         yield from page

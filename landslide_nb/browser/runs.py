@@ -7,18 +7,20 @@ __all__ = ['MAX_DEPTH', 'MAX_FOLDERS', 'GDAL_SETTINGS', 'BANDS', 'RUN_FILES', 'E
            'LEAST_THRESHOLD', 'EVENT_KEYS', 'MOST_KEPT', 'AppError', 'inside', 'find_folders', 'is_run', 'with_tracks',
            'find_runs', 'find_experiments', 'open_raster', 'check_geopackage', 'read_layer', 'shapes_near',
            'RasterGrid', 'RasterHeader', 'band_numbers', 'read_raster_header', 'read_run_file', 'read_run_files',
-           'other_sizes', 'missing_notes', 'middles', 'clean_cells', 'ranked_places', 'RunFolder', 'file_stamp',
-           'find_run', 'open_run', 'read_metrics', 'mapped_event', 'mapped_grid', 'same_scene', 'passes_after',
-           'runs_in_time', 'map_before', 'kept', 'kept_run']
+           'other_sizes', 'missing_notes', 'middles', 'clean_cells', 'ranked_places', 'known_number', 'RunFolder',
+           'file_stamp', 'find_run', 'open_run', 'read_metrics', 'mapped_event', 'mapped_grid', 'same_scene',
+           'passes_after', 'runs_in_time', 'map_before', 'kept', 'kept_run']
 
 # %% ../../nbs/59_browser.runs.ipynb #7b7ed2f5
 import json
+import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from numbers import Real
 from os.path import commonprefix
 from pathlib import Path
 
@@ -288,6 +290,17 @@ def ranked_places(
         if found is not None: return found, name == 'zones'
     return None, False
 
+# %% ../../nbs/59_browser.runs.ipynb #ede44ad0
+def known_number(
+    value:object, # of a file that may come from a stranger
+) -> float|None:  # None where it is no number, or none that a machine can hold
+    "A number of metrics.json"
+    if not isinstance(value, Real): return None
+    try: number = float(value)
+    except OverflowError: return None
+    return number if math.isfinite(number) else None
+
+
 # %% ../../nbs/59_browser.runs.ipynb #5cc474be
 LOWEST, HIGHEST = .01, .99 # thresholds of probability a visitor can choose beside that of the run
 LEAST_THRESHOLD = 1e-4 # threshold of a run
@@ -329,16 +342,14 @@ class RunFolder:
     @property
     def threshold(self) -> float:
         "Probability at which the polygons of the run start"
-        said = self.metrics.get('threshold')
-        usable = isinstance(said, (int, float)) and np.isfinite(said) and said > 0
-        return float(np.clip(said if usable else .5, LEAST_THRESHOLD, 1))
+        said = known_number(self.metrics.get('threshold'))
+        return float(np.clip(said if said and said > 0 else .5, LEAST_THRESHOLD, 1))
 
     @property
     def min_area(self) -> float:
         "Smallest polygon of the run, m2"
-        said = self.metrics.get('min_area_m2')
-        usable = isinstance(said, (int, float)) and np.isfinite(said) and said >= 0
-        return float(said if usable else 500)
+        said = known_number(self.metrics.get('min_area_m2'))
+        return 500. if said is None or said < 0 else said
 
     @property
     def simulated(self) -> bool:
@@ -379,7 +390,7 @@ def find_run(
 # %% ../../nbs/59_browser.runs.ipynb #95b4c99a
 def open_run(
     root:str|Path, # the only folder that may be read
-    name:str,      # as `find_runs` calls it
+    name:str='.',  # as `find_runs` calls it; the root itself
 ) -> RunFolder:
     "Describe a run folder; raises `AppError` if there is no such run or nothing in it can be shown"
     folder = find_run(root, name)

@@ -20,7 +20,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 
-from .runs import HIGHEST, LOWEST, RunFolder
+from .runs import HIGHEST, LOWEST, RunFolder, known_number
 from .scan import Scan, at_threshold, pr_curve
 from ..data.grid import area_text, span_text
 from ..data.pair import track_text
@@ -45,8 +45,8 @@ def interval_of(
 ) -> tuple|None:             # (low, high), m2
     "The interval of the expected area, if one was written"
     for names in INTERVALS_OF:
-        ends = [areas.get(name) for name in names]
-        if all(end is not None and np.isfinite(end) for end in ends): return float(ends[0]), float(ends[1])
+        low, high = (known_number(areas.get(name)) for name in names)
+        if low is not None and high is not None: return low, high
     return None
 
 # %% ../../nbs/63_browser.words.ipynb #20f58536
@@ -132,7 +132,7 @@ def expected_words(
 ) -> tuple:         # value, note: HTML
     "The expected area and its interval"
     expected = run.metrics.get('expected_area_m2') if scan is None else scan.expected
-    if not isinstance(expected, (int, float)): return WAIT, NO_INTERVAL
+    if known_number(expected) is None: return WAIT, NO_INTERVAL
     span = interval_of(run.metrics)
     note = span_text(*span, expected) if span else NO_INTERVAL
     return area_text(expected), note
@@ -225,7 +225,7 @@ def _item(key, name, value, note):
 def _escaped(value): return html.escape(str(value))
 
 # %% ../../nbs/63_browser.words.ipynb #f5c3734a
-def _is_number(value): return isinstance(value, (int, float))
+def _is_number(value): return known_number(value) is not None
 
 # %% ../../nbs/63_browser.words.ipynb #3c1e5a4b
 def passes_words(

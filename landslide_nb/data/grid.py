@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['TRANSFORM_NAMES', 'FINER', 'LABEL_ATTRS', 'CONFIDENCES', 'find_crs', 'settle_crs', 'check_degrees', 'centre_lon_lat',
-           'corners_to_centres', 'in_order', 'grid_of', 'write_grid', 'scene_windows', 'widen', 'spread_starts',
-           'spread_windows', 'box_area', 'pixel_area', 'pixel_sides', 'expected_area', 'area_unit', 'area_text',
-           'span_text', 'open_vector', 'read_polygons', 'check_overlap', 'rasterize_label', 'named_layer',
+           'corners_to_centres', 'in_order', 'grid_of', 'write_grid', 'scene_windows', 'widen', 'open_in_pixels',
+           'spread_starts', 'spread_windows', 'box_area', 'pixel_area', 'pixel_sides', 'expected_area', 'area_unit',
+           'area_text', 'span_text', 'open_vector', 'read_polygons', 'check_overlap', 'rasterize_label', 'named_layer',
            'confidence_values', 'least_of', 'sure_enough', 'name_of', 'read_vector', 'read_zones']
 
 # %% ../../nbs/10_data.grid.ipynb #da448c1f
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ import rioxarray
 import xarray as xr
 from rasterio import Affine
 from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader, MemoryFile
 from rasterio.warp import transform
 
 from ..core import DEGREE, CubeError, OutputError, note
@@ -213,6 +216,17 @@ def widen(
         wide[dim] = slice(max(0, s.start - by), min(length, s.stop + by))
         inside[dim] = slice(s.start - wide[dim].start, s.stop - wide[dim].start)
     return wide, inside
+
+# %% ../../nbs/10_data.grid.ipynb #1da09b7e
+def open_in_pixels(
+    memory:MemoryFile, # a raster in memory
+    **layout:object,   # of a new one
+) -> DatasetReader:
+    "Open a raster that lies in pixels and nowhere on Earth, of which rasterio need not warn"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        return memory.open(**layout)
+
 
 # %% ../../nbs/10_data.grid.ipynb #2b6f515a
 def spread_starts(

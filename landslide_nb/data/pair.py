@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AVERAGES', 'CUBE_LAYERS', 'STDS', 'PAIR_UNITS', 'usable_passes', 'track_names', 'choose_passes', 'track_sides',
            'mean_power', 'median_power', 'average_of', 'average_db', 'std_db', 'event_coherence', 'scene_change',
-           'track_text', 'make_pair', 'static_layer', 'box_mean', 'log_ratio', 'robust_spread', 'window_statistics',
-           'pair_statistics']
+           'described', 'track_text', 'make_pair', 'static_layer', 'box_mean', 'log_ratio', 'robust_spread',
+           'window_statistics', 'pair_statistics']
 
 # %% ../../nbs/14_data.pair.ipynb #8f502f84
 from collections.abc import Callable, Sequence
@@ -369,12 +369,13 @@ PAIR_UNITS = { # variable -> units, long name
     'dvv': ('dB', 'change of VV'),
     'dvh': ('dB', 'change of VH'),
     'score': ('dB', 'log-ratio dVV - dVH'),
+    'landslides': ('1', 'mapped landslides: 1 landslide, 0 not, 255 not mapped'),
 }
 
 # %% ../../nbs/14_data.pair.ipynb #67bfa99a
-def _described(
+def described(
     ds:xr.Dataset, # pair or log-ratio
-) -> xr.Dataset:
+) -> xr.Dataset:  # the same
     "A dataset whose variables carry `units` and `long_name`"
     described = {}
     for name in ds.data_vars:
@@ -448,7 +449,7 @@ def make_pair(
     if 'landslides' in cube: bands['landslides'] = cube.landslides
     pair = xr.Dataset(bands).assign_coords(moment=['pre', 'post'], spatial_ref=cube.spatial_ref)
     facts = _provenance(cube, event, orbit, *sides)
-    return _described(pair).assign_attrs(facts, average=average, balance_db=offsets)
+    return described(pair).assign_attrs(facts, average=average, balance_db=offsets)
 
 # %% ../../nbs/14_data.pair.ipynb #476de2e8
 def static_layer(
@@ -493,7 +494,7 @@ def log_ratio(
     dvv = _smooth(change('vv'), size)
     dvh = _smooth(change('vh'), size)
     ratio = xr.Dataset(dict(dvv=dvv, dvh=dvh, score=dvv - dvh))
-    return _described(ratio).assign_attrs(pair.attrs)
+    return described(ratio).assign_attrs(pair.attrs)
 
 # %% ../../nbs/14_data.pair.ipynb #0ffd9e92
 def robust_spread(

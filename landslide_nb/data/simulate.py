@@ -508,7 +508,7 @@ def simulate_event(
     seed:int=0,                     # another seed, another scene and other landslides
     size:int|tuple=(2048, 2048),    # (y, x), px; one number for a square
     passes:int|tuple=4,             # on each side of the event, of each orbit; or how many before and after
-    orbits:str|tuple=('ascending', 'descending'),
+    orbits:str|tuple=('ascending', 'descending'), # directions, one or both
     dem:object=None,                # own terrain, m: (y, x) array, or a DataArray with CRS and metric x, y
     year:int=0,                     # 0: that of the event; -1: the one before, the same place without landslides
 ) -> xr.Dataset:                    # canonical cube in memory, with truth, DEM and slope

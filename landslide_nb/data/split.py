@@ -163,7 +163,7 @@ def split_chips(
     fractions:tuple=(.6, .15, .25), # train, valid, test
     block:int=4,                  # side of a block, chips
     buffer:int=0,                 # pixels between chips of different parts; 0: no pixel is shared
-    seed:int=0,
+    seed:int=0, # of the draw of blocks
 ) -> ChipSet:                     # with table.split in train, valid, test, buffer
     "Assign each chip to a part, so that parts share no pixel, no block and all hold landslides; raises `ChipError` if that cannot be"
     check_split(by, fractions, block, buffer)

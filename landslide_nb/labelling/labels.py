@@ -20,6 +20,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyogrio
+import rioxarray # gives a grid its CRS and transform
 import shapely
 import xarray as xr
 

@@ -26,7 +26,8 @@ import pandas as pd
 import xarray as xr
 
 from ..core import OutputError
-from ..data.grid import name_of, pixel_area, pixel_sides, read_vector, read_zones, scene_windows, widen
+from ..data.grid import name_of, open_in_pixels, pixel_area, pixel_sides
+from ..data.grid import read_vector, read_zones, scene_windows, widen
 from ..data.pair import static_layer
 from ..learn.uncertainty import area_interval, errors_at_place
 from ..learn.models import BASE_WEIGHTS, read_header
@@ -73,12 +74,12 @@ def region_mask(
     layout = dict(driver='GTiff', tiled=True, compress='DEFLATE', zlevel=1)
     grid = dict(width=width, height=height, count=1, dtype='uint8')
     with MemoryFile() as memory:
-        with memory.open(**layout, **grid) as f:
+        with open_in_pixels(memory, **layout, **grid) as f:
             for window in scene_windows(prob.shape):
                 over = prob.isel(window).values >= threshold
                 regions = without_specks(over, area[window['y']], min_area)
                 f.write(regions.astype('uint8'), 1, window=Window.from_slices(window['y'], window['x']))
-        with memory.open() as f: yield f
+        with open_in_pixels(memory) as f: yield f
 
 # %% ../../nbs/34_mapping.areas.ipynb #2eefa887
 def outlines(

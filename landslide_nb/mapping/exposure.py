@@ -84,8 +84,9 @@ def read_near_file(
     try:
         layer = layer_for(source, what)
         info = pyogrio.read_info(source, layer=layer, force_feature_count=True)
-        mask = around if info['crs'] else None
-        return gpd.read_file(source, layer=layer, bbox=mask), info['features']
+        # geopandas 1.0 would bring an outline into the CRS of the first layer
+        near = tuple(around.to_crs(info['crs']).total_bounds) if info['crs'] else None
+        return gpd.read_file(source, layer=layer, bbox=near), info['features']
     except OutputError: raise
     except Exception as e: # pyogrio, GDAL and pyproj fail in many ways
         why = ' '.join(str(e).split())[:120]

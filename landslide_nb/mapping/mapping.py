@@ -18,7 +18,7 @@ import xarray as xr
 
 from ..core import CubeError, Event, OutputError, check_room, sole_writer
 from ..data.cube import open_cube
-from ..data.pair import make_pair
+from ..data.pair import described, make_pair
 from ..learn.models import load_model
 from .areas import settle_zones
 from .exposure import Exposed, ExposureFiles, settle_exposure
@@ -98,7 +98,7 @@ def scene_pair(
     extra = [name for name in channels if name not in ('vv', 'vh')]
     pair = make_pair(cube, event, passes=passes, orbit=orbit, track=track, extra=extra)
     terrain = [name for name in ('dem', 'slope') if name in cube and name not in pair]
-    return pair.assign({name: cube[name] for name in terrain})
+    return described(pair.assign({name: cube[name] for name in terrain}))
 
 # %% ../../nbs/41_mapping.mapping.ipynb #d16699b2
 HELD_BYTES = 2**27 # of VV and VH; larger cubes stay on the disk

@@ -8,8 +8,8 @@ __all__ = ['LOG_RATIOS', 'MOST_DAYS', 'CELLS_HEAD', 'GUIDE', 'KNOWN_INTERVAL', '
            'scene_metrics', 'expected_text', 'doubtful_text', 'found_text', 'suspect', 'area_facts', 'day_list',
            'pass_facts', 'truth_facts', 'track_line', 'fused_facts', 'source_table', 'numbers_table', 'area_name',
            'place_text', 'between_text', 'areas_in', 'place_cell', 'cells_table', 'worst_place_text', 'may_conclude',
-           'may_not_conclude', 'guide_text', 'page_title', 'when_text', 'front_warnings', 'Pictures', 'front_page',
-           'report_page']
+           'may_not_conclude', 'guide_text', 'update_line', 'page_title', 'when_text', 'front_warnings', 'Pictures',
+           'front_page', 'report_page']
 
 # %% ../../nbs/38_mapping.report.ipynb #ec37db02
 import base64, html
@@ -26,6 +26,7 @@ from ..gaps import unseen_of_map
 from ..learn.metrics import StreamingAP
 from .exposure import NAME_COLUMNS, clean_name
 from .hits import READ_EXPOSURE, area_words, exposure_text, scene_rows, with_capital
+from .update import update_text
 from .words import (
     SIMULATED_EVENT, days_text, degree_text, event_title, html_list, html_page, html_row, html_sentence,
     html_table, is_simulated, level_text, model_in_words, orbit_text, rule_text, shortened, source_text, warning_box)
@@ -418,10 +419,19 @@ def guide_text(
     interval = KNOWN_INTERVAL.format(**record) if record else UNKNOWN_INTERVAL
     return GUIDE.format(threshold=level_text(threshold), interval=interval)
 
+# %% ../../nbs/38_mapping.report.ipynb #1ebc1c06
+def update_line(
+    m:dict, # metrics of `write_products`
+) -> str:   # HTML, empty where there was no map before
+    "What is new since the last map"
+    said = update_text(m)
+    return f'<p class="update">{html.escape(with_capital(said))}.</p>' if said else ''
+
+
 # %% ../../nbs/38_mapping.report.ipynb #4bb3c170
 FRONT = """<section class=front><h1>{title}</h1>{banner}
 <p class=when>{when}</p>
-<p class=worst>{worst}</p><p class=found>{found}.</p>{warnings}
+<p class=worst>{worst}</p><p class=found>{found}.</p>{update}{warnings}
 <figure><img alt="Map of landslide probability with the worst places numbered" src="data:image/png;base64,{sheet}"></figure>
 <h2>The worst-hit {kind}s</h2>{places}
 <div class=beside><div><h2>You may conclude</h2>{may}</div><div><h2>You may not conclude</h2>{may_not}</div></div>
@@ -484,6 +494,7 @@ def front_page(
         when=html_sentence(when_text(m)),
         worst=html_sentence(worst_place_text(worst, m, kind)),
         found=html_sentence(with_capital(found_text(m))),
+        update=update_line(m),
         warnings=front_warnings(m.get('warnings') or []),
         sheet=base64.b64encode(sheet).decode(),
         kind=kind,

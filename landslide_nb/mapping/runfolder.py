@@ -38,6 +38,7 @@ from .picture import plot_scene
 from .report import Pictures, report_page, scene_metrics, suspect
 from .scene import check_scene
 from .sheet import draw_sheet, png_bytes
+from .update import update_facts
 from .words import event_in_words, is_simulated, model_in_words, source_text
 from ..styles import write_styles
 
@@ -544,7 +545,7 @@ def write_products(
         metrics['warnings'] = [*map_warnings(meta, metrics, pair, prob), *elsewhere, *meta.get('warnings', [])]
         metrics |= expected_interval(metrics, prob, record)
         metrics |= {**layer_facts(layers, options.min_area), **attrs, **model_facts(meta, record)}
-        metrics |= exposure_facts(layers, exposed) | simulated
+        metrics |= exposure_facts(layers, exposed) | simulated | update_facts(meta, prob, threshold)
         write_json(tmp/'metrics.json', metrics)
         write_page(tmp, pair, prob, layers, metrics, record, singles or {})
         item = stac_item(tmp, prob, attrs, Path(folder).resolve().name)

@@ -7,7 +7,7 @@ __all__ = ['INCIDENCE', 'TO_SENSOR', 'TRACK_VIEW', 'LEAST', 'FEATURES', 'REACH',
            'asked_tracks', 'height_slopes', 'track_facing', 'facing_of_pair', 'track_view', 'TrackSet', 'fusion',
            'fused_logit', 'fuse', 'fuse_lazily', 'TrackMap', 'fused_probabilities', 'knows_facing', 'fused_meta',
            'joined_pair', 'joined_attrs', 'track_facts', 'overlap_warnings', 'open_track', 'track_probability',
-           'map_track', 'write_fused', 'tracks_plan', 'map_each', 'map_tracks']
+           'said_alone', 'map_track', 'write_fused', 'tracks_plan', 'map_each', 'map_tracks']
 
 # %% ../../nbs/44_weights.tracks.ipynb #22d23829
 import json
@@ -31,6 +31,7 @@ from ..learn.models import load_model
 from ..mapping.mapping import located_cube, map_pair, only_mapping, scene_pair, with_settled_zones
 from ..mapping.nulls import can_check, null_pairs, null_windows
 from ..mapping.place import settle_place, with_place
+from ..mapping.update import OF_COMMAND
 from ..mapping.runfolder import LayerOptions, finish_tracks, hidden_folder, new_run_folder, open_cog, write_products
 from ..mapping.scene import as_map, calibrate_curve, predict_scene, weights_hash
 from ..mapping.tiles import NOTHING, open_work
@@ -323,6 +324,14 @@ def track_probability(
     written = open_cog(track.folder/'probability.tif').data[0]
     return as_map(written, track.pair)
 
+# %% ../../nbs/44_weights.tracks.ipynb #d945f25f
+def said_alone(
+    meta:dict, # of a fused map's model
+) -> dict:
+    "What is said of one track: how to map again, and what is new, is said of the fused map"
+    return {key: value for key, value in meta.items() if key not in (*OF_COMMAND, 'update')}
+
+
 # %% ../../nbs/44_weights.tracks.ipynb #178e7585
 def map_track(
     pair:xr.Dataset,   # of one track
@@ -332,7 +341,8 @@ def map_track(
     options:dict,      # of `map_pair`
 ) -> TrackMap:
     "Map one track alone, as the model sees it"
-    if not (folder/'metrics.json').exists(): map_pair(pair, model, folder, **options)
+    net, meta = model
+    if not (folder/'metrics.json').exists(): map_pair(pair, (net, said_alone(meta)), folder, **options)
     return open_track(name, pair, folder)
 
 # %% ../../nbs/44_weights.tracks.ipynb #c91795a5
