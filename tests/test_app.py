@@ -699,7 +699,7 @@ def test_a_web_map_without_a_way_to_its_server_says_so(visit):
     drawn_once(v, 'Satellite', 'This map cannot be loaded: no way to its server.')
     v.button('Plain').click()
     v.settled()
-    assert v.page.evaluate(f"() => {MODELS}.filter(m => m.type == 'Label' && m.visible).length") == 0
+    assert v.page.evaluate(f"() => {MODELS}.filter(m => m.type == 'Label' && m.visible && m.text.includes('loaded')).length") == 0
 
 CURTAIN = f"{MAPS}[0].renderers.find(r => r.name == 'curtain').data_source.data"
 MASKED = f"""() => {{
