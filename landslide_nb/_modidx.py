@@ -5112,6 +5112,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'landslide_nb.styles.canvas_element': ('styles.html#canvas_element', 'landslide_nb/styles.py'),
                                      'landslide_nb.styles.class_ranges': ('styles.html#class_ranges', 'landslide_nb/styles.py'),
                                      'landslide_nb.styles.crs_element': ('styles.html#crs_element', 'landslide_nb/styles.py'),
+                                     'landslide_nb.styles.cut_at_180': ('styles.html#cut_at_180', 'landslide_nb/styles.py'),
                                      'landslide_nb.styles.dem_look': ('styles.html#dem_look', 'landslide_nb/styles.py'),
                                      'landslide_nb.styles.describe_fields': ('styles.html#describe_fields', 'landslide_nb/styles.py'),
                                      'landslide_nb.styles.dress': ('styles.html#dress', 'landslide_nb/styles.py'),

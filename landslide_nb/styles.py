@@ -10,7 +10,7 @@ __all__ = ['RAMP', 'CLEAR_BELOW', 'MAPPED_HUE', 'DARK', 'RANKED_FIELDS', 'POLYGO
            'graduated_look', 'rank_labels', 'aliases', 'vector_look', 'has_labels', 'layer_file', 'probability_look',
            'pair_look', 'truth_look', 'dem_look', 'raster_look', 'add_styles', 'dress', 'ProjectLayer',
            'project_layers', 'crs_element', 'layer_element', 'tree_element', 'canvas_element', 'project_file',
-           'kml_driver', 'write_in_degrees', 'write_styles']
+           'kml_driver', 'cut_at_180', 'write_in_degrees', 'write_styles']
 
 # %% ../nbs/08_styles.ipynb #5e710002
 from collections.abc import Iterable
@@ -25,6 +25,7 @@ import sqlite3
 if TYPE_CHECKING: # loaded when they are needed
     import xarray as xr
     from geopandas import GeoDataFrame
+    from shapely.geometry.base import BaseGeometry
 
 # %% ../nbs/08_styles.ipynb #5e710005
 def printable(
@@ -456,6 +457,21 @@ def kml_driver() -> str|None:
     able = pyogrio.list_drivers(write=True)
     return next((name for name in ('LIBKML', 'KML') if name in able), None)
 
+# %% ../nbs/08_styles.ipynb #dbf51d16
+def cut_at_180(
+    shape:'BaseGeometry', # in degrees, -180 to 180
+) -> 'BaseGeometry':      # in two parts where it crosses that meridian
+    "A shape that no longer runs round the earth the wrong way"
+    import numpy as np
+    import shapely
+    from shapely.affinity import translate
+    west, _, east, _ = shape.bounds or (0, 0, 0, 0)
+    if east - west <= 180: return shape
+    def eastward(xy): return np.column_stack([xy[:, 0] % 360, xy[:, 1]])
+    whole = shapely.make_valid(shapely.transform(shape, eastward))
+    near, far = (whole.intersection(shapely.box(start, -90, start + 180, 90)) for start in (0, 180))
+    return near.union(translate(far, -360))
+
 # %% ../nbs/08_styles.ipynb #5e710039
 def write_in_degrees(
     folder:Path,
@@ -463,6 +479,7 @@ def write_in_degrees(
 ) -> None:
     "Write landslides.geojson and, where this GDAL can, landslides.kml"
     shapes = polygons.to_crs('OGC:CRS84') # longitude first: GDAL before 3.9 takes 4326 the other way round here
+    shapes = shapes.set_geometry([cut_at_180(shape) for shape in shapes.geometry])
     geojson = dict(driver='GeoJSON', RFC7946='YES', geometry_type='MultiPolygon', promote_to_multi=True)
     shapes.to_file(folder/'landslides.geojson', engine='pyogrio', **geojson)
     driver = kml_driver()

@@ -131,3 +131,21 @@ def test_degrees_are_known_to_the_hillshade(tmp_path):
     pair = heights(mock_pair(crs='EPSG:4326', corner=(141., 42.), pixel=1e-4))
     write_products(tmp_path/'run', pair, mock_probability(pair), {})
     assert float(fromstring((tmp_path/'run'/'dem.qml').read_text()).find('.//rasterrenderer').get('zfactor')) < 1e-5
+
+def test_a_polygon_across_180_degrees_becomes_two_parts(tmp_path):
+    "In a UTM zone beside that meridian: the files in degrees open, and no part runs round the earth"
+    from pyproj import Transformer
+    east, north = Transformer.from_crs(4326, 32601, always_xy=True).transform(-180, 52)
+    pair = mock_pair()
+    height, width = pair.sizes['y'], pair.sizes['x']
+    x = east + 10.*(np.arange(width) - width//2)
+    y = north - 10.*(np.arange(height) - height//2)
+    pair = pair.assign_coords(x=x, y=y).rio.write_crs('EPSG:32601')
+    prob = mock_probability(pair)*0
+    prob[20:30, width//2 - 12:width//2 + 12] = .9
+    write_products(tmp_path/'run', pair, prob.rio.write_crs('EPSG:32601'), dict(arch='unet'), min_area=0.)
+    for name in ('landslides.geojson', *(['landslides.kml'] if kml_driver() else [])):
+        (shape,) = gpd.read_file(tmp_path/'run'/name).geometry
+        assert len(shape.geoms) == 2, name
+        assert all(part.bounds[2] - part.bounds[0] < .01 for part in shape.geoms), name
+        assert shape.is_valid

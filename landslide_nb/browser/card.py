@@ -31,6 +31,7 @@ if TYPE_CHECKING: # loaded when they are needed
 # %% ../../nbs/63b_browser.card.ipynb #925d118d
 MOST_PX = 640 # side of a picture, pixels
 
+# %% ../../nbs/63b_browser.card.ipynb #9c137f31
 def coarse_band(
     run:RunFolder, # of `open_run`
     file:str,      # probability.tif or pair.tif
@@ -60,6 +61,7 @@ def draw_radar(
 # %% ../../nbs/63b_browser.card.ipynb #3104e79d
 NUMBERED = 5 # of the worst cells
 
+# %% ../../nbs/63b_browser.card.ipynb #c8abb743
 def draw_map(
     ax:'Axes',
     run:RunFolder, # of `open_run`
@@ -82,6 +84,7 @@ def draw_map(
 # %% ../../nbs/63b_browser.card.ipynb #1e3317bc
 COLOURS = 128 # of a picture: a third of the bytes, and nobody sees it
 
+# %% ../../nbs/63b_browser.card.ipynb #530f324b
 def small_png(
     fig:'Figure',
 ) -> bytes:
@@ -119,6 +122,7 @@ SCORE_ROWS = {
 }
 SHARE_ROWS = {'precision': 'precision at the threshold', 'recall': 'recall at the threshold'}
 
+# %% ../../nbs/63b_browser.card.ipynb #46e8a2d1
 def card_numbers(
     run:RunFolder,    # of `open_run`
 ) -> dict[str, str]:  # what -> text

@@ -75,6 +75,7 @@ def polygon_items(
 # %% ../../nbs/67c_browser.desk.ipynb #c46020de
 DESIGN = ('stratum', 'inclusion', 'seed') # what the drawing of a chip leaves
 
+# %% ../../nbs/67c_browser.desk.ipynb #f12b2d18
 def chip_items(
     chips:gpd.GeoDataFrame, # chip, geometry; perhaps purpose, rule, stratum, inclusion, seed
     purpose:str='teach',    # teach | estimate
@@ -164,6 +165,7 @@ class Desk:
 # %% ../../nbs/67c_browser.desk.ipynb #462a834c
 def _key_of(row): return item_key(row.chip, row.geometry, row.purpose, row.seed)
 
+# %% ../../nbs/67c_browser.desk.ipynb #43821d41
 @patch
 def refresh(self:Desk,
     whole:bool=False, # also what was written here may have come out differently
@@ -191,6 +193,7 @@ def _is_about(row, item, layer): # does a row belong to an item?
     if layer == 'seen': return (row.purpose == 'estimate') == (item.purpose == 'estimate')
     return bool(item.chip) or item.shape.relate_pattern(row.geometry, 'T********')
 
+# %% ../../nbs/67c_browser.desk.ipynb #4a484011
 @patch
 def own(self:Desk,
     item:Item,
@@ -222,6 +225,7 @@ def keep(self:Desk,
 # %% ../../nbs/67c_browser.desk.ipynb #8ed5268f
 def _ids(labels): return [i for table in labels.tables.values() for i in table['id']]
 
+# %% ../../nbs/67c_browser.desk.ipynb #1f18815d
 @patch
 def written(self:Desk,
     labels:Labels,  # that are in the file now
@@ -250,6 +254,7 @@ def rows_as_labels(
     tables = {layer: gpd.GeoDataFrame(of_layer, crs=crs).drop(columns='Index') for layer, of_layer in found.items()}
     return make_labels(crs, **tables)
 
+# %% ../../nbs/67c_browser.desk.ipynb #d2481772
 @patch
 def take_back(self:Desk,
     step:Step, # of `keep`
@@ -274,6 +279,7 @@ def said_words(
 OFF = 'Reviewing is off for pages that others can reach; start the page with --review to let visitors write labels.'
 READ_ONLY = 'the folder is read-only; copy the run to where you may write.'
 
+# %% ../../nbs/67c_browser.desk.ipynb #1b48f8eb
 def cannot_review(
     run:RunFolder, # of `open_run`
     root:Path,     # the only folder that may be read

@@ -27,6 +27,7 @@ class ReportError(LandslideError): "A run folder that makes no page, or a page t
 # %% ../../nbs/83b_commands.report.ipynb #3fce6f97
 PAGE_FILES = ('probability.tif', 'pair.tif', 'landslides.gpkg', 'metrics.json')
 
+# %% ../../nbs/83b_commands.report.ipynb #cd16483c
 def open_for_report(
     folder:Path, # run folder
 ) -> 'RunFolder':
@@ -60,6 +61,7 @@ def layers_for_report(
 # %% ../../nbs/83b_commands.report.ipynb #17e14ae5
 BLOCKS = dict(chunks=dict(band=-1, y=1024, x=1024), driver='GTiff') # read in windows, and only a GeoTIFF
 
+# %% ../../nbs/83b_commands.report.ipynb #3a84065b
 def pair_again(
     run:'RunFolder',
 ) -> tuple['xr.Dataset', 'xr.DataArray']: # dims (moment, y, x), dB; dims (y, x): probability
@@ -88,6 +90,7 @@ def panels_again(
 # %% ../../nbs/83b_commands.report.ipynb #fd860711
 WRONG = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError)
 
+# %% ../../nbs/83b_commands.report.ipynb #955f1f93
 @contextmanager
 def strange_said(
     folder:Path, # run folder
@@ -122,6 +125,7 @@ PLACES = (
     'C:/Program Files/Google/Chrome/Application/chrome.exe',
     'C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe')
 
+# %% ../../nbs/83b_commands.report.ipynb #c7fa1ebd
 def find_printer() -> str|None: # path
     "The browser that prints pages, if there is one"
     found = [path for name in NAMES if (path := shutil.which(name))]
@@ -134,6 +138,7 @@ PLAIN = ['--disable-gpu', '--disable-dev-shm-usage', '--disable-extensions', '--
 OPTIONS = ['--headless', '--no-pdf-header-footer', *PLAIN, *OFFLINE]
 PRINT_SECONDS = 120 # seconds
 
+# %% ../../nbs/83b_commands.report.ipynb #3568f14b
 def print_words(
     printer:str, # of `find_printer`
     work:Path,   # an empty folder

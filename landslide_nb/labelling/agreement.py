@@ -65,9 +65,9 @@ def chip_windows(
 
 # %% ../../nbs/48_labelling.agreement.ipynb #61a13b6a
 def compare_labels(
-    first:Labels,
-    second:Labels,
-    scene:object, # anything `chip_boxes` takes: the map or pair that both looked at
+    first:Labels,  # of one person, or one file
+    second:Labels, # of another
+    scene:object,  # anything `chip_boxes` takes: the map or pair that both looked at
 ) -> pd.DataFrame: # a row a chip that both know, the last for all of them
     "How far two label sets of the same chips agree; raises `LabelError` if they share no pixel"
     images = [label_image(labels, scene) for labels in (first, second)]
@@ -131,6 +131,7 @@ def noisy_labels(
     drawn = drawn.set_geometry(gpd.GeoSeries(moved, crs=labels.crs))
     return replace(labels, landslides=drawn[~drawn.geometry.is_empty])
 
+# %% ../../nbs/48_labelling.agreement.ipynb #452a806c
 def _redrawn(shape, noise, rng):
     "An outline drawn once more"
     from shapely.affinity import translate
@@ -138,6 +139,7 @@ def _redrawn(shape, noise, rng):
     again = moved.buffer(rng.normal(0, noise.edge_m))
     return moved if again.is_empty else again
 
+# %% ../../nbs/48_labelling.agreement.ipynb #cc5387af
 def _elsewhere(labels, n, rng):
     "Outlines of landslides put into chips at random"
     from shapely.affinity import translate

@@ -538,7 +538,7 @@ def read_labels(
 
 # %% ../../nbs/45_labelling.labels.ipynb #41f3cac3
 def label_image(
-    labels:Labels,
+    labels:Labels, # of `read_labels`
     scene:object, # anything `scene_axes` takes, with a CRS
 ) -> xr.DataArray: # (y, x) uint8: 1 landslide, 0 looked at and none, 255 not known
     "What people saw on a grid"

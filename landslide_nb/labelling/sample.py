@@ -230,7 +230,7 @@ def estimate_part(
     area, values = part_area(part, sample)
     seen = float(part.found.sum())
     area = float(np.clip(area, seen, part.most))
-    variance = (within_strata(values, sample) + over_strata(values, sample))/2
+    variance = max(within_strata(values, sample), over_strata(values, sample))
     low, high = log_interval(area, variance**.5, freedom(sample))
     chips = int(((part.expected > 0) | (part.found > 0)).sum())
     return dict(area=area, low=max(low, seen), high=min(high, part.most), chips=chips)

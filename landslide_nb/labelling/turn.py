@@ -532,7 +532,7 @@ def retrain(
     folder:str|Path, # run folder
     labels:Labels|str|Path|None=None, # None: those of the run; or a file of them
     out:str|Path|None=None, # new run folder; None: beside the old one
-    plan:TurnPlan=TurnPlan(),
+    plan:TurnPlan=TurnPlan(), # epochs, start, seed
 ) -> Turn:           # progress, news, cancel, wait
     "Begin a turn and return at once; raises `LabelError` or `OutputError` for what can be seen before"
     folder = Path(folder).resolve()

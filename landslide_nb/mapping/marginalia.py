@@ -105,6 +105,7 @@ def ground_metres(
 # %% ../../nbs/36b_mapping.marginalia.ipynb #40c2a61d
 BOXED = dict(boxstyle='square,pad=.25', facecolor='white', edgecolor='none', alpha=.8)
 
+# %% ../../nbs/36b_mapping.marginalia.ipynb #c77847a9
 def draw_scale(
     ax:'Axes',   # whose limits are settled
     place:MapPlace, # gives the units
@@ -170,6 +171,7 @@ def edges_of(
 # %% ../../nbs/36b_mapping.marginalia.ipynb #e508c7c1
 GRATICULE = dict(color='black', linewidth=.4, alpha=.45, zorder=3)
 
+# %% ../../nbs/36b_mapping.marginalia.ipynb #38efbd52
 def draw_graticule(
     ax:'Axes',   # whose limits are the place's bounds
     place:MapPlace,
@@ -221,6 +223,7 @@ def land_at(
 # %% ../../nbs/36b_mapping.marginalia.ipynb #53279d66
 HORIZON = 45. # degrees
 
+# %% ../../nbs/36b_mapping.marginalia.ipynb #132a57f8
 def draw_locator(
     ax:'Axes', # square
     place:MapPlace,

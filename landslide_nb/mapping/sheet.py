@@ -52,6 +52,7 @@ class SmallRaster:
 MOST = 1400 # pixels a side: 200 an inch on a page
 ALONE = dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_PAM_ENABLED=False) # no file beside it is read or written
 
+# %% ../../nbs/37_mapping.sheet.ipynb #4fd8bbc3
 def read_small(
     path:Path,  # .tif
     band:int=1, # from 1
@@ -95,6 +96,7 @@ def shaded(
 # %% ../../nbs/37_mapping.sheet.ipynb #00601962
 RADAR_BAND = 4 # of pair.tif: VH after the event, dB
 
+# %% ../../nbs/37_mapping.sheet.ipynb #1593080c
 def background(
     files:dict[str, Path], # name in a run folder -> path
 ) -> tuple[SmallRaster|None, str]: # grey values, and what they are
@@ -127,6 +129,7 @@ def share_a_point(
 STEPS_AWAY = (-.8, .9, 1.8, 3, 5) # from the edge of a place to its number, in sides of the number; below 0: inside
 AROUND = [(1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (1, 0), (-1, 0), (0, -1)] # right or left, above or below
 
+# %% ../../nbs/37_mapping.sheet.ipynb #ca8f6b21
 def beside(
     box:tuple,  # (left, bottom, right, top) of a place, points
     side:float, # of a number, points
@@ -214,6 +217,7 @@ LEGEND_MM = 42. # of the column beside the map, or of the strip below it, mm
 EDGE_MM = 6.    # for the degrees, mm
 SHAPES = (.55, 2.2) # width to height of a map on paper
 
+# %% ../../nbs/37_mapping.sheet.ipynb #e3e7cc33
 def map_bounds(
     place:MapPlace,
 ) -> tuple: # (left, bottom, right, top)
@@ -239,6 +243,7 @@ class SheetLayout:
 # %% ../../nbs/37_mapping.sheet.ipynb #1f2b841a
 TALLEST = 150. # map, mm
 
+# %% ../../nbs/37_mapping.sheet.ipynb #5bc9eb6a
 def beside_the_map(
     shape:float, # width to height of the map
 ) -> SheetLayout:
@@ -298,6 +303,7 @@ def draw_probability(
 # %% ../../nbs/37_mapping.sheet.ipynb #24b2aa7a
 MOST_DRAWN = 5000 # polygons, the largest
 
+# %% ../../nbs/37_mapping.sheet.ipynb #01bdd103
 def draw_outlines(
     ax:'Axes',
     polygons:'GeoDataFrame', # with area_m2
@@ -358,6 +364,7 @@ def in_figure(
 # %% ../../nbs/37_mapping.sheet.ipynb #6d268384
 MM = 1/25.4 # inch
 
+# %% ../../nbs/37_mapping.sheet.ipynb #24850232
 def sheet_figure(
     sheet:Sheet,
 ) -> 'Figure':
@@ -399,6 +406,7 @@ def png_bytes(
 # %% ../../nbs/37_mapping.sheet.ipynb #d888899a
 ROWS = 5 # places on a sheet
 
+# %% ../../nbs/37_mapping.sheet.ipynb #8f79dabf
 def draw_sheet(
     rasters:dict[str, Path], # name in a run folder -> path
     layers:dict[str, 'GeoDataFrame'], # polygons, cells, perhaps zones
