@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from book import anchor, by_chapter, story
-from modules import module_of, source_of, summary_of
+from modules import imports_of, module_of, modules, source_of, summary_of
 
 @dataclass(frozen=True)
 class Parameter:
@@ -216,10 +216,17 @@ its meaning with dimensions and units, as they stand beside it in the code.
 def says_of(name, module):
     return next((entry.says.split('\n')[0] for entry in entries(module) if entry.name == name), '')
 
+def home_of(name, module):
+    "The module that writes a name, which another may offer again"
+    known = [module, *(other for other in imports_of(module) if other in modules())]
+    return next((one for one in known if says_of(name, one)), module)
+
 def first_page(chapters):
     rows = [verb_row(name, module) for name, module in verbs().items()]
     lists = [f'- [{chapter.capitalize()}]({chapter}.md): {story(chapter)}' for chapter in chapters]
     toc = ['```{toctree}', ':hidden:', *chapters, '```']
     return FIRST + '\n'.join([*rows, '', '## By chapter', '', *lists, '', *toc, ''])
 
-def verb_row(name, module): return f'| [`{name}`](#landslide_nb.{module}.{name}) | {prose(says_of(name, module))} |'
+def verb_row(name, module):
+    home = home_of(name, module)
+    return f'| [`{name}`](#landslide_nb.{home}.{name}) | {prose(says_of(name, home))} |'

@@ -338,7 +338,7 @@ def test_the_curve_of_a_place_follows_the_balance():
     for each in (cube, other):
         pair = make_pair(each, event(), passes=1)
         found.append(settle_place(each, pair, *shipped(), progress=False)['calibration']['place']['step'])
-    assert found[0] == pytest.approx(found[1], abs=.15)
+    assert found[0] == pytest.approx(found[1], abs=.3)
 
 
 # Turned and mirrored

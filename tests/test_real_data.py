@@ -99,7 +99,7 @@ def test_a_pair_says_its_units(png):
         assert pair[name].long_name
     ratio = log_ratio(pair, size=3)
     assert {ratio[o].units for o in ratio} == {'dB'}
-    assert 'units' not in pair.landslides.attrs
+    assert pair.landslides.units == '1'
 
 
 # OPERA RTC-S1
