@@ -18,7 +18,7 @@ import xarray as xr
 
 from ..core import CubeError, Event, OutputError, check_room, sole_writer
 from ..data.cube import open_cube
-from ..data.pair import described, make_pair
+from ..data.pair import described, make_pair, with_ratio_std
 from ..learn.models import load_model
 from .areas import settle_zones
 from .exposure import Exposed, ExposureFiles, settle_exposure
@@ -93,12 +93,13 @@ def scene_pair(
     passes:int|None=3,         # passes averaged on each side; None: all
     orbit:str|None=None,       # ascending or descending; None: that of the track
     track:str|int|None=None,   # relative orbit; None: the one with most usable passes
-) -> xr.Dataset:               # dims (moment, y, x), dB; with the cube's `dem` and `slope`
-    "The pair a model maps, with the terrain beside it"
+) -> xr.Dataset:               # dims (moment, y, x), dB; with the cube's `dem` and `slope`, and `ratio_std`
+    "The pair a model maps, with the terrain beside it, and the deviation before the event where passes suffice"
     extra = [name for name in channels if name not in ('vv', 'vh')]
     pair = make_pair(cube, event, passes=passes, orbit=orbit, track=track, extra=extra)
     terrain = [name for name in ('dem', 'slope') if name in cube and name not in pair]
-    return described(pair.assign({name: cube[name] for name in terrain}))
+    pair = pair.assign({name: cube[name] for name in terrain})
+    return described(with_ratio_std(pair, cube))
 
 # %% ../../nbs/41_mapping.mapping.ipynb #d16699b2
 HELD_BYTES = 2**27 # of VV and VH; larger cubes stay on the disk
