@@ -24,6 +24,7 @@ import xarray as xr
 
 import landslide_nb
 from ..core import Event, LandslideError
+from ..data.average import RATIO_STD
 from ..data.chips import ChipSet, ChipStack, make_chips
 from .labels import CHIP_PX, LabelError, Labels, label_image, read_labels, scene_axes, write_labels
 from ..mapping.runfolder import hidden_folder, new_run_folder, open_cog
@@ -359,6 +360,7 @@ def run_pair(
         return two.rename(band='moment').assign_coords(moment=['pre', 'post'])
     layers = {name: open_cog(folder/f'{file}.tif')[0].drop_vars('band').drop_attrs(deep=False)
               for name, file in dict(landslides='truth', dem='dem').items() if (folder/f'{file}.tif').exists()}
+    if len(bands) > 4: layers[RATIO_STD] = bands[4].drop_vars('band')
     pair = xr.Dataset(dict(vv=moments(0), vh=moments(1), **layers)).assign_attrs(_facts(folder))
     return pair.load() if pair.nbytes < SMALL else pair
 

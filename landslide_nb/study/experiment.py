@@ -8,7 +8,7 @@ __all__ = ['LOOKS', 'CURVE', 'JOINED', 'UNTRAINED_COST', 'Bench', 'start_models'
            'prepare_source', 'learner_on_features', 'frozen_logits', 'learning_curve', 'trial_dls', 'fit_stage2',
            'trial_learner', 'scores_of_network', 'scores_on_features', 'scores_of_model', 'scores_of_regression',
            'scores_of_baseline', 'trial_scores', 'gallery_picks', 'gallery_title', 'gallery_chips', 'stage1_auroc',
-           'run_trial', 'collect_trials', 'trial_cost', 'stage1_cost', 'run_experiment']
+           'run_trial', 'collect_trials', 'trial_cost', 'stage1_cost', 'possible_trials', 'run_experiment']
 
 # %% ../../nbs/54_study.experiment.ipynb #2dfab2e7
 import time
@@ -24,7 +24,7 @@ from fastai.learner import Learner
 from torch import nn
 
 from ..core import atomic, set_seed
-from ..data.chips import ChipSet, NpyWriter
+from ..data.chips import ChipSet, ChipStack, NpyWriter
 from ..data.split import draw_budget
 from ..learn.networks import build_model, frozen_model
 from ..learn.models import load_model, normalize_pair, read_header
@@ -34,7 +34,7 @@ from ..learn.losses import AUPRC, BCEDice
 from ..learn.training import KeepBest, export_learner, pair_learner
 from ..learn.pretrain import pretrain_learner
 from ..learn.finetune import FINETUNE_RATE, continued_learner, finetune_learner, frozen_learner, predict_chips
-from .scores import baseline_scores, regression_scores
+from .scores import baseline_scores, can_score, regression_scores
 from .protocol import (ExperimentSpec, REGRESSION, Trial, check_experiment, plan_trials, pretrain_chips,
     region_chips, region_name, regions_of, source_name, start_of)
 from .jobs import (StudyBench, TrialScores, code_version, file_hash, fingerprint, key_of, open_experiment,
@@ -455,6 +455,14 @@ def stage1_cost(
     share = (bench.spec.pretrain_size/bench.spec.size)**2 # of the pixels of a chip of stage 2
     return bench.spec.pretrain_epochs*stage1_chips(source, bench)*share
 
+# %% ../../nbs/54_study.experiment.ipynb #38de5d22
+def possible_trials(
+    bench:Bench, # of the experiment
+) -> list[Trial]:
+    "The trials planned, without baselines for which the target's chips lack something"
+    stack = ChipStack(bench.chips)
+    return [trial for trial in plan_trials(bench.spec) if can_score(trial.model, stack)]
+
 # %% ../../nbs/54_study.experiment.ipynb #c9a50f2d
 def run_experiment(
     spec:ExperimentSpec, # of the experiment
@@ -466,7 +474,7 @@ def run_experiment(
     with open_experiment(spec, folder) as folder:
         bench = Bench(spec, folder)
         sources = {source: stage1_path(source, bench) for source in spec.pretrain if regions_of(source)}
-        trials = {trial: folder/'runs'/bench.key(asdict(spec), asdict(trial)) for trial in plan_trials(spec)}
+        trials = {trial: folder/'runs'/bench.key(asdict(spec), asdict(trial)) for trial in possible_trials(bench)}
         cost = {source: stage1_cost(source, bench) for source in sources}
         cost |= {trial: trial_cost(trial, bench) for trial in trials}
         run_jobs(bench, [sources, trials], cost, bar, workers)

@@ -24,7 +24,7 @@ from fastcore.basics import patch
 
 from ..core import atomic
 from ..learn.calibration import RARE_BINS
-from .scores import TEST_SETS, in_test_set
+from .scores import SMOOTHED, TEST_SETS, in_test_set
 from .intervals import AnalysisError
 from .analysis import CHIP_NAMES, Results, summarise
 
@@ -167,7 +167,7 @@ def curve(self:BudgetPlot,
     return hv.Overlay([bars, line, dots])
 
 # %% ../../nbs/56_study.figures.ipynb #1e19aa39
-LINES = ('log-ratio 5 x 5', '-dVH 5 x 5', 'all-zero')
+LINES = (*SMOOTHED.values(), '-dVH 5 x 5', 'all-zero')
 
 # %% ../../nbs/56_study.figures.ipynb #40a7efb6
 @patch
@@ -233,7 +233,7 @@ def count_figure(
 # %% ../../nbs/56_study.figures.ipynb #db644431
 def top_trials(
     results:Results,
-    baselines:Sequence[str]=('log-ratio 5 x 5', 'pixel regression'), # settings shown beside the networks
+    baselines:Sequence[str]=(*SMOOTHED.values(), 'pixel regression'), # settings shown beside the networks
 ) -> dict[str, pd.DataFrame]: # setting -> its trials
     "The trials at the largest budget, or without one, setting by setting"
     trials = results.trials[results.trials.budget.isin([0, max(results.budgets)])]
@@ -329,7 +329,7 @@ def chip_count_figure(
     axes = dict(logx=True, logy=True, xlim=(.8, 1.3*top), ylim=(.8, 1.3*top))
     ends = np.array([0, top - 1])
     parts = [_line(_plus_one(ends, ends), x, y, color=GREY, label='perfect', **axes)]
-    for setting, trials in top_trials(results, ('log-ratio 5 x 5',)).items():
+    for setting, trials in top_trials(results, tuple(SMOOTHED.values())).items():
         chips = results.chips[results.chips.run == trials.sort_values('seed').run.iloc[0]]
         color = setting_color(results, setting)
         counts = _plus_one(chips.true, chips.predicted)

@@ -27,12 +27,12 @@ import xarray as xr
 from shapely import box
 
 from ..core import ChipError, EVENTS, EventError, LandslideError, ModelError, atomic
-from ..data.pair import make_pair
+from ..data.pair import make_pair, with_ratio_std
 from ..data.events import event_cube
 from ..data.chips import ChipSet, make_chips
 from ..data.split import check_leakage, draw_budget, split_chips
 from ..learn.models import model_path, read_header
-from .scores import BASELINES
+from .scores import UNTRAINED
 
 # %% ../../nbs/52_study.protocol.ipynb #bfc54282
 class ExperimentError(LandslideError): "An experiment that cannot be run or continued as asked"
@@ -403,7 +403,7 @@ def untrained_trials(
     spec:ExperimentSpec, # of the experiment
 ) -> list[Trial]:        # baselines first, then models taken as they are
     "The trials that need no labels"
-    baselines = [Trial(name, 'none', 'baseline', 0, 0) for name in BASELINES]
+    baselines = [Trial(name, 'none', 'baseline', 0, 0) for name in UNTRAINED]
     as_they_are = [Trial(spec.arch, source, 'baseline', 0, 0) for source in spec.pretrain if is_stage2(source)]
     return baselines + as_they_are
 
@@ -427,7 +427,7 @@ def region_pair(
     "The pair of a region"
     cube = event_cube(region, spec.scene, passes=max(4, spec.passes))
     event = region if region in EVENTS else None
-    return make_pair(cube, event, passes=spec.passes)
+    return with_ratio_std(make_pair(cube, event, passes=spec.passes), cube)
 
 # %% ../../nbs/52_study.protocol.ipynb #623a7260
 def region_chips(

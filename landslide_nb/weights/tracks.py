@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import landslide_nb
 from ..core import DEGREE, CubeError, Event, get_event, note
+from ..data.average import RATIO_STD
 from ..data.cube import cube_event
 from ..data.pair import static_layer, track_sides, track_text
 from ..learn.models import load_model
@@ -256,10 +257,11 @@ def joined_pair(
     pairs:list[xr.Dataset], # of the tracks, dims (moment, y, x), dB
 ) -> xr.Dataset:            # dims (moment, y, x), dB
     "The pair of the first track, and of the next ones where it has no data"
-    first, *others = pairs
+    known = [name for name in ('vv', 'vh', RATIO_STD) if all(name in pair for pair in pairs)]
+    first, *others = (pair.drop_vars({RATIO_STD} - set(known), errors='ignore') for pair in pairs)
     for other in others:
         whole = np.isfinite(first.vv + first.vh).all('moment')
-        first = first.assign({name: first[name].where(whole, other[name]) for name in ('vv', 'vh')})
+        first = first.assign({name: first[name].where(whole, other[name]) for name in known})
     return first.assign_attrs(joined_attrs(pairs))
 
 # %% ../../nbs/44_weights.tracks.ipynb #71226014
