@@ -37,6 +37,7 @@ def map_summary(
     folder:str|Path, # run folder
 ) -> str:
     "What a map found, in a few lines"
+    from landslide_nb.data.baselines import known_scores
     from landslide_nb.data.grid import area_text
     from landslide_nb.gaps import unseen_of_map
     from landslide_nb.mapping.report import found_text
@@ -45,8 +46,9 @@ def map_summary(
     lines += [text for text in (found_text(m), update_text(m)) if text]
     if hidden := unseen_of_map(m): lines.append(hidden)
     if 'auprc' in m:
-        baselines = f"log-ratio {m['auprc_log_ratio']:.3f}, smoothed log-ratio {m['auprc_log_ratio_smoothed']:.3f}, all-zero {m['auprc_all_zero']:.3f}"
-        lines.append(f"mapped truth {area_text(m['mapped_area_m2'])}: AUPRC model {m['auprc']:.3f}, {baselines}")
+        scores = dict(model=m['auprc'], **known_scores(m), **{'all-zero': m['auprc_all_zero']})
+        said = ', '.join(f'{name} {score:.3f}' for name, score in scores.items())
+        lines.append(f"mapped truth {area_text(m['mapped_area_m2'])}: AUPRC {said}")
     return '\n'.join([*lines, f'run folder: {folder}'])
 
 # %% ../nbs/85_cli.ipynb #e7db3d06

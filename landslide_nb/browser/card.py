@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from .runs import RunFolder, known_number, open_raster
 from .runs import open_run # the verb: whoever takes it from here has the card, too
 from .words import alarm_html, expected_words, run_html, share_text, worst_text
+from ..data.baselines import BASELINES, SIZES, baseline_key
 from ..data.grid import area_text
 from ..mapping.hits import with_capital
 from ..mapping.update import update_text
@@ -117,7 +118,7 @@ def run_picture(
 AREA_ROWS = {'polygon_area_m2': 'area of the polygons', 'mapped_area_m2': 'mapped landslides'}
 SCORE_ROWS = {
     'auprc': 'AUPRC of the map',
-    'auprc_log_ratio_smoothed': 'AUPRC of the smoothed log-ratio',
+    **{baseline_key(one, max(SIZES)): f'AUPRC of the smoothed {one.name}' for one in BASELINES},
     'auprc_all_zero': 'AUPRC of drawing at random',
 }
 SHARE_ROWS = {'precision': 'precision at the threshold', 'recall': 'recall at the threshold'}

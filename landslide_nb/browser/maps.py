@@ -29,8 +29,8 @@ from fastcore.basics import patch
 from matplotlib.colors import to_hex
 
 from .panels import CHOSEN, FOUND, MAPPED, NEW, RAMP
-from .views import (ASPECT, VIEW, WEB_MAPS, View, hill_view, kept_layers, lonlat_fit, north_angle,
-    stretch, to_bytes, web_tiles)
+from .views import (ASPECT, VIEW, WEB_MAPS, View, can_make, kept_layers, lonlat_fit, made_layers,
+    north_angle, stretch, to_bytes, web_tiles)
 from .runs import RunFolder, kept
 from .scan import Scan
 from .outlines import (MOST_OUTLINES, UserLayer, edges, kept_lines, kept_user,
@@ -127,6 +127,7 @@ LAYERS = dict(
     pre=Layer('Before', 'gray', (-25., 0.), 'before', 'dB'),
     post=Layer('After', 'gray', (-25., 0.), 'after', 'dB'),
     change=Layer('Log-ratio dVV - dVH (dB, blue -8 to red 8)', 'RdBu_r', (-8, 8), 'log-ratio', 'dB'),
+    standardized=Layer('Standardized change (blue -4 to red 4)', 'RdBu_r', (-4, 4), 'standardized change'),
     probability=Layer('Landslide probability (yellow 0 to dark red 1)', RAMP, (0, 1), 'probability'),
     hill=Layer('Hillshade', 'gray', (0, 1)),
     other=Layer('Probability', RAMP, (0, 1)),
@@ -260,8 +261,8 @@ LEGEND = f'<p class="quiet">{" ".join(swatch(*meaning) for meaning in MEANINGS_O
 MEANINGS_OF['New'] = (NEW, 'new since the map before')
 
 # %% ../../nbs/65_browser.maps.ipynb #e271cc04
-BACKGROUNDS = {'After': 'post', 'Before': 'pre', 'Log-ratio': 'change', 'Hillshade': 'hill', 'Plain': None,
-               'Street map': 'street', 'Topographic': 'topographic', 'Satellite': 'satellite'}
+BACKGROUNDS = {'After': 'post', 'Before': 'pre', 'Log-ratio': 'change', 'Standardized change': 'standardized',
+               'Hillshade': 'hill', 'Plain': None, 'Street map': 'street', 'Topographic': 'topographic', 'Satellite': 'satellite'}
 
 # %% ../../nbs/65_browser.maps.ipynb #01fd0ef7
 def backgrounds_of(
@@ -270,7 +271,7 @@ def backgrounds_of(
     "The backgrounds a run can show"
     here = {None}
     if 'pair.tif' in run.files: here |= {'pre', 'post', 'change'}
-    if 'dem.tif' in run.files: here.add('hill')
+    here |= can_make(run)
     if run.crs is not None: here |= set(WEB_MAPS)
     return [title for title, layer in BACKGROUNDS.items() if layer in here]
 
@@ -371,7 +372,7 @@ class Swipe:
 
 # %% ../../nbs/65_browser.maps.ipynb #22d21926
 KEY_TITLES = {'pre': 'before (dB)', 'post': 'after (dB)', 'flicker': 'before and after (dB)',
-              'change': 'log-ratio dVV - dVH (dB)'}
+              'change': 'log-ratio dVV - dVH (dB)', 'standardized': 'standardized change'}
 
 # %% ../../nbs/65_browser.maps.ipynb #cfa27b76
 def key_values(
@@ -549,9 +550,8 @@ def read(self:Maps,
 ):
     "Read the layers of an extent"
     self.stretch_to(pol)
-    pair = bool(needs & {'pre', 'post', 'change'})
-    self.layers = kept_layers(self.run, bounds, pol, pair=pair)
-    if 'hill' in needs and 'dem.tif' in self.run.files: self.layers['hill'] = hill_view(self.run, bounds)
+    self.layers = kept_layers(self.run, bounds, pol, pair=bool(needs & {'pre', 'post', 'change'}))
+    self.layers |= made_layers(self.run, bounds, needs)
 
 # %% ../../nbs/65_browser.maps.ipynb #22a378eb
 @patch

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .scan import CHIP, Scan, read_truth
-from .views import VIEW, View, read_layers, read_view, stretch
+from .views import VIEW, View, made_layers, read_layers, read_view, stretch
 from .runs import AppError, RunFolder, open_raster
 from .outlines import edges, mapped_lines, mask_view
 from ..mapping.marginalia import MapPlace, draw_scale, tidy_ticks
@@ -216,14 +216,16 @@ def chip_pictures(
     row:int,       # of the chip's first pixel
     col:int,       # of the chip's first pixel
 ) -> list:         # of `Picture`, only of layers the run has
-    "Probability, mapped landslides, before, after and log-ratio of a chip"
-    layers = read_layers(run, chip_bounds(run, row, col), size=(CHIP, CHIP))
+    "Probability, mapped landslides, before, after and both baselines of a chip"
+    bounds = chip_bounds(run, row, col)
+    layers = read_layers(run, bounds, size=(CHIP, CHIP)) | made_layers(run, bounds, {'standardized'})
     low, high = backscatter_range(run)
     pictures = [Picture(layers['probability'], 'probability', RAMP, 0, 1),
                 Picture(_chip_truth(run, row, col), 'mapped landslide', 'cividis', 0, 1),
                 Picture(layers['pre'], 'before, VH (dB)', 'gray', low, high),
                 Picture(layers['post'], 'after, VH (dB)', 'gray', low, high),
-                Picture(layers['change'], 'log-ratio (dB)', 'RdBu_r', -8, 8)]
+                Picture(layers['change'], 'log-ratio (dB)', 'RdBu_r', -8, 8),
+                Picture(layers.get('standardized'), 'standardized change', 'RdBu_r', -4, 4)]
     return [picture for picture in pictures if picture.view is not None]
 
 # %% ../../nbs/64_browser.panels.ipynb #99aa2f47
@@ -241,7 +243,7 @@ def chip_figure(
     col:int,         # of the chip's first pixel
     dark:bool=False, # for a dark page
 ) -> Figure:
-    "A chip in full: probability beside truth, before, after, log-ratio"
+    "A chip in full: probability beside truth, before, after, both baselines"
     pictures = chip_pictures(run, row, col)
     rows = -(-len(pictures)//2)
     fig = Figure(figsize=(5, 3*rows), layout='constrained', facecolor='none')

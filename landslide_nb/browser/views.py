@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['VIEW', 'ASPECT', 'ROUNDING', 'WEB_MAPS', 'TILE', 'MOST_TILES', 'MERCATOR', 'View', 'pixel_span', 'touched_window',
            'screen_shape', 'nodata_to_nan', 'read_view', 'centre_of', 'sides_of', 'extent_around', 'fit', 'zoom',
-           'to_bytes', 'stretch', 'backscatter_layers', 'read_layers', 'cubic_terms', 'least_squares', 'lonlat_fit',
-           'north_angle', 'WebMap', 'tile_level', 'tile_span', 'choose_tiles', 'tile_middles', 'place_tiles',
-           'mercator_extent', 'web_tiles', 'hill_view', 'is_whole', 'kept_layers']
+           'to_bytes', 'stretch', 'backscatter_layers', 'read_layers', 'standardized_view', 'cubic_terms',
+           'least_squares', 'lonlat_fit', 'north_angle', 'WebMap', 'tile_level', 'tile_span', 'choose_tiles',
+           'tile_middles', 'place_tiles', 'mercator_extent', 'web_tiles', 'hill_view', 'can_make', 'made_layers',
+           'is_whole', 'kept_layers']
 
 # %% ../../nbs/60_browser.views.ipynb #90c8e1e3
 import math
@@ -21,8 +22,9 @@ from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window, from_bounds
 from rasterio.windows import bounds as window_bounds
 
-from .runs import BANDS, AppError, RunFolder, kept, open_raster
+from .runs import BANDS, DEVIATION, AppError, RunFolder, kept, open_raster
 from ..core import DEGREE
+from ..data.baselines import change_over_deviation
 from ..mapping.sheet import hillshade
 
 # %% ../../nbs/60_browser.views.ipynb #8ebf5964
@@ -201,6 +203,20 @@ def read_layers(
         layers |= backscatter_layers(run, bounds, pol, size)
     return layers
 
+# %% ../../nbs/60_browser.views.ipynb #db697f6c
+def standardized_view(
+    run:RunFolder,   # whose pair.tif has all five bands
+    bounds:tuple,    # (left, bottom, right, top)
+    size:tuple=VIEW, # most rows and columns
+) -> View|None:      # without unit; None if the scene does not reach into the bounds
+    "The change of the ratio over how much it varied before the event"
+    names = [*BANDS, DEVIATION]
+    view = read_view(run.files['pair.tif'], bounds, size, [run.bands[name] for name in names])
+    if view is None: return None
+    band = dict(zip(names, view.data))
+    dvv, dvh = (band[f'post {pol}'] - band[f'pre {pol}'] for pol in ('VV', 'VH'))
+    return View(change_over_deviation(dvv, dvh, band[DEVIATION])[None], view.bounds)
+
 # %% ../../nbs/60_browser.views.ipynb #e602b9e0
 def cubic_terms(
     u:np.ndarray|float, # x from the scene's centre, in half widths
@@ -362,6 +378,24 @@ def hill_view(
     left, _, right, _ = heights.bounds
     pixel = (right-left)/heights.data.shape[2]*(DEGREE if run.geographic else 1)
     return View(hillshade(heights.data[0], pixel*run.kx, pixel)[None], heights.bounds)
+
+# %% ../../nbs/60_browser.views.ipynb #5e0afb0c
+def can_make(
+    run:RunFolder, # of `open_run`
+) -> set[str]:     # of hill, standardized
+    "The layers beside probability and backscatter that a run can show"
+    there = dict(hill='dem.tif' in run.files, standardized='pair.tif' in run.files and {*BANDS, DEVIATION} <= {*run.bands})
+    return {name for name, is_there in there.items() if is_there}
+
+# %% ../../nbs/60_browser.views.ipynb #73dafc30
+def made_layers(
+    run:RunFolder, # of `open_run`
+    bounds:tuple,  # (left, bottom, right, top)
+    names:set,     # of layers wanted
+) -> dict[str, View|None]: # of hill, standardized: those wanted that the run can show
+    "Layers that are worked out when they are wanted"
+    views = dict(hill=hill_view, standardized=standardized_view)
+    return {name: views[name](run, bounds) for name in sorted(names & can_make(run))}
 
 # %% ../../nbs/60_browser.views.ipynb #a9a7d606
 def is_whole(

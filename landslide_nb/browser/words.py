@@ -22,6 +22,7 @@ import pandas as pd
 
 from .runs import HIGHEST, LOWEST, RunFolder, known_number
 from .scan import Scan, at_threshold, pr_curve
+from ..data.baselines import BASELINES, baseline_key
 from ..data.grid import area_text, span_text
 from ..data.pair import track_text
 from ..mapping.exposure import NAME_COLUMNS, clean_name
@@ -267,8 +268,9 @@ def run_html(
 # %% ../../nbs/63_browser.words.ipynb #92254bd1
 def _score(metrics):
     text = f"<abbr title='Area under the precision-recall curve: 1 is perfect'>AUPRC</abbr> {metrics['auprc']:.3f}"
-    baseline = metrics.get('auprc_log_ratio')
-    return text + f' (log-ratio {baseline:.3f})' if _is_number(baseline) else text
+    beside = {one.name: metrics.get(baseline_key(one, 1)) for one in BASELINES}
+    known = [f'{name} {score:.3f}' for name, score in beside.items() if _is_number(score)]
+    return f"{text} ({', '.join(known)})" if known else text
 
 # %% ../../nbs/63_browser.words.ipynb #a39b1a7c
 def alarm_html(
@@ -290,8 +292,8 @@ def notes_html(
     return f'<ul class="notes" role="status">{items}</ul>' if items else ''
 
 # %% ../../nbs/63_browser.words.ipynb #ddfd7f79
-METRICS = {'auprc': 'AUPRC', 'auprc_log_ratio': 'AUPRC of the log-ratio', 'expected_area_m2': 'Expected area',
-           'mapped_area_m2': 'Mapped area'}
+METRICS = {'auprc': 'AUPRC', **{baseline_key(one, 1): f'AUPRC of the {one.name}' for one in BASELINES},
+           'expected_area_m2': 'Expected area', 'mapped_area_m2': 'Mapped area'}
 SHARES = {'precision': 'Precision', 'recall': 'Recall', 'f1': 'F1'}
 
 # %% ../../nbs/63_browser.words.ipynb #13719139

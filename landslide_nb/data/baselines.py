@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST_DB', 'USUAL_DB', 'BASELINES', 'SIZES', 'log_ratio_change', 'change_over_deviation', 'Baseline', 'baseline_key',
-           'baseline_title', 'baseline_scores_in', 'known_baselines', 'baseline_score', 'standardized_change']
+           'baseline_title', 'known_scores', 'baseline_facts', 'known_baselines', 'baseline_score',
+           'standardized_change']
 
 # %% ../../nbs/14b_data.baselines.ipynb #f3e53392
 from collections.abc import Callable
@@ -74,15 +75,21 @@ def baseline_title(
     return baseline.name if size == 1 else f'{baseline.name} {size} x {size}'
 
 # %% ../../nbs/14b_data.baselines.ipynb #b3822c48
-def baseline_scores_in(
+def known_scores(
     metrics:dict, # of a run folder
-) -> dict[str, str]: # name of a baseline, raw and smoothed -> its average precisions
-    "The baselines of a map in words, those that are known"
-    found = {}
-    for one in BASELINES:
-        scores = [metrics.get(baseline_key(one, size)) for size in SIZES]
-        if all(isinstance(score, float) for score in scores): found[one.name] = ', '.join(f'{o:.3f}' for o in scores)
-    return found
+) -> dict[str, float]: # such as `smoothed log-ratio` -> average precision, of those that are known
+    "The average precision of the baselines of a map"
+    names = {baseline_key(one, size): f'smoothed {one.name}' if end else one.name for one in BASELINES for size, end in SIZES.items()}
+    return {name: metrics[key] for key, name in names.items() if isinstance(metrics.get(key), (int, float))}
+
+# %% ../../nbs/14b_data.baselines.ipynb #984db896
+def baseline_facts(
+    metrics:dict, # of a run folder
+) -> dict[str, str]: # name of a baseline -> its average precision, raw and smoothed
+    "The baselines of a map as a report names them"
+    found = known_scores(metrics)
+    names = [one.name for one in BASELINES if {one.name, f'smoothed {one.name}'} <= set(found)]
+    return {name: f"{found[name]:.3f}, {found[f'smoothed {name}']:.3f}" for name in names}
 
 # %% ../../nbs/14b_data.baselines.ipynb #05b3d47d
 def known_baselines(

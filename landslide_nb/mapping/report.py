@@ -21,7 +21,7 @@ import xarray as xr
 
 from .. import __version__
 from ..data.grid import area_text, area_unit, pixel_area, scene_windows, span_text, widen
-from ..data.baselines import SIZES, baseline_key, baseline_score, baseline_scores_in, known_baselines
+from ..data.baselines import SIZES, baseline_key, baseline_score, baseline_facts, known_baselines
 from ..gaps import unseen_of_map
 from ..learn.metrics import StreamingAP
 from .exposure import NAME_COLUMNS, clean_name
@@ -248,7 +248,7 @@ def truth_facts(
     return {
         'mapped truth': area_text(m['mapped_area_m2']),
         'AUPRC of the map': f"{m['auprc']:.3f}",
-        **{f'of the {name}, raw and smoothed': scores for name, scores in baseline_scores_in(m).items()},
+        **{f'of the {name}, raw and smoothed': scores for name, scores in baseline_facts(m).items()},
         'of the all-zero map': f"{m['auprc_all_zero']:.3f}",
     }
 
