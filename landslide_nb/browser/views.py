@@ -384,7 +384,8 @@ def can_make(
     run:RunFolder, # of `open_run`
 ) -> set[str]:     # of hill, standardized
     "The layers beside probability and backscatter that a run can show"
-    there = dict(hill='dem.tif' in run.files, standardized='pair.tif' in run.files and {*BANDS, DEVIATION} <= {*run.bands})
+    whole = 'pair.tif' in run.files and {*BANDS, DEVIATION} <= {*run.bands}
+    there = dict(hill='dem.tif' in run.files, standardized=whole)
     return {name for name, is_there in there.items() if is_there}
 
 # %% ../../nbs/60_browser.views.ipynb #73dafc30

@@ -79,8 +79,9 @@ def known_scores(
     metrics:dict, # of a run folder
 ) -> dict[str, float]: # such as `smoothed log-ratio` -> average precision, of those that are known
     "The average precision of the baselines of a map"
-    names = {baseline_key(one, size): f'smoothed {one.name}' if end else one.name for one in BASELINES for size, end in SIZES.items()}
-    return {name: metrics[key] for key, name in names.items() if isinstance(metrics.get(key), (int, float))}
+    raw = {one.name: metrics.get(baseline_key(one, 1)) for one in BASELINES}
+    smooth = {f'smoothed {one.name}': metrics.get(baseline_key(one, 5)) for one in BASELINES}
+    return {name: score for name, score in (raw | smooth).items() if isinstance(score, (int, float))}
 
 # %% ../../nbs/14b_data.baselines.ipynb #984db896
 def baseline_facts(

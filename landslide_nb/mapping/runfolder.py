@@ -535,7 +535,7 @@ def write_page(
 # %% ../../nbs/40_mapping.runfolder.ipynb #4bf08d74
 def write_products(
     folder:str|Path,       # new or empty run folder
-    pair:xr.Dataset,       # dims (moment, y, x), dB, in memory or lazy; may carry `landslides`, `dem`, `slope`, `ratio_std`
+    pair:xr.Dataset,       # dims (moment, y, x), dB, perhaps lazy; may carry `landslides`, `dem`, `slope`, `ratio_std`
     prob:xr.DataArray,     # dims (y, x), calibrated probability, in memory or lazy
     meta:dict|None=None,   # of the model that made it: arch, version, training, input, calibration
     singles:dict[str, xr.DataArray]|None=None, # track -> its own map, of a fused one: shown beside it

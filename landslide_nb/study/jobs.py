@@ -28,7 +28,7 @@ from fastai.callback.core import Callback
 from tqdm import tqdm
 
 from ..core import OutputError, atomic, new_folder, unwritable_said
-from ..data.chips import BESIDE, ChipSet
+from ..data.chips import DEVIATION_FILE, ChipSet
 from ..data.split import published_test
 from .scores import score_trial
 from .protocol import EXPERIMENT_FORMAT, ExperimentError, StudySpec
@@ -57,7 +57,8 @@ def fingerprint(
 ) -> str:          # 16 letters
     "Changes if the data, a mask or the split does"
     table = pd.DataFrame(chips.table[['row', 'col', 'block', 'split']]).to_csv(index=False)
-    arrays = [file_hash(chips.folder/name) for name in ('chips.npy', 'masks.npy', BESIDE) if (chips.folder/name).exists()]
+    files = [chips.folder/name for name in ('chips.npy', 'masks.npy', DEVIATION_FILE)]
+    arrays = [file_hash(path) for path in files if path.exists()]
     return key_of(table, *arrays)
 
 # %% ../../nbs/53_study.jobs.ipynb #677bfd99

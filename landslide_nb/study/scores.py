@@ -382,7 +382,8 @@ def calibrated_baselines(
     rows:Sequence[int], # which chips
 ) -> dict[str, tuple[torch.Tensor, dict]]: # name -> scores and calibration, of those that the chips allow
     "The smoothed baselines of some chips"
-    return {name: calibrated_baseline(title, stack, rows) for name, title in SMOOTHED.items() if can_score(title, stack)}
+    known = {name: title for name, title in SMOOTHED.items() if can_score(title, stack)}
+    return {name: calibrated_baseline(title, stack, rows) for name, title in known.items()}
 
 # %% ../../nbs/50_study.scores.ipynb #1c31eda1
 def model_scores(
