@@ -1,4 +1,4 @@
-"""A first map without any label, on real data: the shipped weights beside the log-ratio and OPERA's transformer.
+"""A first map without any label, on real data: the shipped weights beside the log-ratio, the standardized change and OPERA's transformer.
 
     python -m benchmarks.first_map --data FOLDER [--model MODEL.safetensors]
 
@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from landslide_nb.weights.base import despeckle
-from landslide_nb.data.pair import log_ratio, make_pair
+from landslide_nb.data.baselines import BASELINES, SIZES, baseline_score, baseline_title
+from landslide_nb.data.pair import log_ratio, make_pair, with_ratio_std
 from landslide_nb.data.cube import open_cube
 from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import load_model
@@ -44,10 +45,10 @@ def real_event(data, net, meta):
     last = event.is_post(cube.time.values)
     for name, n in (('all passes', None), ('first pass after', 1)):
         some = cube if n is None else cube.isel(time=np.flatnonzero(~last | (np.cumsum(last) <= n)))
-        pair = make_pair(some, 'mulitaka', passes=None, extra=extra(meta))
+        pair = with_ratio_std(make_pair(some, 'mulitaka', passes=None, extra=extra(meta)), some)
         start = time.perf_counter(); prob = predict_scene(pair, net, meta, progress=False).values; took = time.perf_counter() - start
-        r, r5 = log_ratio(pair), log_ratio(pair, size=5)
-        scores = {'shipped weights': prob, 'dVV - dVH': r.score.values, 'dVV - dVH, 5 x 5': r5.score.values, '-dVH, 5 x 5': -r5.dvh.values}
+        scores = {'shipped weights': prob, '-dVH 5 x 5': -log_ratio(pair, size=5).dvh.values}
+        scores |= {baseline_title(one, size): baseline_score(one, pair, size).values for one in BASELINES for size in SIZES}
         start = time.perf_counter(); other = peer(some, event, n or 99); theirs = time.perf_counter() - start
         rows += [dict(passes=name, predictor=k, auprc=average_precision(v, truth, scores=k != 'shipped weights')) for k, v in {**scores, **(other or {})}.items()]
         here = settle_place(some, pair, net, meta, progress=False)

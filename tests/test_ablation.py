@@ -57,8 +57,8 @@ def test_the_command_leaves_table_page_and_figure(tmp_path):
     assert 'left' in out.stderr             # the bar says how long
     assert 'landslide_nb 0.' in page        # which version made the numbers
     table = pd.read_parquet(folder/'ablations.parquet')
-    untrained = {'shipped weights, no labels', 'all-zero', 'log-ratio', 'log-ratio 5 x 5'}
-    assert set(table.lever) == {SHIPPED, 'batch norm frozen', *untrained}
+    from landslide_nb.study.scores import UNTRAINED
+    assert set(table.lever) == {SHIPPED, 'batch norm frozen', 'shipped weights, no labels', *UNTRAINED}
     row = table[(table.lever == 'batch norm frozen') & (table.number == 'auprc')].iloc[0]
     assert row.against == SHIPPED
     assert row.effect_low <= row.effect <= row.effect_high

@@ -31,11 +31,11 @@ def likely(pair):
 
 def write_good_runs(out):
     "Runs of the embedded event: whole, without truth, with heights, in degrees"
-    from landslide_nb.data.pair import make_pair
+    from landslide_nb.data.pair import make_pair, with_ratio_std
     from landslide_nb.data.simulate import simulate_event
     from landslide_nb.mapping.runfolder import write_products
     cube = simulate_event('demo_a', seed=0, size=640)
-    pair = make_pair(cube).load()
+    pair = with_ratio_std(make_pair(cube).load(), cube)
     prob = likely(pair)
     calibration = dict(threshold=.4)
     write_products(out/'demo', pair, prob, dict(arch='log-ratio', calibration=calibration))
@@ -364,9 +364,10 @@ def test_each_background_has_the_key_of_its_own_colours(visit, folder):
     low, high = stretch(open_run(folder, 'demo'), 'VH')
     of_backscatter = [str(value) for value in key_values(low, high) if low <= value <= high]
     wanted = {'Log-ratio': ('log-ratio dVV - dVH (dB)', ['-8', '-4', '0', '4', '8']), 'Before': ('before (dB)', of_backscatter),
+              'Standardized change': ('standardized change', ['-4', '-2', '0', '2', '4']),
               'After': ('after (dB)', of_backscatter), 'Flicker': ('before and after (dB)', of_backscatter)}
     v = visit('?run=demo').counted()
-    for name in ('Log-ratio', 'After', 'Before', 'Log-ratio', 'Flicker'):
+    for name in ('Log-ratio', 'Standardized change', 'After', 'Before', 'Log-ratio', 'Flicker'):
         title, ticks = wanted[name]
         v.button(name).click()
         v.page.locator('figcaption', has_text=re.compile(f'^{re.escape(title)}$')).wait_for(timeout=60_000)
@@ -375,7 +376,8 @@ def test_each_background_has_the_key_of_its_own_colours(visit, folder):
         assert titles == ['landslide probability', title]
         assert v.page.locator('.key').nth(1).locator('i').all_inner_texts() == ticks
         left, right = ends_of_key(v)
-        assert (left < right if name != 'Log-ratio' else left[2] > left[0] and right[0] > right[2]), (name, left, right)
+        blue_to_red = left[2] > left[0] and right[0] > right[2]
+        assert blue_to_red if name in ('Log-ratio', 'Standardized change') else left < right, (name, left, right)
     assert v.bad == []
 
 def ends_of_key(v):

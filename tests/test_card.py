@@ -83,6 +83,7 @@ def test_the_package_is_still_light_and_the_browser_a_verb():
 
 def test_a_pair_and_its_log_ratio_say_their_units():
     from landslide_nb.data.cube import open_cube
+    from landslide_nb.data.baselines import standardized_change
     from landslide_nb.data.pair import log_ratio
     from landslide_nb.mapping.mapping import scene_pair
     from landslide_nb.testing import mock_cube
@@ -90,3 +91,4 @@ def test_a_pair_and_its_log_ratio_say_their_units():
     for data in (pair, log_ratio(pair, 5)):
         for name, variable in data.data_vars.items():
             assert variable.attrs.get('units') and variable.attrs.get('long_name'), name
+    assert standardized_change(pair, 5).attrs == dict(units='1', long_name='standardized change 5 x 5')

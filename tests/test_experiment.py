@@ -100,8 +100,9 @@ def test_one_row_a_trial_and_test_chip(straight):
     assert len(chips) == len(trials)*len(test)
     assert set(chips.chip) == set(test)
     assert not chips[['run', 'chip']].duplicated().any()
-    untrained = {'all-zero', 'log-ratio', 'log-ratio 5 x 5', '-dVH 5 x 5'}
-    assert set(trials.setting) == {*untrained, 'pixel regression', 'no pretraining', 'demo_a, frozen', 'demo_b, frozen'}
+    from landslide_nb.study.scores import UNTRAINED
+    assert {'log-ratio 5 x 5', 'standardized change 5 x 5'} < set(UNTRAINED)
+    assert set(trials.setting) == {*UNTRAINED, 'pixel regression', 'no pretraining', 'demo_a, frozen', 'demo_b, frozen'}
 
 def test_all_zero_scores_what_guessing_does(straight):
     trials, chips = (pd.read_parquet(straight/name) for name in ('results.parquet', 'chips.parquet'))
@@ -135,7 +136,7 @@ def test_report_is_complete(straight, tmp_path):
     assert page.count('<img') == len(png) == len(svg) >= 8
     assert '="http' not in page
     tables = (folder/'tables.md').read_text()
-    for word in ('all-zero', 'log-ratio 5 x 5', 'pixel regression', 'Effect of pretraining', 'landslide-free chips'):
+    for word in ('all-zero', 'log-ratio 5 x 5', 'standardized change 5 x 5', 'pixel regression', 'Effect of pretraining', 'landslide-free chips'):
         assert word in tables
         assert word in page
     assert 'improve' not in tables

@@ -14,7 +14,8 @@ from landslide_nb.core import CubeError, to_db
 from landslide_nb.data.cube import check_power, cube_event, open_cube, save_cube, validate_cube
 from landslide_nb.data.dialects import guess_orbits
 from landslide_nb.data.grid import rasterize_label
-from landslide_nb.data.pair import log_ratio, make_pair, usable_passes
+from landslide_nb.data.baselines import standardized_change
+from landslide_nb.data.pair import log_ratio, make_pair, usable_passes, with_ratio_std
 from landslide_nb.learn.models import load_model, read_header
 from landslide_nb.mapping.mapping import map_cube
 from landslide_nb.mapping.nulls import null_pairs
@@ -79,6 +80,22 @@ def test_png_baseline_reproduces_the_published_score(png):
     assert both - vh_only > .01
 
 
+def test_png_change_over_what_is_usual_there(png):
+    "From the pixels: eight passes before, their deviation, and the ranking as `benchmarks.baselines landslide` prints it"
+    pair = with_ratio_std(make_pair(png, passes=None), png)
+    ratio = to_db(png.vv.values[:8]) - to_db(png.vh.values[:8])
+    np.testing.assert_allclose(pair.ratio_std, ratio.std(0, ddof=1), atol=1e-3)
+    score = standardized_change(pair)
+    np.testing.assert_allclose(score, log_ratio(pair).score/(ratio.std(0, ddof=1) + 1), atol=1e-3)
+    assert abs(average_precision_score(png.landslides.values.ravel(), score.values.ravel()) - .889) < .002
+
+
+@pytest.mark.parametrize('passes, known', [(2, False), (3, True)])
+def test_png_with_few_passes_before(png, passes, known):
+    few = png.isel(time=slice(8 - passes, None))
+    assert ('ratio_std' in with_ratio_std(make_pair(few, 'mulitaka'), few)) == known
+
+
 def test_png_survives_saving(png, tmp_path):
     again = open_cube(save_cube(png, tmp_path/'png.zarr'))
     xr.testing.assert_equal(again.compute(), png.compute())
@@ -133,6 +150,18 @@ def test_opera_pair(shared, burst):
     assert pair.passes_post[0] == '2022-12-20'
     assert not pair.vv.isnull().any()
     assert abs(float(log_ratio(pair).compute().score.median())) < .5
+
+
+@pytest.mark.parametrize('burst', BURSTS)
+def test_opera_varies_before_an_event(shared, burst):
+    "Lazily, over the last ten passes; a calm sea varies more than land"
+    cube = open_cube(shared/'opera_rtc_s1'/burst)
+    pair = with_ratio_std(make_pair(cube, ('2022-12-10', '2022-12-12')), cube)
+    assert pair.ratio_std.chunks
+    last = np.flatnonzero(cube.time.values < np.datetime64('2022-12-11'))[-10:]
+    ratio = to_db(cube.vv.values[last]) - to_db(cube.vh.values[last])
+    np.testing.assert_allclose(pair.ratio_std.compute(), ratio.std(0, ddof=1), atol=1e-3)
+    assert np.isfinite(standardized_change(pair, 5).compute()).all()
 
 
 def test_exact_zeros_over_sea_are_measurements(shared):

@@ -20,7 +20,7 @@ from landslide_nb.learn.networks import build_model, geometry
 from landslide_nb.learn.models import load_model, save_model
 from landslide_nb.mapping import scene
 from landslide_nb.mapping.areas import landslide_polygons, ranked_zones
-from landslide_nb.mapping.mapping import map_cube, map_pair
+from landslide_nb.mapping.mapping import map_cube, map_pair, scene_pair
 from landslide_nb.mapping.runfolder import write_products
 from landslide_nb.mapping.scene import logits_d4, logits_of, predict_scene, predict_tiles, stack_pair
 from landslide_nb.mapping.tiles import cut_tiles
@@ -319,6 +319,8 @@ def test_real_cube_to_run_folder(png_run):
         assert f.tags()['units'] == '1'
         assert 'event_name' in f.tags()
     assert abs(metrics['auprc_log_ratio'] - .884) < .01
+    assert abs(metrics['auprc_standardized'] - .889) < .002
+    assert 'of the standardized change, raw and smoothed' in (run/'report.html').read_text()
     assert metrics['mapped_area_m2'] == 96*900
     assert json.loads((run/'metrics.json').read_text())['polygons'] == metrics['polygons']
 
@@ -473,6 +475,34 @@ def test_bad_scenes_are_one_sentence_and_leave_nothing(case, tmp_path):
     assert str(e.value).count('\n') == 0
     assert names(tmp_path) in ([], ['run'])
     assert not list(tmp_path.glob('run/*'))
+
+def same_rasters(one, other, name, bands):
+    "Whether two run folders hold the same first bands of a raster"
+    with rasterio.open(one/name) as a, rasterio.open(other/name) as b:
+        return np.array_equal(a.read(bands), b.read(bands), equal_nan=True)
+
+def test_what_pixels_did_before_is_a_band_more_and_changes_no_map(tmp_path):
+    cube = open_cube(mock_cube((200, 260)))
+    pair = scene_pair(cube, ['vv', 'vh'], 'hokkaido')
+    found = {}
+    for name, given in dict(known=pair, bare=pair.drop_vars('ratio_std')).items():
+        found[name] = map_pair(given, toy_model(**SMALL), tmp_path/name, progress=False)
+    known, bare = tmp_path/'known', tmp_path/'bare'
+    assert same_rasters(known, bare, 'probability.tif', [1]) and same_rasters(known, bare, 'pair.tif', [1, 2, 3, 4])
+    with rasterio.open(known/'pair.tif') as f: np.testing.assert_array_equal(f.read(5), pair.ratio_std)
+    with rasterio.open(bare/'pair.tif') as f: assert f.count == 4
+    assert set(found['known']) - set(found['bare']) == {'auprc_standardized', 'auprc_standardized_smoothed'}
+    assert 'standardized' not in (bare/'report.html').read_text()
+
+def test_a_damaged_pass_that_the_map_does_not_need_costs_only_a_baseline(tmp_path):
+    store = tmp_path/'cube.zarr'
+    mock_cube((200, 260)).chunk(timestep=1, y=100, x=130).to_zarr(store, zarr_format=2)
+    cube = open_cube(store)
+    pair = scene_pair(cube, ['vv', 'vh'], 'hokkaido', passes=1)
+    for chunk in (store/'vh').glob('0.*'): chunk.write_bytes(chunk.read_bytes()[:50]) # the first pass before
+    metrics = map_pair(pair, toy_model(**SMALL), tmp_path/'run', progress=False)
+    assert 'auprc_log_ratio' in metrics and 'auprc_standardized' not in metrics
+    with rasterio.open(tmp_path/'run'/'pair.tif') as f: assert f.count == 4
 
 def test_a_damaged_cube_leaves_nothing(tmp_path):
     store = tmp_path/'cube.zarr'
