@@ -21,7 +21,7 @@ from .pair import log_ratio, smoothed, static_layer
 
 # %% ../../nbs/14b_data.baselines.ipynb #e7e9cfc0
 LEAST_DB = 1.   # added to every deviation
-USUAL_DB = 1.5  # deviation where none is known: the median of random regions
+USUAL_DB = 1.5  # deviation where none is known: the median in random regions, over ten passes
 
 # %% ../../nbs/14b_data.baselines.ipynb #9f1baebd
 def log_ratio_change(
