@@ -402,7 +402,7 @@ def random_chips(
     return split_chips(chips, fractions=(1 - valid, valid, 0.), block=SIDE//size)
 
 # %% ../../nbs/42_weights.base.ipynb #a5a46e00
-SHARE_OF_SCENES = .95 # that keep to FALSE_ALARMS
+SHARE_OF_SCENES = .9 # that keep to FALSE_ALARMS
 
 # %% ../../nbs/42_weights.base.ipynb #868f308f
 def false_alarm_threshold(
