@@ -247,11 +247,11 @@ def add_adapt(
 
 # %% ../../nbs/81_commands.train.ipynb #bd47bf13
 def base(
-    args:argparse.Namespace, # out, folder, scenes, epochs, seed
+    args:argparse.Namespace, # out, folder, scenes, epochs, seed, pretrained
 ) -> None:
     "`landslide-nb base`: train the weights in the package again, on simulated events of random regions"
     from landslide_nb.weights.base import train_base
-    say(f'model: {train_base(args.out, args.folder, args.scenes, args.epochs, seed=args.seed)}')
+    say(f'model: {train_base(args.out, args.folder, args.scenes, args.epochs, seed=args.seed, pretrained=args.pretrained)}')
 
 # %% ../../nbs/81_commands.train.ipynb #35092200
 def add_base(
@@ -262,4 +262,5 @@ def add_base(
     p.add_argument('--folder', required=True, type=path_word, metavar='DIR', help='folder for the simulated scenes, about 5.5 GB; what is there is used')
     p.add_argument('--scenes', type=int, default=2000, metavar='N', help='random regions (default 2000)')
     p.add_argument('--epochs', type=int, default=18, help='epochs of 4096 chips (default 18)')
+    p.add_argument('--pretrained', type=path_word, metavar=MODEL, help='model to go on from, or base (default: random weights)')
     add_seed(p, 'of weights and batches')

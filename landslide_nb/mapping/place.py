@@ -71,8 +71,8 @@ def landslide_shares(
     return IsotonicRegression(**bounds).fit_transform(MIDDLES, share, sample_weight=found + FEW)
 
 # %% ../../nbs/33_mapping.place.ipynb #ddc938d7
-USUAL = .008 # mean probability of the shipped weights in null pairs of simulated regions
-NEARLY_NONE = .003 # of the same; a place stiller than this counts as this still
+USUAL = .004 # mean probability of the shipped weights in null pairs of simulated regions
+NEARLY_NONE = .0015 # of the same; a place stiller than this counts as this still
 
 # %% ../../nbs/33_mapping.place.ipynb #91c5d12c
 def stillness(
