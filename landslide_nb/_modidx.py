@@ -3467,6 +3467,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'landslide_nb/learn/networks.py'),
                                              'landslide_nb.learn.networks.geometry': ( 'learn.networks.html#geometry',
                                                                                        'landslide_nb/learn/networks.py'),
+                                             'landslide_nb.learn.networks.in_own_type': ( 'learn.networks.html#in_own_type',
+                                                                                          'landslide_nb/learn/networks.py'),
                                              'landslide_nb.learn.networks.model_stride': ( 'learn.networks.html#model_stride',
                                                                                            'landslide_nb/learn/networks.py'),
                                              'landslide_nb.learn.networks.pad_to_multiple': ( 'learn.networks.html#pad_to_multiple',

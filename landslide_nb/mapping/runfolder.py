@@ -152,7 +152,7 @@ def open_cog(
 ) -> xr.DataArray: # dims (band, y, x), lazy
     "Open a raster to be read in windows"
     import rioxarray
-    return rioxarray.open_rasterio(path, chunks=dict(band=-1, y=1024, x=1024), cache=False, lock=True)
+    return rioxarray.open_rasterio(path, chunks=dict(band=1, y=1024, x=1024), cache=False, lock=True)
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #2a4286fb
 def with_grid(
