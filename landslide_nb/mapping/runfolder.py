@@ -439,7 +439,7 @@ def model_facts(
     record:dict, # of its areas at this place
 ) -> dict:       # `model`; `nulls` if there was a null check, `fusion` if several tracks were fused
     "What metrics.json says about the model"
-    model = {key: meta[key] for key in ('arch', 'version', 'training') if key in meta}
+    model = {key: meta[key] for key in ('arch', 'version', 'training', 'computed_in') if key in meta}
     if meta.get('calibration'):
         area = {key: value for key, value in record.items() if key != 'examples'} # one number a chip: too long
         model['calibration'] = {**meta['calibration'], 'area': area}
