@@ -101,7 +101,8 @@ def map_several(
     from landslide_nb.weights.tracks import asked_tracks, map_tracks
     if args.orbit: raise CubeError("Give --orbit, or several tracks with --track, not both.")
     exposure = ExposureFiles(args.roads, args.places, args.population)
-    options = dict(tile=args.tile, tta=args.tta, fast=args.fast, min_area=args.min_area, zones=args.zones, exposure=exposure)
+    options = dict(tile=args.tile, tta=args.tta, fast=args.fast, min_area=args.min_area)
+    options |= dict(zones=args.zones, exposure=exposure)
     event = event_of(args) or cube_event(cube)
     tracks = asked_tracks(cube, event, args.track)
     after = pass_days(cube, tracks, event.end)
@@ -217,7 +218,8 @@ def map_scene(
     after = pair.attrs['passes_post']
     if nothing_seen(args, after): return
     exposure = ExposureFiles(args.roads, args.places, args.population)
-    options = dict(tile=args.tile, tta=args.tta, fast=args.fast, min_area=args.min_area, zones=args.zones, exposure=exposure)
+    options = dict(tile=args.tile, tta=args.tta, fast=args.fast, min_area=args.min_area)
+    options |= dict(zones=args.zones, exposure=exposure)
     options = with_settled_zones(options, pair)
     meta = settle_place(cube, pair, net, with_command(meta, args, cube, tracks_of(pair.attrs), after))
     if 'nulls' in meta: say(rule_text(meta))
