@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRIOR', 'PRIOR_LOGIT', 'ARCHITECTURES', 'MOST_STRIDE', 'stack_moments', 'conv_block', 'pad_to_multiple', 'UNet',
-           'pool_evidence', 'EvidenceNet', 'fit_embedding', 'SegmentNet', 'ShallowUNet', 'PublishedSiamese', 'conv8',
-           'PublishedSegment', 'FrozenNet', 'build_model', 'frozen_model', 'transfer_weights', 'trunk_and_head',
-           'folded', 'geometry', 'receptive_field', 'model_stride']
+           'pool_evidence', 'EvidenceNet', 'in_own_type', 'fit_embedding', 'SegmentNet', 'ShallowUNet',
+           'PublishedSiamese', 'conv8', 'PublishedSegment', 'FrozenNet', 'build_model', 'frozen_model',
+           'transfer_weights', 'trunk_and_head', 'folded', 'geometry', 'receptive_field', 'model_stride']
 
 # %% ../../nbs/20_learn.networks.ipynb #98c6a030
 import copy
@@ -132,6 +132,14 @@ class EvidenceNet(nn.Module):
     def forward(self, x:Tensor) -> Tensor: # (B, M, C, H, W) -> (B,) chip logits
         return pool_evidence(self.evidence(x))
 
+# %% ../../nbs/20_learn.networks.ipynb #52adc9e7
+def in_own_type(
+    layer:nn.Module, # with weights
+    x:Tensor,        # its input, of any precision
+) -> Tensor:         # in the type of the weights
+    "A layer that autocast leaves as it is"
+    with torch.autocast(x.device.type, enabled=False): return layer(x.to(layer.weight.dtype))
+
 # %% ../../nbs/20_learn.networks.ipynb #52392f21
 def fit_embedding(
     embedding:Tensor|None, # (B, n, H, W) features of a stage-1 network
@@ -171,7 +179,7 @@ class SegmentNet(nn.Module):
         if self.embedding:
             fitted = fit_embedding(embedding, self.embedding, features)
             features = torch.cat([features, fitted], 1)
-        return self.head(self.mix(features))[:, 0]
+        return in_own_type(self.head, self.mix(features))[:, 0]
 
 # %% ../../nbs/20_learn.networks.ipynb #a150f871
 class ShallowUNet(nn.Module):

@@ -24,7 +24,7 @@ from .areas import settle_zones
 from .exposure import Exposed, ExposureFiles, settle_exposure
 from .place import settle_place
 from .runfolder import hidden_folder, new_run_folder, write_products
-from .scene import check_scene, predict_tiles
+from .scene import check_scene, number_type, predict_tiles
 
 if TYPE_CHECKING: from geopandas import GeoDataFrame # loaded when it is needed
 
@@ -83,6 +83,7 @@ def map_pair(
     check_room(folder, pair.sizes['y']*pair.sizes['x']*BYTES_A_PIXEL)
     with only_mapping(folder), kept_tiles(folder) as work:
         with full_disk_said(work): prob = predict_tiles(pair, net, meta, work, **options)
+        meta = {**meta, 'computed_in': number_type(net, options.get('fast', False))}
         return write_products(folder, pair, prob, meta, min_area=min_area, cell=cell, zones=zones, exposure=exposure)
 
 # %% ../../nbs/41_mapping.mapping.ipynb #a3786269

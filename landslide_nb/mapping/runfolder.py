@@ -153,7 +153,7 @@ def open_cog(
 ) -> xr.DataArray: # dims (band, y, x), lazy
     "Open a raster to be read in windows"
     import rioxarray
-    return rioxarray.open_rasterio(path, chunks=dict(band=-1, y=1024, x=1024), cache=False, lock=True)
+    return rioxarray.open_rasterio(path, chunks=dict(band=1, y=1024, x=1024), cache=False, lock=True)
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #2a4286fb
 def with_grid(
@@ -456,7 +456,7 @@ def model_facts(
     record:dict, # of its areas at this place
 ) -> dict:       # `model`; `nulls` if there was a null check, `fusion` if several tracks were fused
     "What metrics.json says about the model"
-    model = {key: meta[key] for key in ('arch', 'version', 'training') if key in meta}
+    model = {key: meta[key] for key in ('arch', 'version', 'training', 'computed_in') if key in meta}
     if meta.get('calibration'):
         area = {key: value for key, value in record.items() if key != 'examples'} # one number a chip: too long
         model['calibration'] = {**meta['calibration'], 'area': area}

@@ -1,0 +1,147 @@
+"""Where the seconds of a whole map go, and how many times the network's own pass in float32 they are.
+
+    python -m benchmarks.map --size 2048 --threads 1
+
+A simulated scene of 1,024 px, nine passes before and three after, is laid out mirrored to the size that is asked for, block by block while it is
+read. `map_cube` maps it in a process of its own with the shipped weights, null pairs and all products. The clock stands around each phase;
+the network's own pass in float32 (the same pair into the same tiles, nothing else) follows in another process.
+"""
+import argparse, json, os, re, subprocess, sys, tempfile, time
+from contextlib import contextmanager
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SIDE = 1024 # of the simulated scene, px
+PHASES = { # phase -> functions, as module.name; none calls another
+    'network': ['mapping.predict_tiles'],
+    'null pairs': ['mapping.settle_place'],
+    'rasters': ['runfolder.write_rasters'],
+    'polygons': ['runfolder.landslide_polygons', 'runfolder.mapped_polygons', 'runfolder.with_words', 'runfolder.write_layers'],
+    'cells': ['runfolder.ranked_cells', 'runfolder.errors_here'],
+    'metrics': ['runfolder.scene_metrics', 'runfolder.map_warnings'],
+    'picture': ['runfolder.plot_scene', 'runfolder.png_bytes'],
+    'sheet and report': ['runfolder.draw_sheet', 'runfolder.report_page'],
+    'STAC item and QGIS': ['runfolder.stac_item', 'runfolder.write_styles'],
+}
+
+def simulate(path):
+    "The scene that is laid out, on disk"
+    from landslide_nb.data.simulate import simulate_event
+    cube = simulate_event('demo_a', 0, SIDE, passes=(9, 3), orbits='ascending')
+    cube.drop_encoding().chunk(time=1, y=512, x=512).to_zarr(path, zarr_format=2)
+
+def mirrored(da, copies):
+    "An array of dims (..., y, x), side by side with its mirror images"
+    import dask.array
+    def block(y, x): return da[..., ::1 - 2*(y % 2), ::1 - 2*(x % 2)]
+    return dask.array.block([[block(y, x) for x in range(copies)] for y in range(copies)])
+
+def laid_out(path, size):
+    "The simulated scene at any size, lazy"
+    import numpy as np, rioxarray, xarray as xr # noqa: F401 (rio)
+    small = xr.open_zarr(path)
+    copies = -(-size//SIDE)
+    layers = {name: (band.dims, mirrored(band.data, copies)[..., :size, :size]) for name, band in small.data_vars.items() if name != 'spatial_ref'}
+    steps = np.arange(size)*10.
+    axes = dict(y=float(small.y[0]) - steps, x=float(small.x[0]) + steps)
+    kept = {name: small[name] for name in ('time', 'orbit', 'track', 'platform') if name in small.coords}
+    return xr.Dataset(layers, {**axes, **kept}, small.attrs).rio.write_crs(small.rio.crs)
+
+def now(): return time.perf_counter(), time.process_time()
+
+def since(start): return [end - begin for begin, end in zip(start, now())] # by the clock, and in CPU time of all threads
+
+def timed(function, phase, seconds):
+    "A function whose seconds are counted"
+    @wraps(function)
+    def counted(*args, **kwargs):
+        start = now()
+        try: return function(*args, **kwargs)
+        finally: seconds[phase] = [old + new for old, new in zip(seconds[phase], since(start))]
+    return counted
+
+@contextmanager
+def clock_on_phases():
+    "Count the seconds of every phase while a map is made"
+    seconds = {phase: [0., 0.] for phase in PHASES}
+    for phase, names in PHASES.items():
+        for name in names:
+            module, function = name.split('.')
+            owner = import_module(f'landslide_nb.mapping.{module}')
+            setattr(owner, function, timed(getattr(owner, function), phase, seconds))
+    yield seconds
+
+def peak_mb():
+    "The most memory that this process has held; what its parent held before it does not count, as it does in `getrusage`"
+    status = Path('/proc/self/status').read_text()
+    return int(re.search(r'VmHWM:\s+(\d+)', status)[1])/1e3
+
+def whole(cube, folder, options):
+    "Map the scene into a run folder"
+    from landslide_nb.mapping.mapping import map_cube
+    before = peak_mb()
+    with clock_on_phases() as seconds:
+        start = now()
+        metrics = map_cube(cube, 'base', folder/'run', progress=False, **options)
+        took = since(start)
+    return dict(phases=seconds, whole=took, polygons=metrics['polygons'], mb_before=before, mb=peak_mb())
+
+def network(cube, folder, options):
+    "The network's own pass into tiles"
+    from landslide_nb.learn.models import load_model
+    from landslide_nb.mapping.mapping import located_cube, scene_pair
+    from landslide_nb.mapping.scene import predict_tiles
+    net, meta = load_model('base')
+    pair = scene_pair(located_cube(cube), meta['input']['channels'])
+    start = now()
+    predict_tiles(pair, net, meta, folder/'tiles', progress=False, **options)
+    return dict(whole=since(start), mb=peak_mb())
+
+def child(what, source, size, options):
+    "Do one of both in a process of its own"
+    words = [sys.executable, '-W', 'ignore', '-m', 'benchmarks.map', '--child', what, str(source), '--size', str(size), '--options', json.dumps(options)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode: raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+def run_child(what, source, size, options):
+    "What the process does"
+    import torch
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', os.cpu_count())))
+    with tempfile.TemporaryDirectory() as d:
+        print(json.dumps(dict(whole=whole, network=network)[what](laid_out(source, size), Path(d), options)))
+
+def page(size, found, alone):
+    "The table"
+    clock, cpu = found['whole']
+    rest = [total - sum(of) for total, of in zip(found['whole'], zip(*found['phases'].values()))]
+    phases = {**found['phases'], 'everything else': rest}
+    rows = [f"| {name} | {s:.1f} | {c:.1f} | {c/cpu:.0%} |" for name, (s, c) in phases.items()]
+    ratios = [whole/own for whole, own in zip(found['whole'], alone['whole'])]
+    return '\n'.join([
+        f"{size:,} x {size:,} px, {found['polygons']:,} polygons, load {os.getloadavg()[0]:.1f}", '',
+        '| phase | s | CPU s | share of it |', '|---|---:|---:|---:|', *rows, f"| **whole map** | {clock:.1f} | {cpu:.1f} | |",
+        '| the network alone, float32 | {:.1f} | {:.1f} | |'.format(*alone['whole']), '',
+        f"The whole map takes {ratios[0]:.2f} times as long as the network alone in float32, {ratios[1]:.2f} times in CPU time: {size*size/1e6/clock:.2f} Mpx/s. "
+        f"Memory: {found['mb']:,.0f} MB at the peak, {found['mb_before']:,.0f} MB before the map."])
+
+def main():
+    p = argparse.ArgumentParser('python -m benchmarks.map', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--size', type=int, default=2048, help='side of the scene, px (default 2048)')
+    p.add_argument('--threads', type=int, default=os.cpu_count(), help='threads of the network and of GDAL (default: all cores)')
+    p.add_argument('--options', type=json.loads, default={}, help='JSON options of the whole map, such as {"tile": 1024}')
+    p.add_argument('--alone', type=json.loads, default={}, help="JSON options of the network's own pass")
+    p.add_argument('--scene', type=Path, help='where the simulated scene is kept; default: made anew')
+    p.add_argument('--child', nargs=2, help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.child: return run_child(*args.child, args.size, args.options)
+    os.environ |= dict(OMP_NUM_THREADS=str(args.threads), GDAL_NUM_THREADS=str(args.threads))
+    with tempfile.TemporaryDirectory() as d:
+        source = args.scene or Path(d)/'scene.zarr'
+        if not source.exists(): simulate(source)
+        found = child('whole', source, args.size, args.options)
+        print(page(args.size, found, child('network', source, args.size, args.alone)))
+
+if __name__ == '__main__': main()
