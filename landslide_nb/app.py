@@ -31,8 +31,8 @@ from landslide_nb.browser.maps import (button, choice, image_data, page_file, pa
 from .browser.panels import (GALLERY, MEANINGS, ORDERS, RAMP, cells_file, chip_bounds, chip_figure,
     chip_labels, chip_words, gallery_plot, gallery_view, png_of, polygon_file, rank_chips, tile_at, view_file)
 from .browser.outlines import user_layers
-from .browser.scan import CHIP, scan_later
-from .browser.runs import HIGHEST, LOWEST, AppError, RunFolder, find_experiments, find_runs, kept_run
+from .browser.scan import CHIP, known_scan, scan_later
+from .browser.runs import HIGHEST, LOWEST, AppError, RunFolder, find_experiments, find_runs, kept_run, run_labels
 from .browser.views import fit, is_whole
 from .browser.review import review_tab
 from .browser.tabs import Timeline, compare_tab, experiments_tab
@@ -240,13 +240,13 @@ class Browser:
         self.wanted, notes = read_state(_query() if query is None else query, self.names)
         self.session = Session(runs, notes, users)
         self.controls = Controls(self.wanted.get('tab', self.first_tab()), users)
-        self.pick = select('Run', list(self.names), disabled=not self.names, sizing_mode='stretch_width',
+        self.pick = select('Run', run_labels(runs, self.names), disabled=not self.names, sizing_mode='stretch_width',
                            css_classes=['wide'])
         self.sidebar = Sidebar()
         self.visit = None # the run on the screen
         self.panes = {}   # tabs made so far, as Panel shows them
         self.timeline = Timeline(self.choose)
-        self.head = stack(self.pick, self.timeline.slider, self.timeline.words, self.session.about)
+        self.head = stack(self.pick, self.timeline.view, self.session.about)
         self.side = stack(sheet='pairs')
         self.main = stack()
         self.begin()
@@ -293,7 +293,7 @@ def greet(self:Browser):
     self.session.loaded = True
     if self.visit is None: return
     self.visit.remember()
-    self.start()
+    if self.visit.future is None: self.start()
 
 # %% ../nbs/69_app.ipynb #79bc9ad2
 @patch
@@ -326,12 +326,14 @@ def open(self:Browser,
     self.main.objects = []
     self.pick.value = name
     self.visit = Visit(self.session, self.controls, run, self.wanted)
+    self.visit.scan = known_scan(run)
     self.sidebar.show_run(self.visit)
     if first: self.side.objects = self.sidebar.widgets
     self.session.say(*run.missing)
     self.count()
     self.show_tab()
-    if self.session.loaded or not self.session.served: self.start() # else the page goes first
+    at_once = self.session.loaded or not self.session.served or self.visit.scan is not None
+    if at_once: self.start() # else the page goes first
 
 # %% ../nbs/69_app.ipynb #89cf275b
 @patch
@@ -366,7 +368,7 @@ def start(self:Browser):
     if 'probability.tif' not in run.files: return
     self.visit.future = scan_later(run)
     with self.session.telling(): self.timeline.show(self.visit)
-    self.wait()
+    if self.visit.scan is None: self.wait()
 
 # %% ../nbs/69_app.ipynb #fdb7601b
 @patch
@@ -411,7 +413,7 @@ def compare_with(self:Browser,
 ):
     "Show a new run beside the one on the screen"
     self.names = find_runs(self.session.root)
-    self.pick.options = list(self.names)
+    self.pick.options = run_labels(self.session.root, self.names)
     self.visit.other = name
     if 'compare' in self.panes: self.main.remove(self.panes.pop('compare'))
     self.visit.tabs.pop('compare', None)

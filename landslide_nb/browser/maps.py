@@ -6,8 +6,8 @@
 __all__ = ['LAYERS', 'BACKSCATTER', 'CLEAR', 'ON_MAP', 'MEANINGS_OF', 'HINTS', 'LEGEND', 'BACKGROUNDS', 'KEY_TITLES', 'ALPHAS',
            'page_file', 'style', 'paragraph', 'stack', 'choice', 'button', 'select', 'plot_pane', 'Layer', 'palette',
            'byte_mapper', 'image_data', 'scale_bar', 'north_arrow', 'map_figure', 'bar_marks', 'Key', 'key_html',
-           'swatch', 'backgrounds_of', 'add_worst_cells', 'add_zones', 'add_lost', 'add_flash', 'Swipe', 'key_values',
-           'Maps', 'set_opacity']
+           'swatch', 'backgrounds_of', 'add_worst_cells', 'add_zones', 'add_lost', 'add_flash', 'key_values', 'Maps',
+           'set_opacity']
 
 # %% ../../nbs/65_browser.maps.ipynb #e9f7aa27
 import html
@@ -22,19 +22,19 @@ import matplotlib
 import numpy as np
 import panel as pn
 from bokeh.core.property.validation import validate
-from bokeh.events import MouseMove, Tap
+from bokeh.events import MouseMove
 from bokeh.models import (ColumnDataSource, CustomJS, GlyphRenderer, Image, Label, Line, LinearColorMapper,
-    MetricLength, PanTool, Plot, Quad, Range1d, ScaleBar, Scatter, Slider, Span, Text, Toolbar, WheelZoomTool)
+    MetricLength, PanTool, Plot, Quad, Range1d, ScaleBar, Scatter, Text, Toolbar, WheelZoomTool)
 from fastcore.basics import patch
 from matplotlib.colors import to_hex
 
 from .panels import CHOSEN, FOUND, MAPPED, NEW, RAMP
-from .views import (ASPECT, VIEW, WEB_MAPS, View, hill_view, kept_layers, lonlat_fit, north_angle,
-    stretch, to_bytes, web_tiles)
+from .views import (ASPECT, VIEW, WEB_MAPS, View, hill_view, holds_all, kept_layers, lonlat_fit,
+    north_angle, stretch, to_bytes, web_tiles)
 from .runs import RunFolder, kept
 from .scan import Scan
-from .outlines import (MOST_OUTLINES, UserLayer, edges, kept_lines, kept_user,
-    line_with_gaps, linework, mask_view, single_parts)
+from .outlines import (MOST_OUTLINES, UserLayer, kept_edges, kept_lines, kept_user,
+    line_with_gaps, linework, single_parts)
 from ..core import DEGREE
 
 # %% ../../nbs/65_browser.maps.ipynb #e70fee73
@@ -331,44 +331,6 @@ def add_flash(
     plot.add_layout(label)
     return label
 
-# %% ../../nbs/65_browser.maps.ipynb #0bdea301
-class Swipe:
-    "The image before the event, left of a divider that the visitor moves"
-    def __init__(self,
-        plot:Plot,             # the map
-        pre:ColumnDataSource,  # image before the event
-        mapper:LinearColorMapper, # its colours
-    ):
-        self.curtain = ColumnDataSource(image_data(None, 0, 1))
-        glyph = Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=mapper)
-        above = list(plot.renderers)
-        image = plot.add_glyph(self.curtain, glyph, name='curtain')
-        plot.renderers = [image, *above] # below everything but the backgrounds
-        self.line = Span(dimension='height', location=plot.x_range.start, visible=False)
-        self.line.update(line_color='white', line_width=3)
-        plot.add_layout(self.line)
-        self.divider = Slider(start=0, end=1, step=.01, value=.5, title='Before | after', show_value=False,
-                              visible=False, sizing_mode='stretch_width')
-        self.follow(plot, pre)
-
-    def follow(self,
-        plot:Plot,
-        pre:ColumnDataSource,
-    ):
-        "The browser moves the divider and cuts the image"
-        args = dict(x=plot.x_range, pre=pre, curtain=self.curtain, line=self.line, divider=self.divider)
-        cut = CustomJS(args=args, code=page_file('swipe.js'))
-        for model, what in ((pre, 'data'), (self.divider, 'value'), (self.line, 'visible'), (plot.x_range, 'start')):
-            model.js_on_change(what, cut)
-        for event in (MouseMove, Tap): plot.js_on_event(event, cut)
-
-    def show(self,
-        on:bool,
-    ):
-        "Swipe, or do not"
-        self.line.visible = on
-        self.divider.visible = on
-
 # %% ../../nbs/65_browser.maps.ipynb #22d21926
 KEY_TITLES = {'pre': 'before (dB)', 'post': 'after (dB)', 'flicker': 'before and after (dB)',
               'change': 'log-ratio dVV - dVH (dB)'}
@@ -494,10 +456,18 @@ def figure(self:Maps,
     for layer in self.users: self.add_user(plot, layer)
     if self.run.mapped is not None: self.add_outline(plot, 'mapped', 'Mapped', MAPPED, 1.6)
     if found: self.add_outline(plot, found, 'Outlines', FOUND, 1.3)
-    self.add_outline(plot, 'new', 'New', NEW, 1.6)
+    if 'new' in self.lines: self.add_outline(plot, 'new', 'New', NEW, 1.6)
     self.add_outline(plot, 'chosen', 'Ranked', CHOSEN, 3)
     self.add_readout(plot)
     return plot, images
+
+# %% ../../nbs/65_browser.maps.ipynb #bc151360
+@patch
+def add_new(self:Maps):
+    "Outlines of what is new, on the maps there are and on those to come"
+    if 'new' in self.lines: return
+    self.lines['new'] = _no_line()
+    for plot in self.plots: self.add_outline(plot, 'new', 'New', NEW, 1.6)
 
 # %% ../../nbs/65_browser.maps.ipynb #a947c03a
 ALPHAS = ('global_alpha', 'line_alpha', 'fill_alpha', 'text_alpha', 'background_fill_alpha')
@@ -553,6 +523,17 @@ def read(self:Maps,
     self.layers = kept_layers(self.run, bounds, pol, pair=pair)
     if 'hill' in needs and 'dem.tif' in self.run.files: self.layers['hill'] = hill_view(self.run, bounds)
 
+# %% ../../nbs/65_browser.maps.ipynb #9857fad2
+@patch
+def image_of(self:Maps,
+    layer:str, # a key of LAYERS
+) -> dict:     # of a ColumnDataSource
+    "A layer as bytes; those of the whole scene are made once for all visitors"
+    view, limits = self.layers.get(layer), self.limits[layer]
+    if view is None or layer in ('other', 'difference') or not holds_all(self.run, view): return image_data(view, *limits)
+    key = self.run.stamp, 'image', layer, self.pol, limits, view.data.shape
+    return kept(key, lambda: image_data(view, *limits))
+
 # %% ../../nbs/65_browser.maps.ipynb #22a378eb
 @patch
 def put(self:Maps,
@@ -560,7 +541,7 @@ def put(self:Maps,
     needs:set,    # layers wanted
 ):
     "Put what was read on the screen, with the mapped landslides and the web map of the extent"
-    for name in needs & set(LAYERS): self.sources[name].data = image_data(self.layers.get(name), *self.limits[name])
+    for name in needs & set(LAYERS): self.sources[name].data = self.image_of(name)
     if self.run.mapped is not None: self.lines['mapped'].data = kept_lines(self.run, bounds)
     web = next((name for name in WEB_MAPS if name in needs), None)
     self.tiles.data = web_tiles(self.run, bounds, web) if web else _no_tiles()
@@ -589,7 +570,7 @@ def outline(self:Maps,
     "Outline what lies above the threshold in the view"
     view = self.layers.get(layer)
     if view is None: return
-    self.lines[line].data = edges(mask_view(run, view, threshold, scan), view.bounds)
+    self.lines[line].data = kept_edges(run, view, threshold, scan)
 
 # %% ../../nbs/65_browser.maps.ipynb #403589c7
 @patch

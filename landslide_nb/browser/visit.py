@@ -7,6 +7,7 @@ __all__ = ['TAB_TITLES', 'BOXES', 'AT_FIRST', 'LATER_BOXES', 'address_bar', 'Ses
            'MapTab', 'FourTab']
 
 # %% ../../nbs/66_browser.visit.ipynb #fe0dc188
+import html
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +20,17 @@ from bokeh.models import CustomJS, Div, GlyphRenderer, ImageURL
 from fastcore.basics import patch
 
 from .maps import (BACKGROUNDS, BACKSCATTER, HINTS, KEY_TITLES, LAYERS, LEGEND, MEANINGS_OF, Key, Maps,
-    Swipe, add_flash, add_lost, add_worst_cells, add_zones, backgrounds_of, button, choice, key_html, key_values,
+    add_flash, add_lost, add_worst_cells, add_zones, backgrounds_of, button, choice, key_html, key_values,
     page_file, paragraph, plot_pane, select, stack, style, swatch)
 from .outlines import polygon_rings, single_parts, thinned_text
 from .panels import RAMP
 from .runs import RunFolder
+from .swipe import Swipe
 from .views import VIEW, WEB_MAPS, fit, zoom
 from .words import (CELL_COLUMNS, TABS, alarm_html, cell_table, nearest_cell, notes_html, run_html,
     worst_text, write_state, zone_names)
 from ..core import LandslideError
+from ..mapping.report import update_line
 
 # %% ../../nbs/66_browser.visit.ipynb #1f261692
 def address_bar() -> Div: # nothing to be seen
@@ -381,14 +384,15 @@ class MapTab(Tab):
         self.lost = add_lost(self.plot, maps.tiles)
         self.flicker = pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=[style('focus', 'buttons')])
         self.swiping = pn.widgets.Toggle(name='Swipe', margin=2, stylesheets=[style('focus', 'buttons')])
-        self.swipe = Swipe(self.plot, maps.sources['pre'], maps.mapper('gray'))
+        self.swipe = None  # until somebody swipes
         for toggle in (self.flicker, self.swiping): toggle.disabled = 'pair.tif' not in visit.run.files
         self.flicker.param.watch(lambda event: self.alternate(event.new, self.swiping), 'value')
-        self.swiping.param.watch(lambda event: self.alternate(event.new, self.flicker), 'value')
+        self.swiping.param.watch(lambda event: self.swipe_map(event.new), 'value')
         maps.overlays += [('Ranked', part) for part in self.ranked_places()]
         maps.overlays.append(('Probability', self.veil))
         self.offer_backgrounds()
-        self.view = stack(self.sentence(), self.left(), self.right(), sheet='beside')
+        self.column = self.left()
+        self.view = stack(self.sentence(), self.column, self.right(), sheet='beside')
 
     def close(self):
         "End the flicker"
@@ -417,7 +421,8 @@ def ranked_places(self:MapTab) -> list: # of renderers
 def sentence(self:MapTab) -> pn.pane.HTML:
     "Where to look first, and what not to trust"
     run = self.visit.run
-    return paragraph(f'<p class="worst">{worst_text(run)}</p>{alarm_html(run.warnings)}', margin=(2, 5))
+    worst = html.escape(worst_text(run))
+    return paragraph(f'<p class="worst">{worst}</p>{update_line(run.metrics)}{alarm_html(run.warnings)}', margin=(2, 5))
 
 # %% ../../nbs/66_browser.visit.ipynb #de7a7670
 @patch
@@ -428,10 +433,9 @@ def left(self:MapTab) -> pn.Column:
     zooms = [button('+', lambda: visit.go(zoom(visit.at, .5))),
              button('−', lambda: visit.go(zoom(visit.at, 2))),
              button('Whole scene', lambda: visit.go(fit(visit.run.bounds, visit.run.kx)))]
-    divider = pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide'])
     choices = [controls.shown, controls.layer, controls.lift, controls.lower, controls.opacity]
     above = [controls.base, controls.pol, *zooms, self.flicker, self.swiping]
-    return stack(*above, plot_pane(self.plot), divider, self.keys, *choices, paragraph(HINTS), sheet='flow')
+    return stack(*above, plot_pane(self.plot), self.keys, *choices, paragraph(HINTS), sheet='flow')
 
 # %% ../../nbs/66_browser.visit.ipynb #8be65ba2
 @patch
@@ -494,6 +498,20 @@ def alternate(self:MapTab,
     if on and self.background == 'pre': self.visit.controls.base.value = 'After'
     self.visit.draw()
 
+# %% ../../nbs/66_browser.visit.ipynb #1dff5833
+@patch
+def swipe_map(self:MapTab,
+    on:bool,
+):
+    "Begin or end the swipe; the first time it is made"
+    maps = self.visit.maps
+    if on and self.swipe is None:
+        self.swipe = Swipe(self.plot, maps.sources['pre'], maps.mapper('gray'), list(self.backs.values()))
+        divider = pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide'])
+        self.column.insert(self.column.objects.index(self.keys), divider)
+        maps.refresh_readouts()
+    self.alternate(on, self.flicker)
+
 # %% ../../nbs/66_browser.visit.ipynb #04524d86
 @patch
 def switch_layers(self:MapTab):
@@ -502,7 +520,7 @@ def switch_layers(self:MapTab):
     for name, back in self.backs.items():
         back.visible = name == self.background or (self.flicker.value and name in BACKSCATTER)
     self.flash.visible = self.flicker.value
-    self.swipe.show(self.swiping.value)
+    if self.swipe: self.swipe.show(self.swiping.value)
     controls = self.visit.controls
     self.visit.maps.arrange(shown, controls.order, controls.opacities)
     self.show_keys()
@@ -524,7 +542,7 @@ def swatches(self:MapTab) -> list[str]: # HTML
     "What the lines and points that are seen mean"
     maps = self.visit.maps
     seen = {name for name, renderer in maps.overlays if renderer.visible}
-    if not len(maps.lines['new'].data['x']): seen.discard('New')
+    if 'new' in maps.lines and not len(maps.lines['new'].data['x']): seen.discard('New')
     own = [swatch(*meaning) for name, meaning in MEANINGS_OF.items() if name in seen]
     for layer in maps.users:
         if layer.name not in seen: continue
