@@ -10,6 +10,7 @@ __all__ = ['TAB_TITLES', 'BOXES', 'AT_FIRST', 'LATER_BOXES', 'address_bar', 'Ses
 import html
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import geopandas as gpd
@@ -80,6 +81,12 @@ def telling(self:Session):
 def served(self:Session) -> bool:
     "Is there a server that can call back?"
     return bool(self.doc and self.doc.session_context)
+
+# %% ../../nbs/66_browser.visit.ipynb #cacd5e9c
+@patch(as_prop=True)
+def arrived(self:Session) -> bool:
+    "Is the page where it is looked at, so that the rest can follow? Without a server it always is"
+    return self.loaded or not self.served
 
 # %% ../../nbs/66_browser.visit.ipynb #470707d5
 @patch
@@ -181,6 +188,7 @@ class Tab:
     def outline(self): "Outlines follow the threshold"
     def follow(self): "Numbers follow the threshold"
     def counted(self): "The scene has been counted"
+    def complete(self): "The page is there: time for what it need not wait for"
     def close(self): "Another run is opened"
 
 # %% ../../nbs/66_browser.visit.ipynb #c99cb1ea
@@ -231,8 +239,14 @@ class Visit:
         self.tab = None                                     # the one on the screen
         self.maps = Maps(run, self.at, session.dark, session.users)
         with session.telling(): self.maps.stretch_to(controls.pol.value)
-        self.table = None if run.cells is None else ranked_table(run.cells, session.dark)
-        if self.table is not None: self.table.on_click(lambda event: self.choose(int(event.row)))
+
+    @cached_property
+    def table(self) -> pn.widgets.Tabulator|None: # None: nothing is ranked
+        "The list of cells, made when it is first asked for"
+        if self.run.cells is None: return None
+        table = ranked_table(self.run.cells, self.session.dark)
+        table.on_click(lambda event: self.choose(int(event.row)))
+        return table
 
 # %% ../../nbs/66_browser.visit.ipynb #d8f13cff
 @patch
@@ -285,6 +299,7 @@ def show(self:Visit,
     "Bring a tab to the screen"
     if tab: self.tabs[name] = tab
     self.tab = self.tabs[name]
+    if self.session.arrived: self.tab.complete()
     self.draw()
 
 # %% ../../nbs/66_browser.visit.ipynb #35add98c
@@ -391,8 +406,9 @@ class MapTab(Tab):
         maps.overlays += [('Ranked', part) for part in self.ranked_places()]
         maps.overlays.append(('Probability', self.veil))
         self.offer_backgrounds()
-        self.column = self.left()
-        self.view = stack(self.sentence(), self.column, self.right(), sheet='beside')
+        self.left = self.map_and_controls()
+        self.right = stack(sheet='flow') # until the page is there
+        self.view = stack(self.sentence(), self.left, self.right, sheet='beside')
 
     def close(self):
         "End the flicker"
@@ -426,26 +442,35 @@ def sentence(self:MapTab) -> pn.pane.HTML:
 
 # %% ../../nbs/66_browser.visit.ipynb #de7a7670
 @patch
-def left(self:MapTab) -> pn.Column:
-    "The map and its controls"
+def map_and_controls(self:MapTab) -> pn.Column:
+    "The map and what changes it"
     visit = self.visit
     controls = visit.controls
     zooms = [button('+', lambda: visit.go(zoom(visit.at, .5))),
              button('−', lambda: visit.go(zoom(visit.at, 2))),
              button('Whole scene', lambda: visit.go(fit(visit.run.bounds, visit.run.kx)))]
-    choices = [controls.shown, controls.layer, controls.lift, controls.lower, controls.opacity]
     above = [controls.base, controls.pol, *zooms, self.flicker, self.swiping]
-    return stack(*above, plot_pane(self.plot), self.keys, *choices, paragraph(HINTS), sheet='flow')
+    return stack(*above, plot_pane(self.plot), self.keys, controls.shown, paragraph(HINTS), sheet='flow')
 
 # %% ../../nbs/66_browser.visit.ipynb #8be65ba2
 @patch
-def right(self:MapTab) -> pn.Column|pn.pane.HTML:
+def ranking(self:MapTab) -> list: # what Panel shows
     "The ranked cells"
     visit = self.visit
-    if visit.table is None: return paragraph('There are no ranked cells in this run.')
+    if visit.table is None: return [paragraph('There are no ranked cells in this run.')]
     back = button('◀ Previous', lambda: visit.step_cell(-1))
     forth = button('Next worst ▶', lambda: visit.step_cell(1), button_type='primary')
-    return stack(back, forth, visit.table, sheet='flow')
+    return [back, forth, visit.table]
+
+# %% ../../nbs/66_browser.visit.ipynb #fadfc386
+@patch
+def complete(self:MapTab):
+    "The ranked cells, and order and opacity of the layers"
+    if len(self.right): return
+    controls = self.visit.controls
+    self.right.objects = self.ranking()
+    *above, hints = self.left.objects
+    self.left.objects = [*above, controls.layer, controls.lift, controls.lower, controls.opacity, hints]
 
 # %% ../../nbs/66_browser.visit.ipynb #c2128039
 @patch(as_prop=True)
@@ -508,7 +533,7 @@ def swipe_map(self:MapTab,
     if on and self.swipe is None:
         self.swipe = Swipe(self.plot, maps.sources['pre'], maps.mapper('gray'), list(self.backs.values()))
         divider = pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide'])
-        self.column.insert(self.column.objects.index(self.keys), divider)
+        self.left.insert(self.left.objects.index(self.keys), divider)
         maps.refresh_readouts()
     self.alternate(on, self.flicker)
 
