@@ -1627,6 +1627,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'landslide_nb/browser/visit.py'),
                                             'landslide_nb.browser.visit.Session.arrived': ( 'browser.visit.html#session.arrived',
                                                                                             'landslide_nb/browser/visit.py'),
+                                            'landslide_nb.browser.visit.Session.in_one': ( 'browser.visit.html#session.in_one',
+                                                                                           'landslide_nb/browser/visit.py'),
                                             'landslide_nb.browser.visit.Session.later': ( 'browser.visit.html#session.later',
                                                                                           'landslide_nb/browser/visit.py'),
                                             'landslide_nb.browser.visit.Session.now': ( 'browser.visit.html#session.now',

@@ -222,7 +222,7 @@ def greet(self:Browser):
 @patch
 def complete(self:Browser):
     "Files, and what the tab on the screen did without"
-    with pn.io.hold():
+    with self.session.in_one():
         self.sidebar.add_files()
         self.side.objects = self.sidebar.widgets
         if self.visit.tab: self.visit.tab.complete()

@@ -81,6 +81,15 @@ def arrived(self:Session) -> bool:
     "Is the page where it is looked at, so that the rest can follow? Without a server it always is"
     return self.loaded or not self.served
 
+# %% ../../nbs/66_browser.visit.ipynb #4475f3ae
+@patch
+@contextmanager
+def in_one(self:Session):
+    "Change many things of the page, which are sent and looked through once"
+    if not self.served: yield
+    else:
+        with pn.io.hold(self.doc), self.doc.models.freeze(): yield
+
 # %% ../../nbs/66_browser.visit.ipynb #470707d5
 @patch
 def after(self:Session,
