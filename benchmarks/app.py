@@ -254,7 +254,7 @@ def hands(folder, n=20):
 def fifty(folder, n=50):
     "n pages asked for in the same second: seconds of the slowest; memory before, at most, and after they have gone, twice"
     with Server(folder) as server:
-        at_once(server, 2); before = settled_mb(server, 25)
+        at_once(server, 2); before = settled_mb(server, 30)
         first = at_once(server, n, ()); highest = server.resident_mb; after = settled_mb(server, 30)
         second = at_once(server, n, ()); again = settled_mb(server, 30)
         return dict(first=first, second=second, before_mb=before, highest_mb=highest, after_mb=after, again_mb=again, growth=again/after - 1, load=os.getloadavg()[0])

@@ -1235,8 +1235,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'landslide_nb/browser/review.py'),
                                              'landslide_nb.browser.review.ReviewTab.layout': ( 'browser.review.html#reviewtab.layout',
                                                                                                'landslide_nb/browser/review.py'),
-                                             'landslide_nb.browser.review.ReviewTab.look': ( 'browser.review.html#reviewtab.look',
-                                                                                             'landslide_nb/browser/review.py'),
                                              'landslide_nb.browser.review.ReviewTab.make_maps': ( 'browser.review.html#reviewtab.make_maps',
                                                                                                   'landslide_nb/browser/review.py'),
                                              'landslide_nb.browser.review.ReviewTab.make_widgets': ( 'browser.review.html#reviewtab.make_widgets',

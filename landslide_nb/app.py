@@ -447,7 +447,7 @@ def page(
         return Page(address_bar(), head=words, **empty)
 
 # %% ../nbs/69_app.ipynb #2b9c834b
-LIFETIME = 30_000 # of the session of a visitor who is not there, ms
+LIFETIME = 20_000 # of the session of a visitor who is not there, ms
 
 # %% ../nbs/69_app.ipynb #70918e3a
 def stays_here(

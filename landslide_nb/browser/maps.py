@@ -577,6 +577,8 @@ def outline(self:Maps,
 @patch
 def look(self:Maps,
     bounds:tuple, # (left, bottom, right, top)
-):
+) -> tuple:       # the same as floats
     "Show an extent on all maps"
-    self.x.start, self.y.start, self.x.end, self.y.end = bounds
+    extent = tuple(map(float, bounds))
+    self.x.start, self.y.start, self.x.end, self.y.end = extent
+    return extent

@@ -329,8 +329,7 @@ def go(self:Visit,
     bounds:tuple, # (left, bottom, right, top)
 ):
     "Show an extent"
-    self.at = tuple(map(float, bounds))
-    self.maps.look(self.at)
+    self.at = self.maps.look(bounds)
     self.draw()
 
 # %% ../../nbs/66_browser.visit.ipynb #6ca069e3
