@@ -46,7 +46,7 @@ class MapTab(Tab):
         maps.overlays += [('Ranked', part) for part in self.ranked_places()]
         maps.overlays.append(('Probability', self.veil))
         self.offer_backgrounds()
-        self.above = stack(sheet='flow', css_classes=['wide'], min_height=34) # of the controls, once the page is there
+        self.above = stack(sheet='flow', css_classes=['wide'], min_height=66) # room for two rows of controls
         self.left = stack(self.above, plot_pane(self.plot), self.keys, sheet='flow')
         self.view = stack(self.sentence(), self.left, sheet='beside')
 
