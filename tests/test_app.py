@@ -701,9 +701,9 @@ def test_a_web_map_without_a_way_to_its_server_says_so(visit):
     v.settled()
     assert v.page.evaluate(f"() => {MODELS}.filter(m => m.type == 'Label' && m.visible && m.text.includes('loaded')).length") == 0
 
-CURTAIN = f"{MAPS}[0].renderers.find(r => r.name == 'curtain').data_source.data"
+CURTAIN = f"{MAPS}[0].renderers.find(r => r.name == 'curtain')?.data_source.data" # none before the first swipe
 MASKED = f"""() => {{
-  const image = {CURTAIN}.image[0]
+  const image = {CURTAIN}?.image[0]
   if (image == null) return null
   const [rows, columns] = image.shape
   const shown = [...Array(columns).keys()].filter(c => [...Array(rows).keys()].some(r => image[r*columns + c] > 0))
