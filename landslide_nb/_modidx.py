@@ -1043,8 +1043,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'landslide_nb/browser/mapview.py'),
                                               'landslide_nb.browser.mapview.MapTab.swatches': ( 'browser.mapview.html#maptab.swatches',
                                                                                                 'landslide_nb/browser/mapview.py'),
-                                              'landslide_nb.browser.mapview.MapTab.swipe_map': ( 'browser.mapview.html#maptab.swipe_map',
-                                                                                                 'landslide_nb/browser/mapview.py'),
                                               'landslide_nb.browser.mapview.MapTab.switch_layers': ( 'browser.mapview.html#maptab.switch_layers',
                                                                                                      'landslide_nb/browser/mapview.py'),
                                               'landslide_nb.browser.mapview.MapTab.web_map': ( 'browser.mapview.html#maptab.web_map',

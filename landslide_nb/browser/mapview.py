@@ -39,15 +39,16 @@ class MapTab(Tab):
         self.lost = add_lost(self.plot, maps.tiles)
         self.flicker = pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=[style('focus', 'buttons')])
         self.swiping = pn.widgets.Toggle(name='Swipe', margin=2, stylesheets=[style('focus', 'buttons')])
-        self.swipe = None  # until somebody swipes
+        self.swipe = Swipe(self.plot, maps.sources['pre'], maps.mapper('gray'))
         for toggle in (self.flicker, self.swiping): toggle.disabled = 'pair.tif' not in visit.run.files
         self.flicker.param.watch(lambda event: self.alternate(event.new, self.swiping), 'value')
-        self.swiping.param.watch(lambda event: self.swipe_map(event.new), 'value')
+        self.swiping.param.watch(lambda event: self.alternate(event.new, self.flicker), 'value')
         maps.overlays += [('Ranked', part) for part in self.ranked_places()]
         maps.overlays.append(('Probability', self.veil))
         self.offer_backgrounds()
         self.above = stack(sheet='flow', css_classes=['wide'], min_height=66) # room for two rows of controls
-        self.left = stack(self.above, plot_pane(self.plot), self.keys, sheet='flow')
+        divider = pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide'])
+        self.left = stack(self.above, plot_pane(self.plot), divider, self.keys, sheet='flow')
         self.view = stack(self.sentence(), self.left, sheet='beside')
 
     def close(self):
@@ -162,20 +163,6 @@ def alternate(self:MapTab,
     if on and self.background == 'pre': self.visit.controls.base.value = 'After'
     self.visit.draw()
 
-# %% ../../nbs/66b_browser.mapview.ipynb #1dff5833
-@patch
-def swipe_map(self:MapTab,
-    on:bool,
-):
-    "Begin or end the swipe; the first time it is made"
-    maps = self.visit.maps
-    if on and self.swipe is None:
-        self.swipe = Swipe(self.plot, maps.sources['pre'], maps.mapper('gray'), list(self.backs.values()))
-        divider = pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide'])
-        self.left.insert(self.left.objects.index(self.keys), divider)
-        maps.refresh_readouts()
-    self.alternate(on, self.flicker)
-
 # %% ../../nbs/66b_browser.mapview.ipynb #04524d86
 @patch
 def switch_layers(self:MapTab):
@@ -184,7 +171,7 @@ def switch_layers(self:MapTab):
     for name, back in self.backs.items():
         back.visible = name == self.background or (self.flicker.value and name in BACKSCATTER)
     self.flash.visible = self.flicker.value
-    if self.swipe: self.swipe.show(self.swiping.value)
+    self.swipe.show(self.swiping.value)
     controls = self.visit.controls
     self.visit.maps.arrange(shown, controls.order, controls.opacities)
     self.show_keys()

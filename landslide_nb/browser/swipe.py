@@ -6,8 +6,6 @@
 __all__ = ['Swipe']
 
 # %% ../../nbs/65b_browser.swipe.ipynb #4100a4e5
-from collections.abc import Collection
-
 from bokeh.events import MouseMove, Tap
 from bokeh.models import ColumnDataSource, CustomJS, Image, LinearColorMapper, Plot, Slider, Span
 
@@ -20,13 +18,12 @@ class Swipe:
         plot:Plot,             # the map
         pre:ColumnDataSource,  # image before the event
         mapper:LinearColorMapper, # its colours
-        behind:Collection=(),  # renderers of the backgrounds
     ):
         self.curtain = ColumnDataSource(image_data(None, 0, 1))
         glyph = Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=mapper)
-        above = [renderer for renderer in plot.renderers if renderer not in behind]
+        above = list(plot.renderers)
         image = plot.add_glyph(self.curtain, glyph, name='curtain')
-        plot.renderers = [*behind, image, *above]
+        plot.renderers = [image, *above] # below everything but the backgrounds, which come later
         self.line = Span(dimension='height', location=plot.x_range.start, visible=False)
         self.line.update(line_color='white', line_width=3)
         plot.add_layout(self.line)
