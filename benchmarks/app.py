@@ -115,6 +115,10 @@ class Server:
     def __exit__(self, *_): self.process.kill(); self.process.wait()
     @property
     def resident_mb(self): return resident_mb(self.process.pid)
+    @property
+    def cpu_s(self):
+        times = Path(f'/proc/{self.process.pid}/stat').read_text().rsplit(')', 1)[1].split()[11:13]
+        return sum(map(int, times))/os.sysconf('SC_CLK_TCK')
 
 class Visitor:
     "A browser without a screen: gets the page, opens its websocket, moves the slider, waits for the numbers"
@@ -129,7 +133,7 @@ class Visitor:
         await self.until('ACK'); await self.send('PULL-DOC-REQ', {})
         doc = (await self.until('PULL-DOC-REPLY'))['doc']
         self.opened_s, self.slider = time.perf_counter() - start, find(doc, lambda o: isinstance(o.get('attributes'), dict) and o['attributes'].get('title') == 'Threshold of probability')['id']
-        self.ready = 'counting' not in json.dumps(doc)
+        self.ready, self.whole = ('counting' not in (said := json.dumps(doc))), 'DataTabulator' in said
         await self.send('PATCH-DOC', dict(events=[dict(kind='MessageSent', msg_type='bokeh_event', msg_data=dict(type='event', name='document_ready', values={}))]))
         return self
     async def send(self, kind, content):
@@ -143,6 +147,11 @@ class Visitor:
         while True:
             got, content = await self.message()
             if got == kind and ok(content): return content
+    async def completed(self):
+        "Wait for the list of cells, which comes last; seconds since the document was there"
+        start = time.perf_counter()
+        if not self.whole: await self.until('PATCH-DOC', lambda c: 'DataTabulator' in json.dumps(c))
+        return time.perf_counter() - start
     async def counted(self):
         "Wait for the scan"
         if not self.ready: await self.until('PATCH-DOC', lambda c: 'data-n=' in (s := json.dumps(c)) and 'counting' not in s)
@@ -167,13 +176,19 @@ def at_once(server, n, moves=(.61, .62, .63), pause=3.):
         out = []
         for t in moves: out.append(await v.move(t)); await asyncio.sleep(pause)
         return out
+    async def come():
+        v = await Visitor.open(server); cpu = server.cpu_s
+        return v, cpu, v.opened_s + await v.completed()
     async def day():
-        all = await asyncio.gather(*[Visitor.open(server) for _ in range(n)])
+        before = server.cpu_s
+        came = await asyncio.gather(*[come() for _ in range(n)])
+        all, cpu, whole = zip(*came)
+        seen = dict(complete_slowest_s=max(whole), cpu_a_page_s=(max(cpu) - before)/n, cpu_a_complete_page_s=(server.cpu_s - before)/n)
         moved = await asyncio.gather(*[work(i, v) for i, v in enumerate(all)])
         for v in all: v.socket.close()
-        return sorted(v.opened_s for v in all), sorted(m for ms in moved for m in ms)
-    opened, moved = asyncio.run(day())
-    return dict(visitors=n, opened_median_s=opened[n//2], opened_slowest_s=opened[-1]) | (dict(threshold_median_s=moved[len(moved)//2], threshold_slowest_s=moved[-1]) if moved else {})
+        return sorted(v.opened_s for v in all), sorted(m for ms in moved for m in ms), seen
+    opened, moved, seen = asyncio.run(day())
+    return dict(visitors=n, opened_median_s=opened[n//2], opened_slowest_s=opened[-1]) | seen | (dict(threshold_median_s=moved[len(moved)//2], threshold_slowest_s=moved[-1]) if moved else {})
 
 def settled_mb(server, seconds):
     "Resident memory once the ended sessions have been thrown away"
@@ -239,7 +254,7 @@ def hands(folder, n=20):
 def fifty(folder, n=50):
     "n pages asked for in the same second: seconds of the slowest; memory before, at most, and after they have gone, twice"
     with Server(folder) as server:
-        at_once(server, 2); before = settled_mb(server, 25)
+        at_once(server, 2); before = settled_mb(server, 30)
         first = at_once(server, n, ()); highest = server.resident_mb; after = settled_mb(server, 30)
         second = at_once(server, n, ()); again = settled_mb(server, 30)
         return dict(first=first, second=second, before_mb=before, highest_mb=highest, after_mb=after, again_mb=again, growth=again/after - 1, load=os.getloadavg()[0])

@@ -703,9 +703,9 @@ def test_a_web_map_without_a_way_to_its_server_says_so(visit):
     v.settled()
     assert v.page.evaluate(f"() => {MODELS}.filter(m => m.type == 'Label' && m.visible && m.text.includes('loaded')).length") == 0
 
-CURTAIN = f"{MAPS}[0].renderers.find(r => r.name == 'curtain').data_source.data"
+CURTAIN = f"{MAPS}[0].renderers.find(r => r.name == 'curtain')?.data_source.data" # none before the first swipe
 MASKED = f"""() => {{
-  const image = {CURTAIN}.image[0]
+  const image = {CURTAIN}?.image[0]
   if (image == null) return null
   const [rows, columns] = image.shape
   const shown = [...Array(columns).keys()].filter(c => [...Array(rows).keys()].some(r => image[r*columns + c] > 0))
@@ -760,11 +760,11 @@ def test_many_visitors_are_served_and_their_memory_given_back(folder):
     code = f"""
 import json
 from benchmarks.app import Server, at_once, given_back
-with Server({str(folder)!r}, 280) as server:
-    out = [at_once(server, 8, (.61, .62), 1.), given_back(server, 16, batch=8, warm=8, settle=20)]
+with Server({str(folder)!r}, 295) as server:
+    out = [at_once(server, 8, (.61, .62), 1.), given_back(server, 16, batch=8, warm=8, settle=30)]
 print(json.dumps(out))
 """
-    out = run_code(code, 290)
+    out = run_code(code, 295)
     assert out.returncode == 0, out.stderr[-2000:]
     together, memory = json.loads(out.stdout.splitlines()[-1])
     assert together['threshold_slowest_s'] < 10, together

@@ -171,7 +171,7 @@ def refresh(self:Desk,
     whole:bool=False, # also what was written here may have come out differently
 ) -> bool:
     "Read the file if it has changed; raises what `read_labels` raises"
-    stamp = file_stamp(dict(labels=self.path)) if self.path.exists() else ()
+    stamp = file_stamp([self.path])
     if stamp == self.stamp and (self.read or not whole): return False
     self.stamp = stamp
     self.read = True
@@ -234,7 +234,7 @@ def written(self:Desk,
     "The desk as the file is now"
     self.take_out(gone)
     self.take_in(labels)
-    self.stamp = file_stamp(dict(labels=self.path)) if self.path.exists() else ()
+    self.stamp = file_stamp([self.path])
     self.read = False
 
 # %% ../../nbs/67c_browser.desk.ipynb #9e49b7a9

@@ -8,7 +8,7 @@ __all__ = ['MOST_OUTLINES', 'VECTOR_ERRORS', 'POINT', 'LINE', 'RING', 'POLYGON',
            'halve_mask', 'with_gaps', 'edges', 'polygon_rings', 'mapped_lines', 'check_vector', 'single_parts',
            'Placed', 'placed', 'UserLayer', 'shapes_of', 'vector_layers', 'unused_name', 'user_layers', 'thin_points',
            'linework', 'corners_apart', 'line_with_gaps', 'LayerView', 'in_view', 'thinned_text', 'kept_lines',
-           'kept_user']
+           'kept_edges', 'kept_user']
 
 # %% ../../nbs/62_browser.outlines.ipynb #54b82e1c
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ from shapely.errors import ShapelyError
 
 from .runs import AppError, RunFolder, kept, shapes_near
 from .scan import Scan
-from .views import VIEW, View, is_whole
+from .views import VIEW, View, holds_all, is_whole
 
 # %% ../../nbs/62_browser.outlines.ipynb #290f7f0a
 def view_window(
@@ -393,6 +393,18 @@ def kept_lines(
     "`mapped_lines` of a run, those of the whole scene only once"
     def draw(): return mapped_lines(run.mapped, bounds, (bounds[2]-bounds[0])/VIEW[1])
     return kept((run.stamp, 'mapped'), draw) if is_whole(run, bounds) else draw()
+
+# %% ../../nbs/62_browser.outlines.ipynb #b0e21641
+def kept_edges(
+    run:RunFolder,
+    view:View,       # of the probability
+    threshold:float, # of probability, 0..1
+    scan:Scan|None,  # of the run, if it is counted
+) -> dict:           # x, y: one line with gaps
+    "Outlines of what lies above a threshold; those of the whole scene at the run's own threshold only once"
+    def draw(): return edges(mask_view(run, view, threshold, scan), view.bounds)
+    first = threshold == run.threshold and holds_all(run, view)
+    return kept((run.stamp, 'found', view.data.shape, scan is None), draw) if first else draw()
 
 # %% ../../nbs/62_browser.outlines.ipynb #329c000e
 def kept_user(

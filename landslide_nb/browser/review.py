@@ -216,7 +216,8 @@ def show(self:ReviewTab,
     with self.visit.session.telling(): self.desk.refresh()
     if self.item is None: return self.tell()
     self.sketch = self.first_sketch()
-    self.look(square_around(self.item.shape, self.run))
+    self.at = self.maps.look(square_around(self.item.shape, self.run))
+    self.draw()
     self.pencil_down()
     self.tell()
     self.since = time.monotonic()
@@ -254,16 +255,6 @@ def maps_sketch(self:ReviewTab) -> Sketch:
     if not self.item.chip: return Sketch(tuple(polygons_in(shape)))
     near = self.found.geometry.iloc[self.found.sindex.query(shape, predicate='intersects')]
     return Sketch(tuple(p for outline in near for p in polygons_in(outline.intersection(shape))))
-
-# %% ../../nbs/68_browser.review.ipynb #8396d487
-@patch
-def look(self:ReviewTab,
-    bounds:tuple, # (left, bottom, right, top)
-):
-    "Show an extent"
-    self.at = tuple(map(float, bounds))
-    self.maps.look(self.at)
-    self.draw()
 
 # %% ../../nbs/68_browser.review.ipynb #6c65c9c3
 @patch

@@ -8,15 +8,15 @@ __all__ = ['MAX_DEPTH', 'MAX_FOLDERS', 'GDAL_SETTINGS', 'BANDS', 'DEVIATION', 'R
            'find_runs', 'find_experiments', 'open_raster', 'check_geopackage', 'read_layer', 'shapes_near',
            'RasterGrid', 'RasterHeader', 'band_numbers', 'read_raster_header', 'read_run_file', 'read_run_files',
            'other_sizes', 'missing_notes', 'middles', 'clean_cells', 'ranked_places', 'known_number', 'RunFolder',
-           'file_stamp', 'find_run', 'open_run', 'read_metrics', 'mapped_event', 'mapped_grid', 'same_scene',
-           'passes_after', 'runs_in_time', 'map_before', 'kept', 'kept_run']
+           'file_stamp', 'find_run', 'open_run', 'read_metrics', 'mapped_event', 'run_labels', 'mapped_grid',
+           'same_scene', 'passes_after', 'runs_in_time', 'map_before', 'kept', 'kept_run', 'kept_times']
 
 # %% ../../nbs/59_browser.runs.ipynb #7b7ed2f5
 import json
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -35,6 +35,7 @@ from shapely.errors import ShapelyError
 from shapely.geometry import box
 
 from ..core import LandslideError
+from ..mapping.exposure import clean_name
 
 # %% ../../nbs/59_browser.runs.ipynb #df5ec117
 class AppError(LandslideError): "A folder, file or link the page cannot show"
@@ -336,9 +337,14 @@ class RunFolder:
         return 'truth.tif' in self.files or self.mapped is not None
 
     @property
+    def called(self) -> str:
+        "Its path below the root, or the folder's own name where it is the root"
+        return self.folder.name if self.name == '.' else self.name
+
+    @property
     def title(self) -> str:
         "The event, or the name of the folder"
-        return str(self.metrics.get('event_name') or self.name)
+        return str(self.metrics.get('event_name') or self.called)
 
     @property
     def threshold(self) -> float:
@@ -372,11 +378,11 @@ class RunFolder:
 
 # %% ../../nbs/59_browser.runs.ipynb #a9c92115
 def file_stamp(
-    files:dict, # name -> path
-) -> tuple:     # of (path, time of the last change in ns, bytes)
-    "A value that changes when one of the files does"
-    states = [(path, path.stat()) for path in files.values()]
-    return tuple((str(path), state.st_mtime_ns, state.st_size) for path, state in states)
+    paths:Iterable, # of files; those that are not there count for nothing
+) -> tuple:
+    "A value that changes when one of the files does, or a link to one leads elsewhere"
+    states = [(path, state) for path in paths if path.exists() for state in (path.lstat(), path.stat())]
+    return tuple((str(path), state.st_mtime_ns, state.st_size, state.st_ino) for path, state in states)
 
 # %% ../../nbs/59_browser.runs.ipynb #a613ccef
 def find_run(
@@ -412,7 +418,7 @@ def open_run(
         metrics=metrics if isinstance(metrics, dict) else {},
         cells=cells, zoned=zoned, mapped=mapped,
         bands=headers['pair.tif'].bands if 'pair.tif' in headers else {},
-        missing=tuple(missing), stamp=file_stamp(files))
+        missing=tuple(missing), stamp=file_stamp(files.values()))
 
 # %% ../../nbs/59_browser.runs.ipynb #ad66c89b
 EVENT_KEYS = ('event_name', 'event_start', 'event_end') # of metrics.json
@@ -436,6 +442,18 @@ def mapped_event(
     metrics = read_metrics(root, folder)
     if not metrics.get('event_name'): return None
     return tuple(str(metrics.get(key)) for key in EVENT_KEYS)
+
+# %% ../../nbs/59_browser.runs.ipynb #595ebf75
+def run_labels(
+    root:str|Path, # the only folder that may be read
+    runs:dict[str, Path], # of `find_runs`
+) -> dict[str, str]: # what to write -> name
+    "Runs as a list shows them"
+    labels = {name: name for name in runs}
+    if '.' in runs:
+        event = read_metrics(root, runs['.']).get('event_name')
+        labels['.'] = f'{clean_name(event)} ({runs["."].name})' if event else runs['.'].name
+    return {label: name for name, label in labels.items()}
 
 # %% ../../nbs/59_browser.runs.ipynb #86b18c51
 def mapped_grid(
@@ -509,7 +527,7 @@ def map_before(
     return next(iter(alike + earlier[::-1]), None)
 
 # %% ../../nbs/59_browser.runs.ipynb #6276fb55
-MOST_KEPT = 48
+MOST_KEPT = 96
 _kept = OrderedDict()
 _keeping = threading.RLock()
 
@@ -525,12 +543,6 @@ def kept(
         while len(_kept) > MOST_KEPT: _kept.popitem(last=False)
         return _kept[key]
 
-# %% ../../nbs/59_browser.runs.ipynb #bbaf4d2b
-def _stamp(path): # changes when the file does
-    link = path.lstat()
-    target = path.stat() if path.exists() else link
-    return tuple((path.name, s.st_mtime_ns, s.st_size, s.st_ino) for s in (link, target))
-
 # %% ../../nbs/59_browser.runs.ipynb #b32790f8
 def kept_run(
     root:str|Path, # the only folder that may be read
@@ -538,5 +550,15 @@ def kept_run(
 ) -> RunFolder:
     "`open_run`, again only when a file has changed; raises `AppError` like `open_run`"
     folder = find_runs(root).get(name)
-    stamps = [] if folder is None else [_stamp(path) for path in sorted(folder.iterdir())]
-    return kept((Path(root).resolve(), name, *stamps), lambda: open_run(root, name))
+    stamp = () if folder is None else file_stamp(sorted(folder.iterdir()))
+    return kept(('run', Path(root).resolve(), name, stamp), lambda: open_run(root, name))
+
+# %% ../../nbs/59_browser.runs.ipynb #f4093bb3
+def kept_times(
+    root:str|Path, # the only folder that may be read
+    name:str,      # a run
+) -> dict[str, str]: # of `runs_in_time`
+    "`runs_in_time`, again only when a run has come, gone or changed"
+    looked_at = [folder/file for folder in find_runs(root).values()
+                 for file in ('metrics.json', 'probability.tif', 'pair.tif')]
+    return kept(('times', Path(root).resolve(), name, file_stamp(looked_at)), lambda: runs_in_time(root, name))

@@ -8,7 +8,7 @@ __all__ = ['THRESHOLD_STEPS', 'EDGES', 'STEPS', 'CHIP', 'MOST_KEPT_PIXELS', 'POS
            'label_kinds', 'count_steps', 'step_areas', 'chip_sums', 'probability_sums', 'Strip', 'scan_strip',
            'HighPixels', 'read_strips', 'read_and_scan', 'scan_run', 'row_segments', 'touching_segments', 'connected',
            'landslide_areas', 'count_landslides', 'pixels_reaching', 'new_since', 'pixels_area', 'scores_from_step',
-           'at_threshold', 'pr_curve', 'scan_later']
+           'at_threshold', 'pr_curve', 'scan_later', 'finished', 'known_scan']
 
 # %% ../../nbs/61_browser.scan.ipynb #e4de8241
 import threading
@@ -462,3 +462,19 @@ def scan_later(
         _scans.move_to_end(run.stamp)
         while len(_scans) > MOST_SCANS: _scans.popitem(last=False)[1].cancel()
         return _scans[run.stamp]
+
+# %% ../../nbs/61_browser.scan.ipynb #cba93151
+def finished(
+    future:Future|None, # None: there is none
+) -> object:            # its result; None while there is none
+    "What a future came to, if it has"
+    if future is None or not future.done(): return None
+    if future.cancelled() or future.exception(): return None
+    return future.result()
+
+# %% ../../nbs/61_browser.scan.ipynb #2cf4128d
+def known_scan(
+    run:RunFolder,
+) -> Scan|None: # None: nobody has counted it yet
+    "The scan of a run, if it is there already"
+    with _scan_lock: return finished(_scans.get(run.stamp))

@@ -8,7 +8,7 @@ __all__ = ['VIEW', 'ASPECT', 'ROUNDING', 'WEB_MAPS', 'TILE', 'MOST_TILES', 'MERC
            'to_bytes', 'stretch', 'backscatter_layers', 'read_layers', 'standardized_view', 'cubic_terms',
            'least_squares', 'lonlat_fit', 'north_angle', 'WebMap', 'tile_level', 'tile_span', 'choose_tiles',
            'tile_middles', 'place_tiles', 'mercator_extent', 'web_tiles', 'hill_view', 'can_make', 'made_layers',
-           'is_whole', 'kept_layers']
+           'is_whole', 'holds_all', 'kept_layers']
 
 # %% ../../nbs/60_browser.views.ipynb #90c8e1e3
 import math
@@ -405,6 +405,14 @@ def is_whole(
 ) -> bool:
     "Does the extent show the whole scene, as a page does at first?"
     return bounds == fit(run.bounds, run.kx)
+
+# %% ../../nbs/60_browser.views.ipynb #f3779067
+def holds_all(
+    run:RunFolder, # of `open_run`
+    view:View,     # of one of its rasters
+) -> bool:
+    "Does a view hold the whole scene?"
+    return np.allclose(view.bounds, run.bounds, rtol=1e-12, atol=0)
 
 # %% ../../nbs/60_browser.views.ipynb #34c59c43
 def kept_layers(
