@@ -101,7 +101,7 @@ def fit_place(
     return dict(logit=MIDDLES.tolist(), step=(rising - MIDDLES).tolist())
 
 # %% ../../nbs/33_mapping.place.ipynb #b390b90e
-PLACE_THRESHOLD = .25 # where polygons start at the lowest, if probabilities follow the place
+PLACE_THRESHOLD = .2 # where polygons start at the lowest, if probabilities follow the place
 ALL_CHANGED = .5 # share above the 95 % quantile of the null pairs, from which the whole scene changed
 
 # %% ../../nbs/33_mapping.place.ipynb #2ffd1069
