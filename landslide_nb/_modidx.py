@@ -444,8 +444,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'landslide_nb.archive.plan._share': ('archive.plan.html#_share', 'landslide_nb/archive/plan.py'),
                                            'landslide_nb.archive.plan._sides_text': ( 'archive.plan.html#_sides_text',
                                                                                       'landslide_nb/archive/plan.py'),
-                                           'landslide_nb.archive.plan.anniversary': ( 'archive.plan.html#anniversary',
-                                                                                      'landslide_nb/archive/plan.py'),
                                            'landslide_nb.archive.plan.archive_of': ( 'archive.plan.html#archive_of',
                                                                                      'landslide_nb/archive/plan.py'),
                                            'landslide_nb.archive.plan.best_first': ( 'archive.plan.html#best_first',

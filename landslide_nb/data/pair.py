@@ -10,7 +10,6 @@ __all__ = ['BEFORES', 'AVERAGES', 'CUBE_LAYERS', 'STDS', 'PAIR_UNITS', 'usable_p
 
 # %% ../../nbs/14_data.pair.ipynb #8f502f84
 from collections.abc import Callable, Sequence
-from datetime import date
 
 import dask
 import dask.array as da
@@ -148,33 +147,25 @@ def _no_usable_pass(cube:xr.Dataset, event:Event, usable:np.ndarray, missing:str
 # %% ../../nbs/14_data.pair.ipynb #0b597dda
 BEFORES = ('last', 'season', 'both') # which passes make the image before
 
-# %% ../../nbs/14_data.pair.ipynb #cb278aa7
-def _days(
-    cube:xr.Dataset,
-    passes:list[int], # positions along time
-) -> list[str]:       # YYYY-MM-DD
-    "The days of some passes"
-    return pd.DatetimeIndex(cube.time.values[passes]).strftime('%Y-%m-%d').tolist()
-
-# %% ../../nbs/14_data.pair.ipynb #10683261
-def _no_season(cube:xr.Dataset, pre:list[int], event:Event) -> CubeError:
-    "The error of a cube without passes of the same season"
-    name = cube.attrs.get('source', 'The cube')
-    first = _days(cube, pre[:1])[0]
-    return CubeError(f"{name} has no usable pass of the track within {SEASON.days} days of {event.start[5:]} in any of the three "
-                     f"years before {event.start} (its first is of {first}); take the last passes, or bring earlier ones.")
-
-# %% ../../nbs/14_data.pair.ipynb #d2c48ce9
+# %% ../../nbs/14_data.pair.ipynb #ccb9488c
 def season_before(
     cube:xr.Dataset, # canonical cube
     pre:list[int],   # positions of passes, in order of time
     day:str,         # of an event, YYYY-MM-DD
 ) -> list[int]:      # positions, in order of time; [] without any
     "Those of some passes that are of the same season of earlier years as a day"
-    days = [date.fromisoformat(one) for one in _days(cube, pre)]
-    return [pre[k] for k in season_passes(days, date.fromisoformat(day))]
+    days = cube.time.values[pre].astype('datetime64[D]').tolist()
+    return [pre[k] for k in season_passes(days, np.datetime64(day).item())]
 
-# %% ../../nbs/14_data.pair.ipynb #9c03c024
+# %% ../../nbs/14_data.pair.ipynb #d3507a62
+def _no_season(cube:xr.Dataset, pre:list[int], event:Event) -> CubeError:
+    "The error of a cube without passes of the same season"
+    name = cube.attrs.get('source', 'The cube')
+    first = str(cube.time.values[pre[0]])[:10]
+    return CubeError(f"{name} has no usable pass within {SEASON.days} days of {event.start} in any of the three years before "
+                     f"(its first of the track is of {first}); take the last passes, or bring earlier ones.")
+
+# %% ../../nbs/14_data.pair.ipynb #54827661
 def passes_before(
     cube:xr.Dataset,    # canonical cube
     pre:list[int],      # positions of the usable passes of a track before the event, in order of time
@@ -442,6 +433,14 @@ def _two_moments(
     "Average the passes on each side"
     pre, post = (average_db([power[k] for k in side], average) for side in sides)
     return xr.concat([pre, post - np.float32(offset)], 'moment')
+
+# %% ../../nbs/14_data.pair.ipynb #cb278aa7
+def _days(
+    cube:xr.Dataset,
+    passes:list[int], # positions along time
+) -> list[str]:       # YYYY-MM-DD
+    "The days of some passes"
+    return pd.DatetimeIndex(cube.time.values[passes]).strftime('%Y-%m-%d').tolist()
 
 # %% ../../nbs/14_data.pair.ipynb #2757fc5f
 def _provenance(cube:xr.Dataset, event:Event, orbit:str, pre:list[int], post:list[int]) -> dict:
