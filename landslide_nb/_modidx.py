@@ -5179,6 +5179,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'landslide_nb/weights/adapt.py'),
                                             'landslide_nb.weights.adapt._known_here': ( 'weights.adapt.html#_known_here',
                                                                                         'landslide_nb/weights/adapt.py'),
+                                            'landslide_nb.weights.adapt._no_null_pair': ( 'weights.adapt.html#_no_null_pair',
+                                                                                          'landslide_nb/weights/adapt.py'),
                                             'landslide_nb.weights.adapt._save_scenes': ( 'weights.adapt.html#_save_scenes',
                                                                                          'landslide_nb/weights/adapt.py'),
                                             'landslide_nb.weights.adapt._trained_on': ( 'weights.adapt.html#_trained_on',

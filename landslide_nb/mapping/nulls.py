@@ -41,7 +41,8 @@ def season_splits(
     after:list[int],  # positions of its passes after, or of as many as a null pair can have
 ) -> list[tuple[list, list]]: # (positions before, positions after), the latest last
     "The passes of every null pair of a pair that looks back at the season"
-    n_last, n_post, days = 0, len(after), cube.time.values.astype('datetime64[D]')
+    days = cube.time.values.astype('datetime64[D]')
+    n_last, n_post = 0, len(after)
     if pair.before == 'both': n_last = len(pair.passes_pre) - len(season_before(cube, before, pair.event_start))
     longest = LONGEST*pass_stretch(cube, before[-1:], after)
     splits = []

@@ -424,7 +424,8 @@ def map_attrs(
 ) -> dict:           # event_*, passes_*, before, orbit, track, unseen_steep_share, average, balance_db, source: those it has
     "What a run folder keeps of how its pair was made"
     names = ('before', 'orbit', 'track', 'unseen_steep_share', 'average', 'balance_db', 'source')
-    return {key: value for key, value in pair.attrs.items() if key.startswith(('event_', 'passes_')) or key in names}
+    def is_kept(key): return key.startswith(('event_', 'passes_')) or key in names
+    return {key: value for key, value in pair.attrs.items() if is_kept(key)}
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #224b1283
 def threshold_of(
