@@ -29,7 +29,7 @@ from landslide_nb.data.simulate import simulate_archive
 from landslide_nb.learn.calibration import FALSE_ALARMS
 from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import load_model
-from landslide_nb.mapping.nulls import null_pairs
+from landslide_nb.mapping.nulls import MOST_PAIRS, null_pair, null_pairs, null_passes
 from landslide_nb.mapping.scene import predict_scene
 from landslide_nb.weights.base import random_region
 
@@ -56,13 +56,25 @@ def pairs_of(cube, event):
 
 def share(scores, threshold): return float((scores[np.isfinite(scores)] >= threshold).mean())
 
+def worst_reached(own, nulls):
+    "(threshold, number of null pairs): the model's own, raised until two in a thousand pixels of the worst null pair are left"
+    return max([own, *(float(np.nanquantile(null, 1 - FALSE_ALARMS)) for null in nulls)]), len(nulls)
+
+def both_null_pairs(cube, pairs):
+    "Null pairs of a cube of one track: against the last passes, and against those of the season"
+    last, season = pairs['last'], pairs['season']
+    splits = null_passes(cube, season)
+    spread = {round(k) for k in np.linspace(0, len(splits) - 1, MOST_PAIRS)} if splits else ()
+    for before, after in (splits[k] for k in sorted(spread)):
+        just_before = [k for k in range(after[0] - len(last.passes_pre), after[0]) if k >= 0]
+        yield null_pair(cube, last, just_before, after), null_pair(cube, season, before, after)
+
 def settled(model, cube, pairs, own):
-    "{rule: threshold of the place}: the model's own, raised until two in a thousand pixels of the worst null pair are left"
-    found = {}
-    for rule, pair in pairs.items():
-        nulls = [predict_scene(null, *model, progress=False).values for null in null_pairs(cube, pair)]
-        found[rule] = max([own, *(float(np.nanquantile(null, 1 - FALSE_ALARMS)) for null in nulls)]), len(nulls)
-    return found | dict(least=(own, 0))
+    "{rule: (threshold of the place, number of null pairs)}"
+    def prob(pair): return predict_scene(pair, *model, progress=False).values
+    found = {rule: worst_reached(own, [prob(null) for null in null_pairs(cube, pair)]) for rule, pair in pairs.items()}
+    lower = [np.minimum(*map(prob, nulls)) for nulls in both_null_pairs(cube, pairs)]
+    return found | dict(least=worst_reached(own, lower))
 
 def rows_of(key, model, cube, quiet, events):
     "A row a rule and scorer; `events`: ({rule: pair with landslides}, truth) of each"
