@@ -109,7 +109,7 @@ def map_several(
     tracks = asked_tracks(cube, event, args.track)
     after = pass_days(cube, tracks, event.end)
     model = model[0], with_command(model[1], args, cube, tracks, after)
-    metrics = map_tracks(cube, model, args.out, event, tracks, args.passes, **options)
+    metrics = map_tracks(cube, model, args.out, event, tracks, args.passes, args.before or 'last', **options)
     for name, text in fused_facts(metrics).items(): say(f'{name}: {text}')
     say(map_summary(metrics, args.out))
 

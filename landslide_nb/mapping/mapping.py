@@ -94,10 +94,11 @@ def scene_pair(
     passes:int|None=3,         # passes averaged on each side; None: all
     orbit:str|None=None,       # ascending or descending; None: that of the track
     track:str|int|None=None,   # relative orbit; None: the one with most usable passes
+    before:str='last',         # last | season | both: which passes make the image before, see `make_pair`
 ) -> xr.Dataset:               # dims (moment, y, x), dB; with the cube's `dem` and `slope`, and `ratio_std`
     "The pair a model maps, with the terrain beside it, and the deviation before the event where passes suffice"
     extra = [name for name in channels if name not in ('vv', 'vh')]
-    pair = make_pair(cube, event, passes=passes, orbit=orbit, track=track, extra=extra)
+    pair = make_pair(cube, event, passes=passes, orbit=orbit, track=track, extra=extra, before=before)
     terrain = [name for name in ('dem', 'slope') if name in cube and name not in pair]
     pair = pair.assign({name: cube[name] for name in terrain})
     return described(with_ratio_std(pair, cube))
@@ -147,6 +148,7 @@ def map_cube(
     orbit:str|None=None,         # ascending or descending; None: that of the track
     crs:str|None=None,           # of a cube that has none, such as EPSG:32654
     track:str|int|None=None,     # relative orbit; None: the one with most usable passes
+    before:str='last',           # last | season | both: which passes make the image before, see `make_pair`
     **options,                   # of `map_pair`
 ) -> dict:                       # what metrics.json holds
     "Open a cube, pair it, map it, write the run folder"
@@ -154,6 +156,6 @@ def map_cube(
     net, meta = load_model(model)
     cube = located_cube(source, crs)
     options = with_settled_zones(options, cube)
-    pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit, track)
+    pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit, track, before)
     meta = settle_place(cube, pair, net, meta, progress=options.get('progress', True))
     return map_pair(pair, (net, meta), folder, **options)

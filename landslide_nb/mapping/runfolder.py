@@ -438,10 +438,11 @@ def write_layers(
 # %% ../../nbs/40_mapping.runfolder.ipynb #2bc3fd55
 def map_attrs(
     pair:xr.Dataset, # of `make_pair`
-) -> dict:           # event_*, passes_*, orbit, track, unseen_steep_share, average, balance_db, source: those it has
+) -> dict:           # event_*, passes_* and the names below: those it has
     "What a run folder keeps of how its pair was made"
-    names = ('orbit', 'track', 'unseen_steep_share', 'average', 'balance_db', 'source')
-    return {key: value for key, value in pair.attrs.items() if key.startswith(('event_', 'passes_')) or key in names}
+    names = ('before', 'orbit', 'track', 'unseen_steep_share', 'average', 'balance_db', 'source')
+    def is_kept(key): return key.startswith(('event_', 'passes_')) or key in names
+    return {key: value for key, value in pair.attrs.items() if is_kept(key)}
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #224b1283
 def threshold_of(

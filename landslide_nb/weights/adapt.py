@@ -64,6 +64,13 @@ class Place:
     def pixel(self) -> float: # size, m
         return pair_statistics(self.pair)['pixel size (m)']
 
+# %% ../../nbs/43_weights.adapt.ipynb #c85e27b2
+def _no_null_pair(place:Place) -> CubeError:
+    "The error of a place where no pair can be made as the given one"
+    few = f"fewer than two passes of the {place.pair.orbit} orbit before the event"
+    if 'before' in place.pair.attrs: few = "no pass before the event that can look back at the season as the pair does"
+    return CubeError(f"{place.name} has {few}, so no null pair; map it with the weights as they are.")
+
 # %% ../../nbs/43_weights.adapt.ipynb #914bd164
 def place_of(
     cube:xr.Dataset, # canonical cube
@@ -72,9 +79,7 @@ def place_of(
 ) -> Place:
     "A place with its null pairs; raises `CubeError` for too short a past"
     place = Place(cube, pair, null_passes(cube, pair, .5))
-    if not place.passes:
-        raise CubeError(f"{place.name} has fewer than two passes of the {pair.orbit} orbit before the event, "
-                        "so no null pair; map it with the weights as they are.")
+    if not place.passes: raise _no_null_pair(place)
     first, last = place.passes[0][0][0], place.passes[-1][1][-1]
     span = int((cube.time.values[last] - cube.time.values[first])/np.timedelta64(1, 'D'))
     if span < days:

@@ -406,6 +406,7 @@ def map_tracks(
     event:str|Event|tuple|None=None, # name, `Event` or (start, end); None: what the cube knows
     tracks:str|int|Sequence='all', # 'all', relative orbits such as '9,133', or orbit directions
     passes:int|None=3,           # passes averaged on each side; None: all
+    before:str='last',           # last | season | both: which passes make the image before, see `make_pair`
     **options,                   # of `map_pair`: tile, tta, fast, progress, min_area, cell, zones
 ) -> dict:                       # what metrics.json holds
     "Map several tracks and fuse them; continues where a killed mapping stopped; raises `CubeError` for a track that cannot be mapped"
@@ -416,7 +417,7 @@ def map_tracks(
     names = asked_tracks(cube, event, tracks)
     options = with_settled_zones(options, cube)
     channels = model[1]['input']['channels']
-    pairs = {name: scene_pair(cube, channels, event, passes, track=name) for name in names}
+    pairs = {name: scene_pair(cube, channels, event, passes, track=name, before=before) for name in names}
     if len(pairs) > 1:
         with only_mapping(folder): return map_each(cube, pairs, model, folder, options)
     (name, pair), = pairs.items()
