@@ -17,7 +17,7 @@ from landslide_nb.mapping.areas import landslide_polygons
 
 def smooth(shape, size, seed):
     noise = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), size)
-    return (noise/noise.std()).astype('float32')
+    return (noise/max(noise.std(), 1e-3)).astype('float32')
 
 def scene(shape, degrees=False, **layers):
     "A map of many blobs of all sizes, a part without data, and terrain on the same grid"

@@ -152,8 +152,8 @@ def open_cog(
     path:str|Path, # of `write_cog`
 ) -> xr.DataArray: # dims (band, y, x), lazy
     "Open a raster to be read in windows"
-    import rioxarray
-    return rioxarray.open_rasterio(path, chunks=dict(band=1, y=1024, x=1024), cache=False, lock=True)
+    import rioxarray # chunks are the blocks of the file: a window that reaches a little further reads little more
+    return rioxarray.open_rasterio(path, chunks=dict(band=-1, y=512, x=512), cache=False, lock=True)
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #2a4286fb
 def with_grid(
