@@ -300,17 +300,17 @@ def _extra_channel(
     return xr.concat([o.reset_coords(drop=True) for o in moments], 'moment').astype('float32')
 
 # %% ../../nbs/14_data.pair.ipynb #3cad7cb6
-def _window_changes(
+def _window_change(
     power:xr.DataArray,         # (time, y, x) linear power
     sides:tuple[list, list],    # positions of the passes before and after
     average:str,                # mean | median
-    windows:list,               # of (row slice, column slice), read at once: a block that two of them need is read once
+    window:tuple[slice, slice], # rows, columns
 ) -> np.ndarray:                # (n,) dB
-    "Change of the valid pixels of some windows"
+    "Change of the valid pixels of a window"
     averaged = average_of(average)
-    lazy = [[[power.data[k, *window] for k in side] for side in sides] for window in windows]
-    images = [[averaged(side) for side in both] for both in dask.compute(*lazy)]
-    change = np.concatenate([(to_db(post) - to_db(pre)).ravel() for pre, post in images])
+    lazy = [[power.data[k, *window] for k in side] for side in sides]
+    pre, post = dask.compute(*lazy)
+    change = to_db(averaged(post)) - to_db(averaged(pre))
     return change[np.isfinite(change)]
 
 # %% ../../nbs/14_data.pair.ipynb #444cfbf8
@@ -322,12 +322,12 @@ def scene_change(
 ) -> float:              # dB
     "Median change of a scene, from a spread sample of it; raises `CubeError` if no pixel is valid on both sides"
     shape = power.shape[1:]
-    def sample(windows): return _window_changes(power, (pre, post), average, windows)
+    def sample(windows): return np.concatenate([_window_change(power, (pre, post), average, w) for w in windows])
     change = sample(spread_windows(shape, step=2))
     if change.size < 10_000:
         every_nth = slice(None, None, max(1, int((shape[0]*shape[1]/1e6)**.5)))
         change = sample([(every_nth, every_nth)])
-    if not change.size: change = np.concatenate([sample([window]) for window in spread_windows(shape, 1024, None)])
+    if not change.size: change = sample(spread_windows(shape, 1024, None))
     if not change.size: raise CubeError("The passes before and after the event have no valid pixel in common.")
     return round(float(np.median(change)), 4)
 
