@@ -17,7 +17,7 @@ def test_demo_table_is_the_recorded_one():
     "benchmarks/demo.md is what `landslide-nb demo` printed"
     recorded = (root/'benchmarks'/'demo.md').read_text()
     table = [line for line in recorded.splitlines() if line.startswith('|')]
-    assert len(table) == 7 and all(line in readme for line in table)
+    assert len(table) == 8 and all(line in readme for line in table)
     seconds, memory = re.search(r'seconds: (\d+), peak memory: ([\d.]+) GB', recorded).groups()
     assert f'in {seconds} s, with {memory} GB' in readme
 
