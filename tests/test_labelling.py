@@ -6,7 +6,8 @@ import geopandas as gpd, numpy as np, pandas as pd, pytest, shapely
 from shapely.geometry import box
 from conftest import command, one_sentence
 from landslide_nb.labelling import labels as module
-from landslide_nb.labelling.labels import LABELS, WAITING, LabelError, chip_boxes, decide, label_image, make_labels, read_labels, save_decisions, sight_of, write_labels
+from landslide_nb.labelling.labels import LABELS, WAITING, LabelError, chip_boxes, decide, make_labels, read_labels, save_decisions, sight_of, write_labels
+from landslide_nb.labelling.ground import label_image
 from landslide_nb.testing import mock_landscape
 
 pair = mock_landscape((256, 384), 16)
