@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.suggest import EVENTS, TESTED, auprc, event_chips, interval, rows_of, some_rows
+from benchmarks.suggest import EVENTS, TESTED, auprc, both_ends, event_chips, interval, rows_of, some_rows
 
 LABELLED = 20 # chips, half of them with landslides
 TEACH = 15    # of them; the others check, with the same mistakes
@@ -76,20 +76,24 @@ def trial(name, level, seed, args):
     rows = draw_budget(chips, LABELLED, seed)
     drawn, kappa = as_drawn(chips, truth, rows, levels()[level], seed)
     learn = label_learner(drawn, dict(train=rows[:TEACH], valid=rows[TEACH:]), TurnPlan(args.model, seed=seed))
+    ends = both_ends(learn)
     fitted(learn, args.epochs, nothing_said)
-    return dict(facts, kappa=kappa, share=learn.keep_best.share, auprc=auprc(learn, chips, tested), seconds=round(time.time() - start, 1))
+    facts.update(kappa=kappa, share=learn.keep_best.share, auprc=auprc(learn, chips, tested))
+    learn.model.load_state_dict(ends[1])
+    return dict(facts, unchecked=auprc(learn, chips, tested), seconds=round(time.time() - start, 1))
 
-def table(folder, model):
+def table(folder, model, score):
     "Means over seeds and both events, and what each level costs against right labels, seed by seed"
     rows = [json.loads(p.read_text()) for p in (folder/'noise').glob(f'*-{Path(model).stem}.json')]
     found = pd.DataFrame(rows)
-    wide = found[found.level != 'no labels'].pivot_table('auprc', ['level', 'seed'], 'event').dropna()
+    wide = found[found.level != 'no labels'].pivot_table(score, ['level', 'seed'], 'event').dropna()
     lines = {'no labels': found[found.level == 'no labels'].set_index('event').auprc.round(3).to_dict()}
     for level in [o for o in levels() if o in wide.index]:
         some = wide.loc[level]
         less = (some - wide.loc['right']).mean(axis=1).dropna()
-        lines[level] = {**some.mean().round(3), 'both, less right labels': interval(less) if level != 'right' else '',
-                        'kappa with right labels': f"{found[found.level == level].kappa.mean():.2f}", 'seeds': len(less)}
+        of = found[found.level == level]
+        lines[level] = {**some.mean().round(3), 'both, less right outlines': interval(less) if level != 'right' else '',
+                        'kappa': f'{of.kappa.mean():.2f}', 'went nowhere': f'{(of.share == 0).mean():.0%}', 'seeds': len(less)}
     return rows_of(pd.DataFrame(lines).T.fillna('').rename_axis('outlines'))
 
 def main():
@@ -101,7 +105,10 @@ def main():
     p.add_argument('--levels', type=lambda s: s.split(','), default=list(levels()))
     p.add_argument('--table', action='store_true')
     args = p.parse_args()
-    if args.table: print(table(args.folder, args.model)); return
+    if args.table:
+        print('the weights that the checking chips choose:\n' + table(args.folder, args.model, 'auprc'))
+        print('\nthe weights after training, unchecked:\n' + table(args.folder, args.model, 'unchecked'))
+        return
     (args.folder/'noise').mkdir(parents=True, exist_ok=True)
     jobs = [(e, 'no labels', 0) for e in EVENTS]
     for some in (args.levels[:4], args.levels[4:]):

@@ -91,26 +91,32 @@ def choose(rule, chips, seen, n, seed):
     else: order = CHIP_RULES['random' if rule == 'anywhere' else rule](known(chips, seen, pool), n, (), rng)
     return pool[np.array(order)]
 
+def both_ends(learn):
+    "All weights before a training, and those after it once it is over"
+    from fastai.callback.core import Callback
+    from landslide_nb.learn.training import weights_of
+    ends = [weights_of(learn.model)]
+    class Ends(Callback):
+        order = learn.keep_best.order - 1 # before `KeepBlend` goes back
+        def after_fit(self): # also after each of its validations
+            if len(ends) == 1: ends.append(weights_of(self.model))
+    learn.add_cb(Ends())
+    return ends
+
 def train(chips, rows, seed, args, held=None):
     "Go on from the weights with some chips; the learner, and all weights before and after"
-    from fastai.callback.core import Callback
     from landslide_nb.data.chips import ChipStack
     from landslide_nb.learn.data import BatchPlan, NormalizePair, TruthBlock, chip_dls
     from landslide_nb.learn.finetune import continued_learner
     from landslide_nb.learn.models import read_header
-    from landslide_nb.learn.training import weights_of
     stack, spec = ChipStack(chips), read_header(args.model)['input']
     plan = BatchPlan(8, args.chips, None, True, seed)
     norm = NormalizePair(spec['stats'], spec['change'])
     held = some_rows(chips, 'valid', HELD) if held is None else held
     dls = chip_dls(stack, dict(train=rows, valid=held), TruthBlock(stack), norm, plan)
     learn = continued_learner(dls, args.model, lr=args.lr, seed=seed)
-    ends = [weights_of(learn.model)]
-    class Ends(Callback):
-        order = learn.keep_best.order - 1 # before `KeepBlend` goes back
-        def after_fit(self): # also after each of its validations
-            if len(ends) == 1: ends.append(weights_of(self.model))
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, cbs=Ends())
+    ends = both_ends(learn)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1)
     return learn, ends
 
 def as_a_turn(learn, ends, budget):
