@@ -87,12 +87,12 @@ def table(folder, model, score):
     rows = [json.loads(p.read_text()) for p in (folder/'noise').glob(f'*-{Path(model).stem}.json')]
     found = pd.DataFrame(rows)
     wide = found[found.level != 'no labels'].pivot_table(score, ['level', 'seed'], 'event').dropna()
-    lines = {'no labels': found[found.level == 'no labels'].set_index('event').auprc.round(3).to_dict()}
+    lines = {'no labels': found[found.level == 'no labels'].set_index('event').auprc[list(EVENTS)].round(3).to_dict()}
     for level in [o for o in levels() if o in wide.index]:
         some = wide.loc[level]
         less = (some - wide.loc['right']).mean(axis=1).dropna()
         of = found[found.level == level]
-        lines[level] = {**some.mean().round(3), 'both, less right outlines': interval(less) if level != 'right' else '',
+        lines[level] = {**some.mean()[list(EVENTS)].round(3), 'both, less right outlines': interval(less) if level != 'right' else '',
                         'kappa': f'{of.kappa.mean():.2f}', 'went nowhere': f'{(of.share == 0).mean():.0%}', 'seeds': len(less)}
     return rows_of(pd.DataFrame(lines).T.fillna('').rename_axis('outlines'))
 

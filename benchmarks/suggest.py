@@ -179,8 +179,7 @@ def per_seed(found, places, score):
     "Mean over places: rows (rule, seed), columns budgets"
     some = found[found.place.isin(places) & (found.budget > 0)]
     wide = some.pivot_table(score, ['rule', 'seed'], ['budget', 'place'])
-    full = wide.T.groupby('budget').agg(lambda o: o.mean() if len(o) == len(places) else np.nan).T
-    return full
+    return wide.T.groupby('budget').agg(lambda o: o.mean(skipna=False)).T # nan where a place is missing
 
 def chips_needed(curve, goal):
     "How many chips reach a score, on straight lines over the logarithm of the number; nan: none of them does"
