@@ -24,7 +24,7 @@ def levels():
 
 def truth_image(chips):
     "The masks of all chips as one image"
-    import rioxarray
+    import rioxarray # gives an image its CRS
     import xarray as xr
     table = chips.table
     side, height, width = chips.size, table.row.max() + chips.size, table.col.max() + chips.size
