@@ -284,7 +284,7 @@ HOOK = f"""() => {{
 }}"""
 
 def test_the_next_item_comes_at_once(chromium, server):
-    "A second and a half leaves room for a busy machine; `python -m benchmarks.review` measures .24 s of processor time for the next item, .23 s for a decision"
+    "A second and a half leaves room for a busy machine; `python -m benchmarks.review` measures .32 s for the next item and .36 s for a decision, server and browser on one processor"
     v = Reviewer(chromium, server, 'ida')
     v.page.evaluate(HOOK)
     for key in 'nnnnrrrr': v.press(key)
