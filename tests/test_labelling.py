@@ -6,7 +6,8 @@ import geopandas as gpd, numpy as np, pandas as pd, pytest, shapely
 from shapely.geometry import box
 from conftest import command, one_sentence
 from landslide_nb.labelling import labels as module
-from landslide_nb.labelling.labels import LABELS, WAITING, LabelError, chip_boxes, decide, label_image, make_labels, read_labels, save_decisions, sight_of, write_labels
+from landslide_nb.labelling.labels import LABELS, WAITING, LabelError, chip_boxes, decide, make_labels, read_labels, save_decisions, sight_of, write_labels
+from landslide_nb.labelling.ground import label_image
 from landslide_nb.testing import mock_landscape
 
 pair = mock_landscape((256, 384), 16)
@@ -202,4 +203,12 @@ def test_labels_that_cannot_be_used_are_one_sentence(place):
     fails('--event', 'demo_a', '--labels', 'slides.geojson', '--budget', '4', says='leave --budget out')
     gpd.read_file(place/'slides.geojson').to_crs(3857).translate(1e6).to_frame('geometry').to_file(place/'far.geojson')
     fails('--event', 'demo_a', '--labels', 'far.geojson', says='lie outside the scene')
+    boxes = gpd.read_file(place/'seen.geojson').assign(chip=['a', 'b'])
+    others = replace(ann, pre='2020-01-01', post='2020-01-13')
+    write_labels(decide(boxes, 'none', others), place/'later.gpkg')
+    fails('--event', 'demo_a', '--labels', 'later.gpkg', says='do not enclose the event')
+    write_labels(decide(boxes, 'none', sight_of({})), place/'free.gpkg')
+    fails('--event', 'demo_a', '--labels', 'free.gpkg', says='show no landslide')
+    (place/'half.gpkg').write_bytes((place/'free.gpkg').read_bytes()[:20_000])
+    fails('--event', 'demo_a', '--labels', 'half.gpkg', says='damaged or half-written')
     assert not (place/'x.safetensors').exists()

@@ -84,7 +84,8 @@ class ReviewTab(Tab):
 @patch
 def make_maps(self:ReviewTab):
     "The large map and the four small ones"
-    self.maps = Maps(self.run, square_around(shapely.box(*self.run.bounds), self.run), self.visit.session.dark)
+    session = self.visit.session
+    self.maps = Maps(self.run, square_around(shapely.box(*self.run.bounds), self.run), session.dark, session.users)
     self.layers = [layer for layer in VIEWS.values() if self.has(layer)]
     self.large, self.images = square_figure(self.maps, *self.layers)
     self.small = {layer: square_figure(self.maps, layer, scale=False)[0] for layer in self.layers}
@@ -263,6 +264,7 @@ def draw(self:ReviewTab):
     needs = set(self.layers)
     with self.visit.session.telling(): self.maps.read(self.at, needs, self.visit.controls.pol.value)
     self.maps.put(self.at, needs)
+    with self.visit.session.telling(): self.maps.put_users(self.at)
     frame = self.item.shape.exterior.coords if self.item.chip else np.zeros((0, 2))
     self.maps.lines['chosen'].data = dict(zip('xy', np.asarray(frame).T))
     self.outline()
@@ -285,7 +287,8 @@ def switch(self:ReviewTab):
     "The chosen layer on the large map"
     for layer, image in self.images.items(): image.visible = layer == VIEWS[self.background.value]
     shown = self.visit.controls.shown.value
-    for name, mark in self.maps.overlays: mark.visible = name != 'Mapped' or name in shown
+    boxed = {'Mapped', *(layer.name for layer in self.maps.users)}
+    for name, mark in self.maps.overlays: mark.visible = name not in boxed or name in shown
 
 # %% ../../nbs/68_browser.review.ipynb #fdb3b29a
 @patch

@@ -15,7 +15,8 @@ import pandas as pd
 import xarray as xr
 
 from ..data.grid import pixel_area
-from .labels import LabelError, Labels, chip_boxes, label_image
+from .labels import LabelError, Labels, chip_boxes
+from .ground import label_image
 from ..learn.metrics import StreamingAP, f1_iou, scores_at_counts
 
 # %% ../../nbs/48_labelling.agreement.ipynb #a69a6a76

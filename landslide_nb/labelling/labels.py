@@ -6,7 +6,7 @@
 __all__ = ['SHAPE_FIELDS', 'SEEN_FIELDS', 'LABEL_LAYERS', 'NUMBER_FIELDS', 'DECISIONS', 'CHIP_PX', 'LABELS', 'WAITING',
            'PATIENCE', 'LabelError', 'complete', 'no_shapes', 'Labels', 'make_labels', 'chip_name', 'scene_axes',
            'chip_boxes', 'Sight', 'sight_of', 'decide', 'label_file', 'write_labels', 'LockedError', 'snapshot',
-           'save_decisions', 'last_decisions', 'read_labels', 'label_image']
+           'save_decisions', 'last_decisions', 'touching', 'read_labels']
 
 # %% ../../nbs/45_labelling.labels.ipynb #ee12a8c9
 import os, sqlite3, struct, uuid, warnings
@@ -25,7 +25,7 @@ import shapely
 import xarray as xr
 
 from ..core import LandslideError, OutputError, hidden_beside, unwritable_said
-from ..data.grid import LABEL_ATTRS, grid_of, named_layer, rasterize_label, sure_enough
+from ..data.grid import grid_of, named_layer, sure_enough
 from ..mapping.areas import only_polygons
 
 # %% ../../nbs/45_labelling.labels.ipynb #3e6eeb1e
@@ -46,6 +46,7 @@ def _column(values:pd.Series|None, name:str, rows:pd.Index) -> pd.Series:
     if name not in NUMBER_FIELDS: return values.map(lambda o: '' if pd.isna(o) else str(o)).astype(object)
     return pd.to_numeric(values, errors='coerce').astype(NUMBER_FIELDS[name])
 
+# %% ../../nbs/45_labelling.labels.ipynb #d5833945
 def complete(
     table:gpd.GeoDataFrame, # some of the columns of a layer in any order, perhaps others too
     layer:str,              # of `LABEL_LAYERS`
@@ -57,6 +58,7 @@ def complete(
     extra = {name: table[name] for name in table.columns if name not in {*fields, table.geometry.name}}
     return gpd.GeoDataFrame({**fields, **extra}, geometry=table.geometry.values, crs=table.crs, index=table.index)
 
+# %% ../../nbs/45_labelling.labels.ipynb #0acf8ab2
 def _new_id(_=None) -> str: return str(uuid.uuid4())
 
 # %% ../../nbs/45_labelling.labels.ipynb #80abf7d1
@@ -94,6 +96,7 @@ class Labels:
     def reviewers(self) -> list[str]: # '' is nobody
         return sorted({name for table in self.tables.values() for name in table.reviewer})
 
+# %% ../../nbs/45_labelling.labels.ipynb #26496b67
 def make_labels(
     crs:object,       # of the shapes; None: not known
     said:Iterable[str]=(), # sentences
@@ -113,6 +116,7 @@ def chip_name(
     "What a chip is called"
     return f'r{row:05}_c{column:05}'
 
+# %% ../../nbs/45_labelling.labels.ipynb #dea73edd
 def scene_axes(
     scene:object, # a pair or map with dims (..., y, x); or a run as `open_run` describes it: crs, transform, shape
 ) -> xr.Dataset:  # coordinates y, x, a CRS and a transform; no data
@@ -124,6 +128,7 @@ def scene_axes(
     axes = dict(y=t.f + t.e*(np.arange(height) + .5), x=t.c + t.a*(np.arange(width) + .5))
     return grid_of(xr.Dataset(coords=axes), crs).rio.write_transform(t)
 
+# %% ../../nbs/45_labelling.labels.ipynb #c6148beb
 def chip_boxes(
     scene:object,  # anything `scene_axes` takes
     size:int=CHIP_PX, # side of a chip, pixels
@@ -207,6 +212,7 @@ _AS_LAYER = dict(driver='GPKG', geometry_type='MultiPolygon', promote_to_multi=T
 def _write_layers(labels, path):
     for layer, table in labels.tables.items(): pyogrio.write_dataframe(table, path, layer=layer, **_AS_LAYER)
 
+# %% ../../nbs/45_labelling.labels.ipynb #a38a260e
 def write_labels(
     labels:Labels,
     path:str|Path, # .gpkg, new
@@ -219,6 +225,7 @@ def write_labels(
             raise OutputError(f"{path} exists already; give another name, or add to it with save_decisions.")
     return path
 
+# %% ../../nbs/45_labelling.labels.ipynb #59e2de3b
 def _given_name(tmp:Path, path:Path) -> bool: # False: a file of this name came first
     "Give a file its name without taking it from another"
     try: os.link(tmp, path)
@@ -231,6 +238,7 @@ def _given_name(tmp:Path, path:Path) -> bool: # False: a file of this name came 
 # %% ../../nbs/45_labelling.labels.ipynb #8c483df0
 class LockedError(LabelError): "Another program keeps the labels"
 
+# %% ../../nbs/45_labelling.labels.ipynb #90a7e19b
 def _refusal(path:Path, e:sqlite3.Error) -> LabelError:
     "What a database means"
     text = ' '.join(str(e).split())[:80]
@@ -246,6 +254,7 @@ def _check(db):
     state = db.execute('PRAGMA quick_check(1)').fetchone()[0]
     if state != 'ok': raise sqlite3.DatabaseError(state)
 
+# %% ../../nbs/45_labelling.labels.ipynb #1236e595
 PATIENCE = 5. # seconds to wait for another program
 
 @contextmanager
@@ -258,6 +267,7 @@ def _database(path:Path) -> Iterator[sqlite3.Connection]:
             yield db
     except sqlite3.Error as e: raise _refusal(path, e) from e
 
+# %% ../../nbs/45_labelling.labels.ipynb #d35b71cf
 def snapshot(
     path:Path, # .gpkg
 ) -> bytes:    # a whole GeoPackage
@@ -278,9 +288,11 @@ def _packed(shape:shapely.Geometry, srs:int) -> bytes:
     bounds = struct.pack('<4d', *np.asarray(shape.bounds)[[0, 2, 1, 3]])
     return b'GP\x00\x03' + struct.pack('<i', srs) + bounds + shapely.to_wkb(shape, byte_order=1, output_dimension=2)
 
+# %% ../../nbs/45_labelling.labels.ipynb #735005d6
 def _unpacked(blob:bytes) -> shapely.Geometry:
     return shapely.from_wkb(blob[8 + _ENVELOPE[blob[3] >> 1 & 7]:])
 
+# %% ../../nbs/45_labelling.labels.ipynb #f5cc87f6
 def _teach_bounds(db:sqlite3.Connection) -> None:
     "Functions for the triggers of a GeoPackage"
     def bound(k): return lambda blob: _unpacked(blob).bounds[k]
@@ -307,15 +319,18 @@ def _add_columns(db, layer):
     for name in set(LABEL_LAYERS[layer]) - there:
         db.execute(f'ALTER TABLE "{layer}" ADD COLUMN "{name}" {"REAL" if name in NUMBER_FIELDS else "TEXT"}')
 
+# %% ../../nbs/45_labelling.labels.ipynb #74345981
 def _geometry(db, layer): # its column, quoted, and the number of its CRS
     query = 'SELECT column_name, srs_id FROM gpkg_geometry_columns WHERE table_name = ?'
     column, srs = db.execute(query, [layer]).fetchone()
     return '"{}"'.format(column.replace('"', '""')), srs
 
+# %% ../../nbs/45_labelling.labels.ipynb #725991bf
 def _plain(value:object) -> object: # as SQLite takes it
     if value is None or pd.isna(value): return None
     return value if isinstance(value, (str, float, int)) else value.item()
 
+# %% ../../nbs/45_labelling.labels.ipynb #fa7cf0c4
 def _add_rows(db, layer, table):
     "Insert rows of a layer; the file gives them their numbers"
     if not len(table): return
@@ -337,6 +352,7 @@ def _drop_older(db, labels):
     for layer in ('landslides', 'not_landslides'):
         db.executemany(f'DELETE FROM "{layer}" WHERE {who}', seen[['chip', 'reviewer']].values.tolist())
 
+# %% ../../nbs/45_labelling.labels.ipynb #f4913762
 def _drop_ids(db, ids):
     for layer in LABEL_LAYERS: db.executemany(f'DELETE FROM "{layer}" WHERE id = ?', [[o] for o in ids])
 
@@ -351,6 +367,7 @@ def _put(path, labels, remove=()):
         _drop_ids(db, [*remove, *(o for table in labels.tables.values() for o in table.id)])
         for layer, table in labels.tables.items(): _add_rows(db, layer, table)
 
+# %% ../../nbs/45_labelling.labels.ipynb #e5dfe88a
 def _complete_layers(path, crs):
     "Make a label file, or a layer of it that somebody removed"
     if not path.exists():
@@ -362,6 +379,7 @@ def _complete_layers(path, crs):
     for layer in LABEL_LAYERS.keys() - there:
         pyogrio.write_dataframe(no_shapes(layer, crs), path, layer=layer, append=True, **_AS_LAYER)
 
+# %% ../../nbs/45_labelling.labels.ipynb #805c9f04
 def _file_crs(path:Path) -> str|None: # not asked of GDAL, whose own SQLite would break our locks
     query = ("SELECT organization, organization_coordsys_id, definition FROM gpkg_spatial_ref_sys "
              "JOIN gpkg_geometry_columns USING (srs_id) WHERE table_name = 'seen' AND srs_id > 0")
@@ -396,6 +414,7 @@ def _bring_in(path, waiting):
     _put(path, found)
     with _changing(waiting) as db: _drop_ids(db, ids)
 
+# %% ../../nbs/45_labelling.labels.ipynb #f737e828
 def _read_layers(path):
     "The three layers of a label file"
     data = snapshot(path)
@@ -418,6 +437,7 @@ def last_decisions(
 # %% ../../nbs/45_labelling.labels.ipynb #403d5c2a
 def _plural(n:int, one:str, many:str='') -> str: return f"{n:,} {one if n == 1 else many or one + 's'}"
 
+# %% ../../nbs/45_labelling.labels.ipynb #2d2c75f1
 def _circles(table:gpd.GeoDataFrame, radius:float|None, name:str) -> tuple[gpd.GeoDataFrame, list]: # and sentences
     "Points as circles; raises `LabelError` for points without a radius"
     points = table.geom_type.isin(['Point', 'MultiPoint']).to_numpy()
@@ -441,6 +461,7 @@ def _repaired(table:gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame, list]: # and se
     if lost: said.append(f"{_plural(lost, 'shape')} without area were left out")
     return there.set_geometry(shapes)[good].reset_index(drop=True), said
 
+# %% ../../nbs/45_labelling.labels.ipynb #4dd737c8
 def _usable(table, radius, name):
     "Polygons that can be drawn, and sentences"
     if table.crs is None: raise LabelError(f"{name} has no CRS; set it with set_crs or ogr2ogr -a_srs.")
@@ -450,6 +471,7 @@ def _usable(table, radius, name):
         table, then = _repaired(table)
     return table, [*first, *then]
 
+# %% ../../nbs/45_labelling.labels.ipynb #b5e79264
 def _is_landslide(table:gpd.GeoDataFrame, classes:tuple|None, name:str) -> np.ndarray: # (n,) bool
     "Which shapes are landslides by their class; raises `LabelError` for a column that is not there"
     if classes is None: return np.ones(len(table), bool)
@@ -458,6 +480,7 @@ def _is_landslide(table:gpd.GeoDataFrame, classes:tuple|None, name:str) -> np.nd
     if column not in table: raise LabelError(f"{name} has no column {column!r}; its columns are {', '.join(map(str, table.columns))}.")
     return table[column].astype(str).isin(wanted).to_numpy()
 
+# %% ../../nbs/45_labelling.labels.ipynb #33d855a6
 def _from_table(table, name, confidence, radius, classes):
     "Labels from the shapes of somebody's file"
     table, said = _usable(table, radius, name)
@@ -472,17 +495,23 @@ def _from_table(table, name, confidence, radius, classes):
     return make_labels(table.crs, said, landslides=table[slides], not_landslides=table[~slides])
 
 # %% ../../nbs/45_labelling.labels.ipynb #62b5aa06
-def _touched(table, others): # (n,) bool: which shapes touch one of the others
+def touching(
+    table:gpd.GeoDataFrame,  # n shapes
+    others:gpd.GeoDataFrame, # in the same CRS
+) -> np.ndarray:             # (n,) bool
+    "Which shapes touch one of the others"
     return np.isin(np.arange(len(table)), table.sindex.query(others.geometry, predicate='intersects')[1])
 
+# %% ../../nbs/45_labelling.labels.ipynb #98c19d48
 def _with_seen(labels, source):
     "Labels with the extent that was looked at"
     extent, said = _usable(named_layer(source), None, str(source)[:80])
     extent = extent.to_crs(labels.crs)
-    word = np.where(_touched(extent, labels.landslides), 'landslide', 'none')
+    word = np.where(touching(extent, labels.landslides), 'landslide', 'none')
     seen = gpd.GeoDataFrame(dict(decision=word), geometry=extent.geometry.values, crs=extent.crs)
     return replace(labels, seen=complete(seen, 'seen'), said=(*labels.said, f"{_plural(len(seen), 'extent')} looked at", *said))
 
+# %% ../../nbs/45_labelling.labels.ipynb #2f30aba1
 def _is_own(path:Path) -> bool: # a label file of this package, perhaps damaged
     "Whether a file has the layers of `LABEL_LAYERS`; raises `LabelError` for a locked or damaged GeoPackage"
     if path.name == LABELS: return True
@@ -491,6 +520,7 @@ def _is_own(path:Path) -> bool: # a label file of this package, perhaps damaged
     with _database(path) as db: names = {name for name, in db.execute('SELECT name FROM sqlite_master')}
     return 'seen' in names
 
+# %% ../../nbs/45_labelling.labels.ipynb #0982eff3
 def _read_own(path, radius):
     "The labels of a run, with decisions that wait, and one sentence about them"
     if path.name == LABELS:
@@ -503,6 +533,7 @@ def _read_own(path, radius):
     labels = make_labels(found.crs, **tables)
     return replace(labels, said=(_counted(labels, path.name), *said, *_both_ways(labels.seen)))
 
+# %% ../../nbs/45_labelling.labels.ipynb #b5262568
 def _counted(labels:Labels, name:str) -> str:
     "How much a label file holds"
     seen = last_decisions(labels.seen)
@@ -511,6 +542,7 @@ def _counted(labels:Labels, name:str) -> str:
     outlines = _plural(len(labels.landslides), 'outline')
     return f"{name}: {_plural(len(seen), 'extent')} looked at by {who} ({of}), {outlines} of landslides, {len(labels.not_landslides)} of what is none"
 
+# %% ../../nbs/45_labelling.labels.ipynb #2ec9b586
 def _both_ways(seen:gpd.GeoDataFrame) -> list: # of sentences
     "The chips about which people contradict each other"
     last = last_decisions(seen[(seen.chip != '') & (seen.decision != 'unsure')])
@@ -519,6 +551,7 @@ def _both_ways(seen:gpd.GeoDataFrame) -> list: # of sentences
     if not chips: return []
     return [f"{_plural(len(chips), 'chip')} marked both ways by different people ({', '.join(chips[:3])}): where they contradict each other counts nowhere"]
 
+# %% ../../nbs/45_labelling.labels.ipynb #0e0a4c5d
 def read_labels(
     path:str|Path, # a run folder, a label file of it, or any vector file, perhaps as `file|layername=layer`
     crs:object=None, # to bring them to; None: as they are
@@ -535,65 +568,3 @@ def read_labels(
         return _read_own(file, radius).to_crs(crs)
     labels = _from_table(named_layer(path), file.name, confidence, radius, landslide_classes)
     return (labels if seen is None else _with_seen(labels, seen)).to_crs(crs)
-
-# %% ../../nbs/45_labelling.labels.ipynb #41f3cac3
-def label_image(
-    labels:Labels, # of `read_labels`
-    scene:object, # anything `scene_axes` takes, with a CRS
-) -> xr.DataArray: # (y, x) uint8: 1 landslide, 0 looked at and none, 255 not known
-    "What people saw on a grid"
-    axes = scene_axes(scene)
-    labels = labels.to_crs(axes.rio.crs)
-    lookers = _lookers(labels)
-    images = [_image_of(labels, name, lookers, axes) for name in lookers]
-    found = _joined_images(images, (axes.sizes['y'], axes.sizes['x']))
-    coords = {'y': axes.y, 'x': axes.x, 'spatial_ref': axes.spatial_ref}
-    return xr.DataArray(found, coords, ('y', 'x'), 'landslides', LABEL_ATTRS)
-
-# %% ../../nbs/45_labelling.labels.ipynb #659706de
-def _lookers(labels):
-    "Everybody who looked at something; nobody in particular where nothing says what was looked at"
-    return sorted(set(labels.seen.reviewer)) or ['']
-
-def _outlines_of(table, reviewer, lookers):
-    "The outlines of one person, with those of everybody who is no looker, such as what was added in a GIS"
-    return table[(table.reviewer == reviewer) | ~table.reviewer.isin(lookers)]
-
-def _joined_images(images:list, shape:tuple) -> np.ndarray: # (y, x) uint8
-    "One image of several: where they contradict each other nothing is known"
-    one, none = np.zeros(shape, bool), np.zeros(shape, bool)
-    for image in images:
-        one |= image == 1
-        none |= image == 0
-    return np.where(one != none, one, 255).astype('uint8')
-
-def _painted(shapes:gpd.GeoSeries, axes:xr.Dataset) -> np.ndarray: # (y, x) bool
-    "The pixels of some polygons; small ones keep the pixels they cover most"
-    shape = axes.sizes['y'], axes.sizes['x']
-    on_it = shapes[shapes.intersects(shapely.box(*axes.rio.bounds())) & (shapes.area > 0)]
-    if not len(on_it): return np.zeros(shape, bool)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        return rasterize_label(axes, on_it).values == 1
-
-def _image_of(labels:Labels, reviewer:str, lookers:list, axes:xr.Dataset) -> np.ndarray: # (y, x) uint8
-    "What one person saw"
-    seen = last_decisions(labels.seen[labels.seen.reviewer == reviewer])
-    slides, others = (_outlines_of(table, reviewer, lookers) for table in (labels.landslides, labels.not_landslides))
-    sure = _sure(slides)
-    vague = _vague(seen, slides[sure])
-    image = np.full((axes.sizes['y'], axes.sizes['x']), 255, 'uint8')
-    image[_painted(seen.geometry, axes)] = 0
-    image[_painted(seen.geometry[vague], axes)] = 255
-    drawn = [(others[_sure(others)], 0), (others[~_sure(others)], 255), (slides[~sure], 255), (slides[sure], 1)]
-    for table, value in drawn: image[_painted(table.geometry, axes)] = value
-    if len(seen): image[~_painted(seen.geometry, axes) & (image == 1)] = 255
-    return image
-
-# %% ../../nbs/45_labelling.labels.ipynb #6896e38d
-def _sure(table): return (table.sure != 'unsure').to_numpy()
-
-def _vague(seen, slides):
-    "Chips of which one knows that they hold a landslide but not where, or not even that"
-    unsure = (seen.decision == 'unsure').to_numpy() | ~_sure(seen)
-    return unsure | ((seen.decision == 'landslide').to_numpy() & ~_touched(seen, slides))

@@ -21,7 +21,8 @@ import pandas as pd
 import xarray as xr
 
 from ..mapping.areas import settle_zones, zone_columns, zone_sums
-from .labels import LabelError, Labels, chip_boxes, label_image
+from .labels import LabelError, Labels, chip_boxes
+from .ground import label_image
 from .suggest import chips_of_map, expected_areas, pixel_areas, run_probability
 
 if TYPE_CHECKING: from geopandas import GeoDataFrame # loaded when it is needed

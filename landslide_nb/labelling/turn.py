@@ -26,7 +26,8 @@ import landslide_nb
 from ..core import Event, LandslideError
 from ..data.average import RATIO_STD
 from ..data.chips import ChipSet, ChipStack, make_chips
-from .labels import CHIP_PX, LabelError, Labels, label_image, read_labels, scene_axes, write_labels
+from .labels import CHIP_PX, LabelError, Labels, read_labels, scene_axes, write_labels
+from .ground import label_image
 from ..mapping.runfolder import hidden_folder, new_run_folder, open_cog
 
 if TYPE_CHECKING: # fastai is loaded where something is trained
