@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEIGHBOURS', 'MASK', 'number_regions', 'PartPixels', 'part_pixels', 'part_sums', 'position_sums', 'terrain_layer',
-           'height_gradient', 'slope_of', 'known_sums', 'terrain_sums', 'touching', 'Seams', 'add_window',
+           'height_gradient', 'slope_of', 'known_sums', 'terrain_sums', 'linked', 'Seams', 'add_window',
            'regions_of_parts', 'join_parts', 'elongations', 'known_mean', 'region_table', 'PixelSizes',
            'measure_pixels', 'measure_parts', 'outlines', 'first_pixels', 'find_regions', 'to_coordinates']
 
@@ -159,7 +159,7 @@ def terrain_sums(
     return sums | known_sums(pixels, southward=southward, eastward=eastward)
 
 # %% ../../nbs/33c_mapping.regions.ipynb #512db73b
-def touching(
+def linked(
     one:np.ndarray,   # (n,) parts along a side of a seam, from 1 on, 0 = none
     other:np.ndarray, # (n,) along the other side
 ) -> np.ndarray:      # (m, 2) parts that touch
@@ -190,8 +190,8 @@ def add_window(
     ids = np.where(numbers > 0, numbers + seams.parts, 0)
     left, right = window['x'].start, window['x'].stop
     if left == 0: seams.above, seams.below = seams.below, np.zeros(seams.width + 2, int)
-    else: seams.links.append(touching(seams.right, ids[:, 0]))
-    seams.links.append(touching(seams.above[left:right + 2], np.pad(ids[0], 1)))
+    else: seams.links.append(linked(seams.right, ids[:, 0]))
+    seams.links.append(linked(seams.above[left:right + 2], np.pad(ids[0], 1)))
     seams.below[left + 1:right + 1] = ids[-1]
     seams.right = ids[:, -1]
     seams.parts += int(numbers.max(initial=0))
