@@ -144,8 +144,8 @@ def run_bands(
     path = Path(getattr(run, 'folder', run))/'pair.tif'
     if not path.is_file(): return []
     bands = open_cog(path).drop_vars('band')
-    half = bands.sizes['band']//2
-    return [*bands[:half], *(bands[half:] - bands[:half])]
+    before, after = bands[:2], bands[2:4] # a fifth may follow
+    return [*before, *(after - before)]
 
 # %% ../../nbs/46_labelling.suggest.ipynb #6b988972
 def outlook(
