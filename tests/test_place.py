@@ -55,7 +55,7 @@ def test_no_more_pixels_are_false_than_stated_by_hand():
         stated.append(1 - recalibrate(expit(own[found]), curve).mean())
         real.append(1 - found[:500 + 200*seed].sum()/found.sum())
     assert (np.array(stated) >= real).all()
-    assert max(stated) < .5
+    assert max(stated) < .6
 
 def test_in_a_restless_place_hardly_anything_is_found():
     "Scores that the model alone would outline, and that every null pair has as well"
