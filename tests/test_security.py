@@ -149,7 +149,7 @@ def test_a_notebook_of_this_machine_can(chromium, runs):
 
 # how many, and how much
 
-GONE = 16 # seconds after which the server has thrown away the session of somebody who left
+GONE = 28 # seconds after which the server has thrown away the session of somebody who left
 
 def is_let_in(chromium, address):
     "Is somebody who comes now shown a run?"
