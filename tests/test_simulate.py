@@ -7,7 +7,7 @@ import pytest
 from landslide_nb.data.landscape import REGIONS
 from landslide_nb.data.simulate import simulate_event
 from landslide_nb.realism import exceedance, point_windows, regions_windows, steps, variation
-from landslide_nb.weights.base import random_cube, random_pair, random_region
+from landslide_nb.weights.base import MUCH_AT_ONCE, random_cube, random_pair, random_region
 
 # pixels [1:3, 5::40, 7::80] of the second and third of four descending passes, linear power, and all landslide pixels
 PIXELS = {
@@ -35,7 +35,11 @@ def test_embedded_events_keep_their_pixels(region, seed):
 
 def test_embedded_regions_change_at_the_event_only():
     assert not any(region.any_time for region in REGIONS.values())
-    assert all(random_region(seed).any_time for seed in range(20))
+    assert np.isclose(np.mean([not random_region(seed).any_time for seed in range(400)]), MUCH_AT_ONCE, atol=.08)
+
+def usual(seeds):
+    "Those of random regions where not much is felled and harvested at once"
+    return [seed for seed in seeds if random_region(seed).any_time]
 
 @pytest.mark.parametrize('passes', [(9, 1), (1, 3), 2])
 def test_passes_before_and_after(passes):
@@ -55,7 +59,7 @@ def test_a_random_pair_is_made_of_the_random_cube():
 def test_null_pairs_of_random_regions_tell_what_the_event_shows():
     """As often outside landslides as null pairs say, on average over regions.
     With all change at the event, as the embedded regions have it, the median of such regions was 8.8."""
-    found = [exceedance(seed, 96) for seed in range(7100, 7130)]
+    found = [exceedance(seed, 96) for seed in usual(range(7100, 7150))]
     assert .2 < np.nanmedian(found) < 1.5
     assert .3 < np.nanmean(found) < 3
 
@@ -68,7 +72,7 @@ def test_ground_that_changes_at_the_event_only_is_found_out(monkeypatch):
 def test_random_regions_vary_as_real_series_do(shared):
     import pandas as pd
     real = variation(point_windows(pd.read_parquet(shared/'opera_point_series.parquet'))[0])
-    windows, _ = regions_windows(range(5200, 5240), pixel=30., enl=9., speckle_tap=.05)
+    windows, _ = regions_windows(usual(range(5200, 5267)), pixel=30., enl=9., speckle_tap=.05)
     ratio = variation(windows)/real
     assert ratio[['deviation, dB', 'step, dB']].between(.5, 1.6).all(), ratio
     apart = (variation(windows) - real)['memory'].abs()
