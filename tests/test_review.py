@@ -3,6 +3,7 @@ import time
 
 import numpy as np
 import pytest
+from benchmarks.review import HOOK, LARGE
 from conftest import CHROMIUM, NO_CHROMIUM
 from test_app import Visitor, likely, serving
 
@@ -27,7 +28,6 @@ def server(folder):
     with serving(folder, folder.parent/'server.log', BRIEF) as url: yield url
 
 MODELS = '[...Bokeh.documents[0]._all_models.values()]'
-LARGE = f"{MODELS}.filter(m => m.type == 'Plot' && m.toolbar.tools.some(t => t.type == 'FreehandDrawTool'))[0]"
 STATUS = """() => {
   const walk = root => {
     for (const e of root.querySelectorAll('*')) {
@@ -271,17 +271,6 @@ def test_two_reviewers_see_each_other(chromium, server, folder):
     assert 'gina: none' in one.status()
     assert one.bad == two.bad == []
     for v in (one, two): v.close()
-
-HOOK = f"""() => {{
-  const image = {LARGE}.renderers.filter(r => r.glyph.type == 'Image' && r.visible)[0]
-  window.took = []
-  let start = null
-  document.addEventListener('keydown', () => start = performance.now(), true)
-  image.data_source.properties.data.change.connect(() => requestAnimationFrame(() => requestAnimationFrame(() => {{
-    if (start != null) window.took.push(performance.now() - start)
-    start = null
-  }})))
-}}"""
 
 def test_the_next_item_comes_at_once(chromium, server):
     "A second and a half leaves room for a busy machine; `python -m benchmarks.review` measures .32 s for the next item and .36 s for a decision, server and browser on one processor"
