@@ -27,6 +27,7 @@ from ..core import CubeError, note, to_power
 from .dialects import CLEAN, SPACE_DIMS, canonical, guess_orbits, one_pass_a_day
 from .dialects import polarisation_of, read_dates
 from .grid import centre_lon_lat, write_grid
+from .units import refuse_unit, unit_of_file, unit_of_words
 from ..gaps import Gaps, with_file
 
 # %% ../../nbs/12_data.files.ipynb #784b6e6e
@@ -343,9 +344,11 @@ def _date_of(text:str) -> str: # '' if there is none
 # %% ../../nbs/12_data.files.ipynb #0bf9ce32
 def _layers_of(path:Path) -> list[dict]: # path, band (from 0), date, pol; '' and None where the names do not say
     "What the bands of a GeoTIFF are, by their names and that of the file"
+    refuse_unit(unit_of_file(path.name), str(path), 'its name')
     tif = _open_tif(path)
     written = np.ravel(np.asarray(tif.attrs.get('long_name', ''), dtype=object)).tolist()
     names = written if len(written) == tif.sizes['band'] else ['']*tif.sizes['band']
+    for o in names: refuse_unit(unit_of_words(o), f'band {o} of {path}', 'its name')
     alone = len(names) == 1
     layers = []
     for band, name in enumerate(map(str, names)):
