@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NO_DATA_NAMES', 'LIMITS', 'GAP_CODES', 'DECLARED', 'IMPOSSIBLE', 'NOTHING', 'STEEP', 'letters_of', 'declared_no_data',
-           'with_file', 'packing_of', 'unpack', 'NoData', 'Gaps', 'unseen_shares', 'unseen_text', 'unseen_of_map']
+           'with_file', 'packing_of', 'unpack', 'NoData', 'unbroken', 'Gaps', 'unseen_shares', 'unseen_text',
+           'unseen_of_map']
 
 # %% ../nbs/04_gaps.ipynb #fce6aef8
 import json
@@ -117,6 +118,16 @@ class NoData:
 # %% ../nbs/04_gaps.ipynb #f269d98e
 NOTHING = 1e-5 # linear power, -50 dB: what borders of unfiltered products hold; the noise of Sentinel-1 lies at -30 dB
 
+# %% ../nbs/04_gaps.ipynb #159f4fd7
+def unbroken(
+    zero:np.ndarray, # (..., y, x) bool
+) -> np.ndarray:     # same shape, bool
+    "Where zeros fill squares of 3 x 3 pixels"
+    if not zero.any(): return zero
+    from scipy.ndimage import binary_opening
+    square = np.ones((1,)*(zero.ndim - 2) + (3, 3), bool)
+    return binary_opening(zero, square)
+
 # %% ../nbs/04_gaps.ipynb #a3587955
 class Gaps:
     "Turns the gaps of VV or VH into NaN as blocks of it are read, and says each kind of them once"
@@ -144,6 +155,15 @@ class Gaps:
             if gone.size: self.say(why, f'{gone[0]:g}, {why},', gone.size, clean.size)
         return clean
 
+    def compare(self, clean:np.ndarray, partner:np.ndarray, dark:np.ndarray, whole:np.ndarray) -> None:
+        "Turn into NaN what is next to nothing, or one whole number, in both polarisations"
+        blank = dark & ((abs(partner) <= NOTHING) | np.isnan(partner))
+        filled = whole & (partner == clean)
+        if self.first:
+            self.say('zero', '0 like the other polarisation', int(blank.sum()), clean.size)
+            self.say('whole', f'{clean[filled][0] if filled.any() else 1:g} like the other polarisation', int(filled.sum()), clean.size)
+        clean[blank | filled] = np.nan
+
     def __call__(self,
         values:np.ndarray,       # unpacked
         other:Callable|None=None, # () -> the other polarisation, cleaned
@@ -151,11 +171,11 @@ class Gaps:
         "The values without their gaps"
         clean = self.clean(values)
         dark = abs(clean) <= NOTHING
-        if other is None or not dark.any(): return clean
-        partner = other()
-        blank = dark & ((abs(partner) <= NOTHING) | np.isnan(partner))
-        if self.first: self.say('zero', '0 like the other polarisation', int(blank.sum()), clean.size)
-        clean[blank] = np.nan
+        whole = (clean >= 1) & (clean == np.rint(clean))
+        if other is not None and (dark.any() or whole.any()): self.compare(clean, other(), dark, whole)
+        area = unbroken(dark & ~np.isnan(clean))
+        self.say('area', '0 over unbroken areas', int(area.sum()), clean.size)
+        clean[area] = np.nan
         return clean
 
 # %% ../nbs/04_gaps.ipynb #a176c65f
