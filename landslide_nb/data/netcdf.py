@@ -11,15 +11,15 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import RLock
 
 import numpy as np
 import xarray as xr
+from xarray.backends.locks import HDF5_LOCK, NETCDFC_LOCK, combine_locks
 
 from ..core import CubeError
 
 # %% ../../nbs/11b_data.netcdf.ipynb #319f677a
-NETCDF_LOCK = RLock() # who holds it may use netCDF-C and HDF5
+NETCDF_LOCK = combine_locks([NETCDFC_LOCK, HDF5_LOCK]) # who holds it may use netCDF-C and HDF5
 
 if hasattr(os, 'register_at_fork'):
     os.register_at_fork(before=NETCDF_LOCK.acquire, after_in_parent=NETCDF_LOCK.release, after_in_child=NETCDF_LOCK.release)
@@ -31,7 +31,8 @@ def opened(
 ) -> Iterator[xr.backends.NetCDF4DataStore]:
     "A netCDF file, open and nobody else's for a while"
     import netCDF4
-    with NETCDF_LOCK, netCDF4.Dataset(str(path)) as file: yield xr.backends.NetCDF4DataStore(file)
+    with NETCDF_LOCK, netCDF4.Dataset(str(path)) as file:
+        yield xr.backends.NetCDF4DataStore(file, lock=False) # the lock is held already
 
 # %% ../../nbs/11b_data.netcdf.ipynb #2ecb01f0
 def mark_of(
