@@ -2,6 +2,7 @@
 
 `fuzzing.py` says how to run more cases. The readers are tried with changes of valid files; bombs have tests of their own.
 """
+import functools
 import importlib
 import io
 import itertools
@@ -49,6 +50,11 @@ def exported(name):
     from landslide_nb._modidx import d
     module = next(m for m, symbols in d['syms'].items() if f'{m}.{name}' in symbols)
     return getattr(importlib.import_module(module), name)
+
+
+def once(monkeypatch, module, *names):
+    "Let functions read a file that no case changes only once"
+    for name in names: monkeypatch.setattr(f'{module}.{name}', functools.cache(getattr(importlib.import_module(module), name)))
 
 
 # cubes
@@ -282,7 +288,8 @@ def whole_results(folder):
     assert isinstance(results.spec, dict) and isinstance(results.code, str)
     assert len(results.trials) and results.settings and isinstance(results.event, str)
 
-def test_results_about(experiment):
+def test_results_about(experiment, monkeypatch):
+    once(monkeypatch, 'landslide_nb.study.analysis', '_read_tables')
     valid = json.loads((experiment/'spec.json').read_text())
     good = (experiment/'spec.json').read_bytes()
     def door(about):
@@ -328,11 +335,15 @@ def file_door(runs, name):
         finally: path.write_bytes(good)
     return door
 
-def test_run_metrics(runs):
+UNTOUCHED = ('read_layer', 'read_raster_header') # what reads the other files of a run folder
+
+def test_run_metrics(runs, monkeypatch):
+    once(monkeypatch, 'landslide_nb.browser.runs', *UNTOUCHED)
     valid = json.loads((runs/'one'/'metrics.json').read_text())
     campaign('metrics.json', odd_json(valid), file_door(runs, 'metrics.json'))
 
-def test_run_metrics_bytes(runs):
+def test_run_metrics_bytes(runs, monkeypatch):
+    once(monkeypatch, 'landslide_nb.browser.runs', *UNTOUCHED)
     campaign('metrics.json, bytes', spoiled((runs/'one'/'metrics.json').read_bytes()), file_door(runs, 'metrics.json'))
 
 def test_run_card(runs, monkeypatch):

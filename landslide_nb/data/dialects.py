@@ -23,8 +23,10 @@ from numpy.typing import ArrayLike
 from rasterio.crs import CRS
 
 from ..core import CubeError, DATE_WORDS, note, out_of_time, read_time
-from .grid import LABEL_ATTRS, centre_lon_lat, check_degrees, corners_to_centres, find_crs, grid_of
+from .clock import contradicted, odd_hours, solar_hours
+from .grid import LABEL_ATTRS, centre_lon_lat, check_axes, check_degrees, corners_to_centres, find_crs, grid_of
 from .grid import in_order, settle_crs, write_grid
+from .units import backscatter_names, check_unit, refuse_unit, unit_of_words
 from ..gaps import Gaps, LIMITS, declared_no_data, packing_of, unpack, with_file
 
 # %% ../../nbs/11_data.dialects.ipynb #13de4d6e
@@ -102,8 +104,7 @@ def guess_orbits(
     lon:float,      # degrees east
 ) -> np.ndarray:    # ascending | descending | unknown
     "Orbit directions from the local solar time of each pass; unknown where it is far from 6 h and 18 h"
-    time = pd.DatetimeIndex(time)
-    solar_hour = np.asarray(time.hour + time.minute/60 + lon/15) % 24
+    solar_hour = solar_hours(time, lon)
     evening = abs(solar_hour - 18) < 3
     morning = abs(solar_hour - 6) < 3
     return np.select([evening, morning], ['ascending', 'descending'], 'unknown').astype('<U10')
@@ -224,6 +225,16 @@ def _check_gaps(
     meaning = 'not mapped' if 0 in codes else 'no landslide, since the label has no zeros'
     if gaps: note(f"landslides holds {_some(gaps)}; they count as {meaning}.")
 
+# %% ../../nbs/11_data.dialects.ipynb #b4fcfeeb
+def _check_share(
+    codes:dict[float, int], # those that are no gaps: value -> pixels
+    of:int,                 # pixels of the label
+) -> None:
+    "Say if more than half of a scene would be landslide"
+    slides = sum(n for code, n in codes.items() if code not in (0, 255))
+    if of < 1000 or slides <= of/2: return
+    note(f"landslides covers {slides/of:.0%} of the label's pixels; if its 1 means stable ground, turn it round: 1 for landslides, 0 for none.")
+
 # %% ../../nbs/11_data.dialects.ipynb #f36c177b
 def _label_codes(
     label:xr.DataArray, # dims y, x and perhaps others, any number type
@@ -237,6 +248,7 @@ def _label_codes(
     codes = {code: n for code, n in counts.items() if not is_gap(code)}
     gaps = {code: n for code, n in counts.items() if is_gap(code)}
     _check_gaps(label, gaps, codes)
+    _check_share(codes, label.size)
     _check_codes(codes, label.attrs.get('flag_meanings') == LABEL_ATTRS['flag_meanings'])
     gap = label.isnull() | (label < 0) | (label >= LARGEST_CODE) | label.isin(declared)
     coded = xr.where(label == 255, 255, label > 0)
@@ -259,13 +271,15 @@ def clean_label(
 # %% ../../nbs/11_data.dialects.ipynb #6906706b
 DIM_NAMES = { # of a dialect -> of the cube
     'timestep': 'time',
+    't': 'time',
     'timepair': 'pair',
     'lat': 'y',
     'latitude': 'y',
     'lon': 'x',
     'longitude': 'x',
 }
-ORBIT_NAMES = ('orbit', 'sat:orbit_state', 'sat_orbit_state', 'orbit_state', 'orbit_direction')
+ORBIT_NAMES = ('orbit', 'sat:orbit_state', 'sat_orbit_state', 'orbit_state', 'orbit_direction', 'orbitProperties_pass', 'orbit_pass',
+               'flight_direction')
 LABEL_NAMES = ('landslides', 'landslide')
 SPACE_DIMS = ('y', 'x', 'lat', 'lon', 'latitude', 'longitude') # axes of the grid in any dialect
 
@@ -294,7 +308,9 @@ def _split_bands(ds:xr.Dataset) -> xr.Dataset:
     for name, var in ds.data_vars.items():
         dim = next((o for o in BAND_DIMS if o in var.dims), None)
         if dim is None: continue
-        found = {polarisation_of(o): k for k, o in enumerate(_band_labels(var, dim))}
+        labels = _band_labels(var, dim)
+        for o in labels: refuse_unit(unit_of_words(_as_text(o)), f'{_as_text(o)} in the dataset', 'its name')
+        found = {polarisation_of(o): k for k, o in enumerate(labels)}
         bands = {pol: var.isel({dim: k}, drop=True) for pol, k in found.items() if pol}
         if bands: ds = ds.drop_vars(name).assign({k: v.drop_vars(dim, errors='ignore') for k, v in bands.items()})
     return ds
@@ -328,6 +344,9 @@ def _rename(
     "Give dims and variables the names of the cube"
     ds = ds.rename({old: new for old, new in DIM_NAMES.items() if old in ds.dims or old in ds.coords})
     if {'VV', 'VH', 'MASK'} <= set(ds.data_vars): ds = ds.rename(MASK='landslides')
+    renamed = backscatter_names([o for o in ds.data_vars if 'time' in ds[o].dims])
+    if renamed: note(f"{', '.join(renamed)} are read as {', '.join(renamed.values())}.")
+    ds = ds.rename(renamed)
     capitals = [o for o in ds.data_vars if o != o.lower() and o.lower() not in ds.variables]
     return ds.rename({o: o.lower() for o in capitals})
 
@@ -351,6 +370,21 @@ def _written_orbits(
     said = ds[name].values if name else word
     return np.broadcast_to(read_orbits(said), ds.sizes['time'])
 
+# %% ../../nbs/11_data.dialects.ipynb #5a13e123
+def _by_clock(
+    ds:xr.Dataset,
+    orbit:np.ndarray,       # (time,) as the file says
+    has_clock:np.ndarray,   # (time,) bool: the label has a time of day
+    centre:tuple[float, float], # longitude, latitude
+    source:str|Path,
+) -> np.ndarray:            # (time,)
+    "Unknown directions from the time of day; says where it is odd or contradicts the file"
+    time = ds.time.values
+    seen = np.where(has_clock, guess_orbits(time, centre[0]), 'unknown')
+    for doubt in (odd_hours(time[has_clock], *centre), contradicted(orbit, seen)):
+        if doubt: note(f"{source or 'The dataset'}: {doubt}")
+    return np.where(orbit == 'unknown', seen, orbit)
+
 # %% ../../nbs/11_data.dialects.ipynb #78d086ee
 def _orbits(
     ds:xr.Dataset, # renamed, with datetimes and centres
@@ -361,10 +395,7 @@ def _orbits(
     orbit = _written_orbits(ds)
     time = ds.time.values
     has_clock = time != time.astype('datetime64[D]')
-    guessed = (orbit == 'unknown') & has_clock
-    if guessed.any() and crs is not None:
-        lon, _ = centre_lon_lat(grid_of(ds, crs))
-        orbit = np.where(guessed, guess_orbits(time, lon), orbit)
+    if has_clock.any() and crs is not None: orbit = _by_clock(ds, orbit, has_clock, centre_lon_lat(grid_of(ds, crs)), source)
     unknown = int((orbit == 'unknown').sum())
     if unknown:
         note(f"{source or 'The dataset'}: the orbit direction of {unknown} of {len(orbit)} passes is unknown, so ascending and descending passes "
@@ -396,6 +427,7 @@ def _passes(
     "Backscatter of the passes, lazy if it was"
     names = [o for o in ('vv', 'vh') if o in ds and 'time' in ds[o].dims]
     bands = {o: _one_layer(ds[o], ('time', 'y', 'x'), source) for o in names}
+    for o, band in bands.items(): check_unit(band.attrs, f"{o} in {source or 'the dataset'}")
     declared = {o: band.assign_attrs(with_file(band.attrs, ds.attrs)) for o, band in bands.items()}
     return _without_gaps(declared, source)
 
@@ -477,7 +509,7 @@ def _assemble(
 # %% ../../nbs/11_data.dialects.ipynb #2f206959
 OF_A_PASS = ('orbit', 'track', 'platform') # coordinates along time
 FRAMES_WITHIN = np.timedelta64(10, 'm')
-TRACK_NAMES = ('track', 'sat:relative_orbit', 'sat_relative_orbit', 'relative_orbit')
+TRACK_NAMES = ('track', 'sat:relative_orbit', 'sat_relative_orbit', 'relative_orbit', 'relativeOrbitNumber_start', 'pathNumber')
 
 # %% ../../nbs/11_data.dialects.ipynb #67daf623
 def _track_of(label:object) -> int|str: # relative orbit; a word stays one
@@ -556,6 +588,7 @@ def canonical(
     crs = settle_crs(find_crs(ds), crs, source)
     ds = _rename(_split_bands(ds))
     _require_axes(ds, source)
+    check_axes(ds, crs, source)
     ds = corners_to_centres(ds.assign_coords(time=read_dates(ds.time.values)), source)
     check_degrees(ds, crs, source)
     ds = ds.assign_coords(track=('time', _tracks(ds)), orbit=('time', _orbits(ds, crs, source)))

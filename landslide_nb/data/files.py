@@ -13,7 +13,7 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,6 +27,8 @@ from ..core import CubeError, note, to_power
 from .dialects import CLEAN, SPACE_DIMS, canonical, guess_orbits, one_pass_a_day
 from .dialects import polarisation_of, read_dates
 from .grid import centre_lon_lat, write_grid
+from .netcdf import open_netcdf
+from .units import refuse_unit, unit_of_file, unit_of_words
 from ..gaps import Gaps, with_file
 
 # %% ../../nbs/12_data.files.ipynb #784b6e6e
@@ -63,6 +65,7 @@ class DiskArray:
     def read(self, key:tuple) -> np.ndarray:
         "Values as they are on disk"
         try: return np.asarray(self.var[key])
+        except CubeError: raise
         except MemoryError as e:
             raise CubeError(f"Reading {self.where} takes more memory than there is; "
                             "store it in smaller chunks, or copy it again if it should not be that large.") from e
@@ -89,12 +92,11 @@ def disk_chunks(
     return {dim: min(var.sizes[dim], n*times) if dim in SPACE_DIMS else n for dim, n in chunk.items()}
 
 # %% ../../nbs/12_data.files.ipynb #05e90004
-def _disk_array(ds:xr.Dataset, name:str, source:str|Path) -> DiskArray:
+def _disk_array(var:xr.Variable, name:str, attrs:dict, source:str|Path) -> DiskArray: # attrs of the file
     "A variable on disk; one of VV or VH that knows its gaps"
-    var = ds[name].variable
     where = f"{name} in {source}"
     if name.lower() not in ('vv', 'vh') or var.dtype.kind not in 'iuf': return DiskArray(var, where)
-    return DiskArray(var, where, Gaps(name.lower(), where, with_file(var.attrs, ds.attrs), var.encoding))
+    return DiskArray(var, where, Gaps(name.lower(), where, with_file(var.attrs, attrs), var.encoding))
 
 # %% ../../nbs/12_data.files.ipynb #ba19d10d
 def _lazy(disk:DiskArray) -> xr.Variable:
@@ -107,9 +109,9 @@ def _lazy(disk:DiskArray) -> xr.Variable:
 # %% ../../nbs/12_data.files.ipynb #13508d88
 LARGEST_SCENE = 10**11 # of a scene
 
-def _check_size(ds:xr.Dataset, source:str|Path) -> None:
+def _check_size(variables:Mapping, source:str|Path) -> None: # name -> variable
     "Raise `CubeError` if a variable claims to be larger than any scene"
-    for name, var in ds.data_vars.items():
+    for name, var in variables.items():
         if var.ndim < 2 or math.prod(var.shape[-2:]) <= LARGEST_SCENE: continue
         height, width = var.shape[-2:]
         raise CubeError(f"{name} in {source} claims {height:,} x {width:,} pixels, more than any scene has; "
@@ -122,10 +124,12 @@ OTHER_BAND = dict(vv='vh', vh='vv', VV='VH', VH='VV') # polarisation -> the one 
 def as_dask(
     ds:xr.Dataset,   # opened without dask (`chunks=None, cache=False`)
     source:str|Path, # file, for messages
+    variables:Mapping|None=None, # name -> variable on disk; None: those of `ds`
 ) -> xr.Dataset:     # the variables with two dims or more as dask arrays; VV and VH float32, NaN = no data
     "Wrap variables on disk as dask arrays with readable errors"
-    _check_size(ds, source)
-    disks = {k: _disk_array(ds, k, source) for k, v in ds.data_vars.items() if v.ndim > 1}
+    if variables is None: variables = {k: v.variable for k, v in ds.data_vars.items() if v.ndim > 1}
+    _check_size(variables, source)
+    disks = {k: _disk_array(v, k, ds.attrs, source) for k, v in variables.items()}
     for name, disk in disks.items():
         other = disks.get(OTHER_BAND.get(name))
         if disk.gaps and other and other.gaps and other.shape == disk.shape: disk.other = other.clean
@@ -298,7 +302,7 @@ def _stack_tifs(
         tif = _open_tif(path)
         if not _same_grid(tif, like):
             raise CubeError(f"{path} is on another grid than the folder's first file; crop or warp all files to one grid.")
-        passes.append(_disk_array(tif.isel(band=band, drop=True).to_dataset(name=name), name, path))
+        passes.append(_disk_array(tif.isel(band=band, drop=True).variable, name, {}, path))
     return passes
 
 # %% ../../nbs/12_data.files.ipynb #106c252b
@@ -343,9 +347,11 @@ def _date_of(text:str) -> str: # '' if there is none
 # %% ../../nbs/12_data.files.ipynb #0bf9ce32
 def _layers_of(path:Path) -> list[dict]: # path, band (from 0), date, pol; '' and None where the names do not say
     "What the bands of a GeoTIFF are, by their names and that of the file"
+    refuse_unit(unit_of_file(path.name), str(path), 'its name')
     tif = _open_tif(path)
     written = np.ravel(np.asarray(tif.attrs.get('long_name', ''), dtype=object)).tolist()
     names = written if len(written) == tif.sizes['band'] else ['']*tif.sizes['band']
+    for o in names: refuse_unit(unit_of_words(o), f'band {o} of {path}', 'its name')
     alone = len(names) == 1
     layers = []
     for band, name in enumerate(map(str, names)):
@@ -409,7 +415,8 @@ def read_netcdf(
     path:Path,    # cube, or patch of Sen12Landslides
 ) -> xr.Dataset:  # lazy, linear power if it is a patch
     "Read a netCDF cube or patch"
-    ds = as_dask(xr.open_dataset(path, chunks=None, cache=False), path)
+    small, wide = open_netcdf(path)
+    ds = as_dask(small, path, wide)
     orbit = re.search(r'_s1(asc|dsc)_', path.name)
     is_patch = {'VV', 'VH'} <= set(ds.data_vars) and (orbit or 'MASK' in ds)
     if not is_patch: return ds

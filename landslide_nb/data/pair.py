@@ -18,6 +18,7 @@ import rioxarray # gives xarray the accessor .rio
 import xarray as xr
 
 from ..core import DEGREE, CubeError, Event, get_event, to_db
+from .alike import check_alike
 from .average import (
     LEAST_BEFORE, MOST_BEFORE, RATIO_STD, average_db, average_of, ratio_std_db, std_db)
 from .cube import cube_event, noun_of, require_noun, sample_windows, validate_cube
@@ -415,6 +416,7 @@ def make_pair(
     validate_cube(cube)
     event = cube_event(cube) if event is None else get_event(event)
     orbit, *sides = choose_passes(cube, event, passes, orbit, track, before)
+    check_alike(cube, [*sides[0], *sides[1]])
     bands, offsets = {}, []
     for band in ('vv', 'vh'):
         offset = scene_change(cube[band], *sides, average) if balance else 0.

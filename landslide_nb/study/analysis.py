@@ -127,7 +127,7 @@ def _read_table(path): # -> the table; text that is no UTF-8 fails here, not whe
 # %% ../../nbs/55_study.analysis.ipynb #f8671e5e
 def _read_tables(folder): # -> those of TABLES
     try: tables = [_read_table(folder/f'{name}.parquet') for name in TABLES]
-    except (OSError, ValueError) as e: raise AnalysisError(
+    except Exception as e: raise AnalysisError( # a damaged file makes pyarrow fail in any way
         f"A table of {folder} cannot be read ({e}); run the experiment again, finished trials are kept.") from e
     absent = sorted(set(NEEDED) - set(tables[0]))
     if absent: raise AnalysisError(
