@@ -264,6 +264,12 @@ def scene_inference(scale):
 
 PNG = Path(__file__).parents[2]/'shared'/'data'/'png_2024'/'png_landslide_2024_track9.nc' # kept beside the project, not in it
 
+def as_opera_takes(dm, bands):
+    "Linear power as a release of `distmetrics` takes it: newer ones leave the logit to their caller"
+    from scipy.special import logit
+    if not hasattr(dm, 'ALLOWED_MODELS'): return bands
+    return [logit(band) if isinstance(band, np.ndarray) else [logit(one) for one in band] for band in bands]
+
 @duel
 def map_without_labels(scale):
     "A map without labels of the real 2024 cube (Papua New Guinea), repeated to 1,000 px squared: the default network, the log-ratio and the standardized change against OPERA's transformer and Mahalanobis metrics (`distmetrics`) (goal: 10 x the transformer)."
@@ -283,7 +289,7 @@ def map_without_labels(scale):
     smaller = 'transformer_optimized' # OPERA's own faster one, in newer releases
     transformers = {'transformer': dm.load_transformer_model()}
     if smaller in getattr(dm, 'ALLOWED_MODELS', ()): transformers[smaller.replace('_', ', ')] = dm.load_transformer_model(smaller)
-    def scored(network): return lambda: dm.compute_transformer_zscore(network, *pre, *post)
+    def scored(network): return lambda: dm.compute_transformer_zscore(network, *as_opera_takes(dm, pre), *as_opera_takes(dm, post))
     pair = lambda: make_pair(cube, event, passes=None)
     contenders = {'landslide_nb network': lambda: predict_scene(pair(), net, meta, progress=False).values, 'landslide_nb log-ratio': lambda: log_ratio(pair()).score.values,
         'landslide_nb standardized change': lambda: standardized_change(with_ratio_std(pair(), cube)).values,
