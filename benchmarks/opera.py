@@ -32,7 +32,7 @@ def main():
     for name in dm.ALLOWED_MODELS:
         network = dm.load_transformer_model(name)
         images = [image_of(dm, network, before, [band[k] for band in bands]) for k in post]
-        first, every = (average_precision(score, truth) for score in (images[0], np.mean(images, 0)))
+        first, every = (average_precision(score, truth, scores=True) for score in (images[0], np.mean(images, 0)))
         print(f'| {name} | {first:.3f} | {every:.3f} |', flush=True)
 
 if __name__ == '__main__': main()
