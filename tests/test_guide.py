@@ -81,3 +81,17 @@ def test_every_import_exists(path):
     for code in snippets(path):
         for module, name in re.findall(r'from landslide_nb\.([\w.]+) import (\w+)', code):
             assert re.search(rf'^(def|class) {name}\b|^{name} *=', (root/'landslide_nb'/f"{module.replace('.', '/')}.py").read_text(), re.M)
+
+def number(name, module):
+    "A constant of a module, read without importing it"
+    text = (root/'landslide_nb'/f"{module.replace('.', '/')}.py").read_text()
+    return float(re.search(rf'^{name} = ([\d.]+)', text, re.M)[1])
+
+def test_the_method_names_the_constants_of_the_code():
+    page = (root/'docs'/'pages'/'method.md').read_text()
+    def said(before): return float(re.search(re.escape(before) + r'([\d.]+\d|\d+)', page)[1])
+    place = 'mapping.place'
+    assert said(r'\pi=') == number('USUAL', place)
+    assert said(r'\varepsilon=') == number('NEARLY_NONE', place)
+    assert said("p'=") == number('PLACE_THRESHOLD', place)
+    assert said('no step larger than ') == number('LARGEST_STEP', place)
