@@ -8,6 +8,12 @@ from benchmarks.duels import DUELS
 here = Path(__file__).parent
 PACKAGES = ('torch', 'fastai', 'dask', 'distributed', 'xarray', 'zarr', 'rasterio', 'scikit-learn', 'torchmetrics', 'xbatcher', 'torchgeo', 'segmentation-models-pytorch', 'monai', 'tiler', 'terratorch', 'distmetrics')
 
+def commit():
+    "Of the sources, with a plus where they were changed since; '' where git does not say"
+    def asked(*words): return subprocess.run(['git', '-C', str(here), *words], capture_output=True, text=True).stdout.strip()
+    try: return asked('rev-parse', '--short', 'HEAD') + '+'*bool(asked('status', '--porcelain', '--', '../landslide_nb'))
+    except OSError: return ''
+
 def machine():
     "What the numbers were measured on"
     from importlib.metadata import PackageNotFoundError, version
@@ -15,15 +21,28 @@ def machine():
         try: return version(name)
         except PackageNotFoundError: return 'not installed'
     cpu = next((line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')), platform.processor()) if os.path.exists('/proc/cpuinfo') else platform.processor()
-    return dict(cpu=cpu, cores=os.cpu_count(), load=round(os.getloadavg()[0], 1), system=platform.platform(), python=platform.python_version(), packages={o: found(o) for o in PACKAGES})
+    return dict(commit=commit(), day=time.strftime('%Y-%m-%d'), cpu=cpu, cores=os.cpu_count(), load=round(os.getloadavg()[0], 1), system=platform.platform(), python=platform.python_version(), packages={o: found(o) for o in PACKAGES})
+
+def days_and_commits(results):
+    "Which duel was measured on which machine and commit, and which are older than the newest"
+    newest = max((r['machine'] for r in results.values() if 'failed' not in r), key=lambda m: m.get('day', ''))
+    rows = [(name, r['machine']) for name, r in results.items()]
+    older = [name for name, m in rows if m.get('commit') != newest.get('commit')]
+    missing = [name for name in DUELS if name not in results]
+    lines = [f"The newest numbers are of commit {newest.get('commit')} ({newest.get('day')}, {newest['cpu']}, {newest['cores']} cores)."]
+    if older: lines.append(f"Not run on that commit: {', '.join(older)}. Their numbers are those of the commit in the table, which is the one that recorded them, and nothing says that they hold today.")
+    if missing: lines.append(f"Never run: {', '.join(missing)}.")
+    table = [f"| {name} | {m['cpu']}, {m['cores']} cores | {m.get('commit') or 'not recorded'} | {m.get('day', '')} |" for name, m in rows]
+    return [' '.join(lines), '', '| duel | machine | commit | day |', '|---|---|---|---|', *table, '']
 
 def page(results):
     "results.json for people"
     out = ['# Duels', '', 'Made by `python -m benchmarks`; ratios are medians over alternating rounds in one process, with their range; above 1, landslide_nb is faster. Beside the clock stands the ratio in CPU time of '
            'all threads, which other work on the machine disturbs less. `load` is the machine\'s average load when a duel began: it slows both sides of a duel, and blurs absolute rates.', '']
+    if len(results) > 1: out += days_and_commits(results)
     for name, r in results.items():
         m = r['machine']
-        out += [f'## {name}', '', r['what'], '', f"{r['settings']}. {m['cpu']}, {m['cores']} cores, load {m['load']}, Python {m['python']}, torch {m['packages']['torch']}; {r['seconds']:.0f} s.", '']
+        out += [f'## {name}', '', r['what'], '', f"{r['settings']}. {m['cpu']}, {m['cores']} cores, commit {m.get('commit') or 'not recorded'}, load {m['load']}, Python {m['python']}, torch {m['packages']['torch']}; {r['seconds']:.0f} s.", '']
         if 'failed' in r: out += [f"Not run: {r['failed']}", '']; continue
         columns = list(dict.fromkeys(k for row in r['rows'] for k in row))
         form = lambda v: '' if v is None else f'{v:,.4g}' if isinstance(v, float) else str(v)

@@ -2,6 +2,7 @@
 import json, subprocess, sys, tempfile, threading, time
 from collections import namedtuple
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -263,6 +264,12 @@ def scene_inference(scale):
 
 PNG = Path(__file__).parents[2]/'shared'/'data'/'png_2024'/'png_landslide_2024_track9.nc' # kept beside the project, not in it
 
+def as_opera_takes(dm, bands):
+    "Linear power as a release of `distmetrics` takes it: newer ones leave the logit to their caller"
+    from scipy.special import logit
+    if not hasattr(dm, 'ALLOWED_MODELS'): return bands
+    return [logit(band) if isinstance(band, np.ndarray) else [logit(one) for one in band] for band in bands]
+
 @duel
 def map_without_labels(scale):
     "A map without labels of the real 2024 cube (Papua New Guinea), repeated to 1,000 px squared: the default network, the log-ratio and the standardized change against OPERA's transformer and Mahalanobis metrics (`distmetrics`) (goal: 10 x the transformer)."
@@ -279,15 +286,18 @@ def map_without_labels(scale):
     event = cube_event(small)
     before, after = np.flatnonzero(event.is_pre(cube.time.values)), np.flatnonzero(event.is_post(cube.time.values))
     pre, post = [list(cube[c].values[before]) for c in ('vv', 'vh')], [cube[c].values[after[0]] for c in ('vv', 'vh')]
-    transformer = dm.load_transformer_model()
+    smaller = 'transformer_optimized' # OPERA's own faster one, in newer releases
+    transformers = {'transformer': dm.load_transformer_model()}
+    if smaller in getattr(dm, 'ALLOWED_MODELS', ()): transformers[smaller.replace('_', ', ')] = dm.load_transformer_model(smaller)
+    def scored(network): return lambda: dm.compute_transformer_zscore(network, *as_opera_takes(dm, pre), *as_opera_takes(dm, post))
     pair = lambda: make_pair(cube, event, passes=None)
     contenders = {'landslide_nb network': lambda: predict_scene(pair(), net, meta, progress=False).values, 'landslide_nb log-ratio': lambda: log_ratio(pair()).score.values,
         'landslide_nb standardized change': lambda: standardized_change(with_ratio_std(pair(), cube)).values,
-        'distmetrics Mahalanobis': lambda: dm.compute_mahalonobis_dist_2d(*pre, *post), 'distmetrics transformer': lambda: dm.compute_transformer_zscore(transformer, *pre, *post)}
+        'distmetrics Mahalanobis': lambda: dm.compute_mahalonobis_dist_2d(*pre, *post), **{f'distmetrics {name}': scored(network) for name, network in transformers.items()}}
     for k, f in contenders.items():
         if 'transformer' not in k: f() # which takes minutes: one round, without a warm-up
     found = rounds(contenders, scale, 1, warm=False)
-    return f'{n} x {n} px, {len(before)} passes before; ours use all {len(after)} after, the peers the first', table(found, n*n/1e6, 'Mpx/s')
+    return f'{n} x {n} px, {len(before)} passes before; distmetrics {version("distmetrics")}; ours use all {len(after)} after, the peers the first', table(found, n*n/1e6, 'Mpx/s')
 
 @duel
 def opening_and_pairing(scale):

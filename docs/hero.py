@@ -35,7 +35,7 @@ def draw(dem, layers, to):
         ax.imshow(np.ma.masked_less(layer, .05), cmap=colours, vmin=0, vmax=1, alpha=np.clip(layer*2, 0, 1))
         ax.set_title(title, fontsize=17)
         ax.set_axis_off()
-    fig.savefig(to, dpi=75, pil_kwargs=dict(quality=88))
+    fig.savefig(to, dpi=75, bbox_inches='tight', pad_inches=.02, pil_kwargs=dict(quality=88))
 
 def main():
     "Map, and draw"

@@ -12,7 +12,8 @@ from modules import root
 pages = root/'docs'/'pages'
 INCLUDED = { # page -> file of the project
     'changelog': 'CHANGELOG.md', 'contributing': 'CONTRIBUTING.md', 'conduct': 'CODE_OF_CONDUCT.md',
-    'releasing': 'RELEASING.md', 'security': 'SECURITY.md', 'measured': 'benchmarks/results.md'}
+    'releasing': 'RELEASING.md', 'security': 'SECURITY.md', 'measured': 'benchmarks/results.md', 'benchmarks': 'benchmarks/README.md',
+    'suggest': 'benchmarks/suggest.md', 'areas': 'benchmarks/areas.md', 'reliability': 'benchmarks/reliability.md'}
 
 def write_sources(to, cache):
     "All sources of the site, anew; returns {stem of a notebook: state of its outputs}"

@@ -2186,6 +2186,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'landslide_nb.data.cube._read_folder': ('data.cube.html#_read_folder', 'landslide_nb/data/cube.py'),
                                         'landslide_nb.data.cube._read_path': ('data.cube.html#_read_path', 'landslide_nb/data/cube.py'),
                                         'landslide_nb.data.cube._valid': ('data.cube.html#_valid', 'landslide_nb/data/cube.py'),
+                                        'landslide_nb.data.cube._window_at': ('data.cube.html#_window_at', 'landslide_nb/data/cube.py'),
                                         'landslide_nb.data.cube.check_power': ('data.cube.html#check_power', 'landslide_nb/data/cube.py'),
                                         'landslide_nb.data.cube.cube_event': ('data.cube.html#cube_event', 'landslide_nb/data/cube.py'),
                                         'landslide_nb.data.cube.noun_of': ('data.cube.html#noun_of', 'landslide_nb/data/cube.py'),

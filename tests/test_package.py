@@ -60,6 +60,12 @@ def test_the_sdist_can_be_built_from_and_holds_no_data(dist):
     assert needed <= names
     assert [n for n in names if n.endswith(('.zarr', '.nc', '.tif', '.part')) or '_build' in n] == []
 
+def test_the_sdist_holds_no_half_of_the_tests(dist):
+    "They need notebooks, fixtures and benchmarks: whoever wants to run them takes the repository"
+    with tarfile.open(next(dist.glob('*.tar.gz'))) as t: names = {n.partition('/')[2] for n in t.getnames()}
+    assert [n for n in names if n.startswith(('tests/', 'benchmarks/', 'nbs/'))] == []
+    assert {'CHANGELOG.md', 'CITATION.cff', 'requirements-map.txt'} <= names
+
 def test_strict_checks_of_the_registry_pass(dist):
     pytest.importorskip('twine', reason="it checks what a registry would refuse: pip install -e '.[dev]'")
     words = [sys.executable, '-m', 'twine', 'check', '--strict', *map(str, dist.iterdir())]

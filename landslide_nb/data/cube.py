@@ -167,17 +167,20 @@ def check_power(
         raise CubeError(f"vv and vh look like amplitude (medians {vv_median:.2f} and {vh_median:.2f}); square them to get linear power.")
 
 # %% ../../nbs/13_data.cube.ipynb #eda17204
+def _window_at(length:int, quarters:int, size:int) -> slice: # along an axis, pixels
+    "A window that begins after some quarters of an axis, or ends where the axis does"
+    start = max(0, min(quarters*length//4, length - size))
+    return slice(start, start + size)
+
 def sample_windows(
     ds:xr.Dataset, # dims (..., y, x)
     size:int=64,   # side of a window, pixels
 ) -> list[dict]:   # of dict(y=slice, x=slice), for `isel`
-    "Five windows: the centre and the four quarter points"
+    "Five windows: they begin at the centre and at the four quarter points"
     height, width = ds.sizes['y'], ds.sizes['x']
-    centres = [(height//2, width//2)]
-    centres += [(i*height//4, j*width//4) for i in (1, 3) for j in (1, 3)]
-    half = size//2
-    def around(centre): return slice(max(0, centre - half), centre + half)
-    return [dict(y=around(y), x=around(x)) for y, x in centres]
+    corners = [(2, 2), (1, 1), (1, 3), (3, 1), (3, 3)] # quarters along y and x
+    return [dict(y=_window_at(height, y, size), x=_window_at(width, x, size)) for y, x in corners]
+
 
 # %% ../../nbs/13_data.cube.ipynb #a196ee55
 def _in_windows(cube:xr.Dataset, windows:list[dict]) -> list[xr.Dataset]: # vv, vh (time, y, x), lazy
