@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from ..core import CubeError, ModelError, atomic
 from ..learn.calibration import calibrate, calibrate_by_neighbourhood, recalibrate
-from ..learn.networks import folded, geometry
+from ..learn.networks import folded, geometry, inner_logits
 from ..learn.models import check_input, dihedral, fast_dtype, load_model, normalize_pair
-from .tiles import NOTHING, Tile, active_client, compute_here, compute_there, cut_tiles, one_block
+from .tiles import NOTHING, WHOLE, Tile, active_client, compute_here, compute_there, cut_tiles, one_block
 from .tiles import open_work, read_tiles, tile_path
 
 # %% ../../nbs/31_mapping.scene.ipynb #1d9714b3
@@ -96,14 +96,15 @@ def forward(
     x:np.ndarray,    # (moment, channel, y, x), dB, NaN = no data
     spec:dict,       # its input: channels, change, stats
     fast:bool=False, # in the low-precision type the device computes natively, if any
-) -> np.ndarray:     # (y, x) float32 logits
+    inner:tuple=WHOLE, # (row slice, column slice) whose logits are wanted
+) -> np.ndarray:     # (y, x) float32 logits of `inner`
     "One forward pass over an array of any size"
     device = next(model.parameters()).device
     dtype = computed_in(model, fast)
     precision = torch.autocast(device.type, dtype) if dtype else nullcontext()
     with torch.inference_mode(), precision:
         batch = normalize_pair(to_device(x, device), spec['stats'], spec['change'])
-        return model(batch)[0].float().cpu().numpy()
+        return inner_logits(model, batch, inner)[0].float().cpu().numpy()
 
 # %% ../../nbs/31_mapping.scene.ipynb #e12f4a9c
 def number_type(
@@ -128,9 +129,10 @@ def logits_of(
     model:torch.nn.Module, # stage-2 network in eval mode
     spec:dict,       # its input: channels, change, stats
     fast:bool=False, # low precision, see `forward`
-) -> np.ndarray:     # (y, x) float32 logits, NaN where there is no data
+    inner:tuple=WHOLE, # (row slice, column slice) whose logits are wanted
+) -> np.ndarray:     # (y, x) float32 logits of `inner`, NaN where there is no data
     "Logits of an array of any size in one pass"
-    return blank_gaps(forward(model, x, spec, fast), x)
+    return blank_gaps(forward(model, x, spec, fast, inner), x[..., inner[0], inner[1]])
 
 # %% ../../nbs/31_mapping.scene.ipynb #60070756
 def grid_margins(
@@ -206,10 +208,10 @@ class TileJob:
     tta:bool=False            # average over the eight symmetries of the square
     fast:bool=False           # low precision, see `forward`
 
-    def logits(self, x:np.ndarray, beyond:tuple[int, int]) -> np.ndarray:
-        "(moment, channel, y, x) in dB to (y, x) logits, NaN = no data; `beyond`: see `logits_d4`"
-        if self.tta: return logits_d4(x, self.model, self.spec, self.geometry[1], self.fast, beyond)
-        return logits_of(x, self.model, self.spec, self.fast)
+    def logits(self, x:np.ndarray, beyond:tuple[int, int], inner:tuple) -> np.ndarray:
+        "(moment, channel, y, x) in dB to the logits of `inner`, NaN = no data; `beyond`: see `logits_d4`"
+        if not self.tta: return logits_of(x, self.model, self.spec, self.fast, inner)
+        return logits_d4(x, self.model, self.spec, self.geometry[1], self.fast, beyond)[inner]
 
     @property
     def pixelwise(self) -> dict:
@@ -241,8 +243,8 @@ def map_window(
     below, right = pixels_beyond(x.shape[-2:], window)
     beyond = below + beyond[0], right + beyond[1]
     with turn or nullcontext():
-        logits = job.logits(x[..., window.outer_ys, window.outer_xs], beyond)
-    return calibrate(logits[window.inner], job.pixelwise)
+        logits = job.logits(x[..., window.outer_ys, window.outer_xs], beyond, window.inner)
+    return calibrate(logits, job.pixelwise)
 
 # %% ../../nbs/31_mapping.scene.ipynb #141241d3
 def map_tile(
