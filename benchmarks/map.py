@@ -1,6 +1,7 @@
 """Where the seconds of a whole map go, and how many times the network's own pass in float32 they are.
 
     python -m benchmarks.map --size 2048 --threads 1
+    python -m benchmarks.map --size 12000 --columns 8500
 
 A simulated scene of 1,024 px, nine passes before and three after, is laid out mirrored to the size that is asked for, block by block while it is
 read. `map_cube` maps it in a process of its own with the shipped weights, null pairs and all products. The clock stands around each phase;
@@ -38,14 +39,14 @@ def mirrored(da, copies):
     def block(y, x): return da[..., ::1 - 2*(y % 2), ::1 - 2*(x % 2)]
     return dask.array.block([[block(y, x) for x in range(copies)] for y in range(copies)])
 
-def laid_out(path, size):
-    "The simulated scene at any size, lazy"
+def laid_out(path, rows, columns=None):
+    "The simulated scene at any size, lazy; square without a number of columns"
     import numpy as np, rioxarray, xarray as xr # noqa: F401 (rio)
     small = xr.open_zarr(path)
-    copies = -(-size//SIDE)
-    layers = {name: (band.dims, mirrored(band.data, copies)[..., :size, :size]) for name, band in small.data_vars.items() if name != 'spatial_ref'}
-    steps = np.arange(size)*10.
-    axes = dict(y=float(small.y[0]) - steps, x=float(small.x[0]) + steps)
+    columns = columns or rows
+    copies = -(-max(rows, columns)//SIDE)
+    layers = {name: (band.dims, mirrored(band.data, copies)[..., :rows, :columns]) for name, band in small.data_vars.items() if name != 'spatial_ref'}
+    axes = dict(y=float(small.y[0]) - np.arange(rows)*10., x=float(small.x[0]) + np.arange(columns)*10.)
     kept = {name: small[name] for name in ('time', 'orbit', 'track', 'platform') if name in small.coords}
     return xr.Dataset(layers, {**axes, **kept}, small.attrs).rio.write_crs(small.rio.crs)
 
@@ -54,18 +55,21 @@ def now(): return time.perf_counter(), time.process_time()
 def since(start): return [end - begin for begin, end in zip(start, now())] # by the clock, and in CPU time of all threads
 
 def timed(function, phase, seconds):
-    "A function whose seconds are counted"
+    "A function whose seconds are counted, and the most memory that the process held meanwhile"
     @wraps(function)
     def counted(*args, **kwargs):
+        forget_peak()
         start = now()
         try: return function(*args, **kwargs)
-        finally: seconds[phase] = [old + new for old, new in zip(seconds[phase], since(start))]
+        finally:
+            *spent, mb = seconds[phase]
+            seconds[phase] = [*(old + new for old, new in zip(spent, since(start))), max(mb, peak_mb())]
     return counted
 
 @contextmanager
 def clock_on_phases():
     "Count the seconds of every phase while a map is made"
-    seconds = {phase: [0., 0.] for phase in PHASES}
+    seconds = {phase: [0., 0., 0.] for phase in PHASES} # by the clock, CPU, MB
     for phase, names in PHASES.items():
         for name in names:
             module, function = name.split('.')
@@ -78,6 +82,10 @@ def peak_mb():
     status = Path('/proc/self/status').read_text()
     return int(re.search(r'VmHWM:\s+(\d+)', status)[1])/1e3
 
+def forget_peak():
+    "Count the most memory anew"
+    Path('/proc/self/clear_refs').write_text('5')
+
 def whole(cube, folder, options):
     "Map the scene into a run folder"
     from landslide_nb.mapping.mapping import map_cube
@@ -86,7 +94,7 @@ def whole(cube, folder, options):
         start = now()
         metrics = map_cube(cube, 'base', folder/'run', progress=False, **options)
         took = since(start)
-    return dict(phases=seconds, whole=took, polygons=metrics['polygons'], mb_before=before, mb=peak_mb())
+    return dict(phases=seconds, whole=took, polygons=metrics['polygons'], mb_before=before)
 
 def network(cube, folder, options):
     "The network's own pass into tiles"
@@ -101,7 +109,9 @@ def network(cube, folder, options):
 
 def child(what, source, size, options):
     "Do one of both in a process of its own"
-    words = [sys.executable, '-W', 'ignore', '-m', 'benchmarks.map', '--child', what, str(source), '--size', str(size), '--options', json.dumps(options)]
+    rows, columns = size
+    words = [sys.executable, '-W', 'ignore', '-m', 'benchmarks.map', '--child', what, str(source), '--size', str(rows), '--columns', str(columns),
+             '--options', json.dumps(options)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode: raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
@@ -111,37 +121,42 @@ def run_child(what, source, size, options):
     import torch
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', os.cpu_count())))
     with tempfile.TemporaryDirectory() as d:
-        print(json.dumps(dict(whole=whole, network=network)[what](laid_out(source, size), Path(d), options)))
+        print(json.dumps(dict(whole=whole, network=network)[what](laid_out(source, *size), Path(d), options)))
 
 def page(size, found, alone):
     "The table"
     clock, cpu = found['whole']
-    rest = [total - sum(of) for total, of in zip(found['whole'], zip(*found['phases'].values()))]
-    phases = {**found['phases'], 'everything else': rest}
-    rows = [f"| {name} | {s:.1f} | {c:.1f} | {c/cpu:.0%} |" for name, (s, c) in phases.items()]
+    phases = found['phases']
+    other = [total - sum(of) for total, of in zip(found['whole'], zip(*phases.values()))]
+    rows = [f"| {name} | {s:.1f} | {c:.1f} | {c/cpu:.0%} | {mb:,.0f} |" for name, (s, c, mb) in phases.items()]
+    rows.append('| everything else | {:.1f} | {:.1f} | {:.0%} | |'.format(*other, other[1]/cpu))
+    peak, mpx = max(mb for *_, mb in phases.values()), size[0]*size[1]/1e6
     ratios = [whole/own for whole, own in zip(found['whole'], alone['whole'])]
     return '\n'.join([
-        f"{size:,} x {size:,} px, {found['polygons']:,} polygons, load {os.getloadavg()[0]:.1f}", '',
-        '| phase | s | CPU s | share of it |', '|---|---:|---:|---:|', *rows, f"| **whole map** | {clock:.1f} | {cpu:.1f} | |",
-        '| the network alone, float32 | {:.1f} | {:.1f} | |'.format(*alone['whole']), '',
-        f"The whole map takes {ratios[0]:.2f} times as long as the network alone in float32, {ratios[1]:.2f} times in CPU time: {size*size/1e6/clock:.2f} Mpx/s. "
-        f"Memory: {found['mb']:,.0f} MB at the peak, {found['mb_before']:,.0f} MB before the map."])
+        f"{size[0]:,} x {size[1]:,} px, {found['polygons']:,} polygons, load {os.getloadavg()[0]:.1f}", '',
+        '| phase | s | CPU s | share of it | MB at the peak |', '|---|---:|---:|---:|---:|', *rows,
+        f"| **whole map** | {clock:.1f} | {cpu:.1f} | | {peak:,.0f} |",
+        '| the network alone, float32 | {:.1f} | {:.1f} | | |'.format(*alone['whole']), '',
+        f"The whole map takes {ratios[0]:.2f} times as long as the network alone in float32, {ratios[1]:.2f} times in CPU time: {mpx/clock:.2f} Mpx/s. "
+        f"Memory: {peak:,.0f} MB at the peak, {found['mb_before']:,.0f} MB before the map."])
 
 def main():
     p = argparse.ArgumentParser('python -m benchmarks.map', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--size', type=int, default=2048, help='side of the scene, px (default 2048)')
+    p.add_argument('--columns', type=int, help='width of the scene, px (default: as --size)')
     p.add_argument('--threads', type=int, default=os.cpu_count(), help='threads of the network and of GDAL (default: all cores)')
     p.add_argument('--options', type=json.loads, default={}, help='JSON options of the whole map, such as {"tile": 1024}')
     p.add_argument('--alone', type=json.loads, default={}, help="JSON options of the network's own pass")
     p.add_argument('--scene', type=Path, help='where the simulated scene is kept; default: made anew')
     p.add_argument('--child', nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args()
-    if args.child: return run_child(*args.child, args.size, args.options)
+    size = args.size, args.columns or args.size
+    if args.child: return run_child(*args.child, size, args.options)
     os.environ |= dict(OMP_NUM_THREADS=str(args.threads), GDAL_NUM_THREADS=str(args.threads))
     with tempfile.TemporaryDirectory() as d:
         source = args.scene or Path(d)/'scene.zarr'
         if not source.exists(): simulate(source)
-        found = child('whole', source, args.size, args.options)
-        print(page(args.size, found, child('network', source, args.size, args.alone)))
+        found = child('whole', source, size, args.options)
+        print(page(size, found, child('network', source, size, args.alone)))
 
 if __name__ == '__main__': main()

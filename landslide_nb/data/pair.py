@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BEFORES', 'CUBE_LAYERS', 'STDS', 'PAIR_UNITS', 'usable_passes', 'track_names', 'season_before', 'passes_before',
-           'choose_passes', 'track_sides', 'event_coherence', 'scene_change', 'described', 'track_text', 'make_pair',
-           'with_ratio_std', 'static_layer', 'box_mean', 'smoothed', 'log_ratio', 'robust_spread', 'window_statistics',
-           'pair_statistics']
+           'choose_passes', 'track_sides', 'event_coherence', 'scene_change', 'described', 'track_text',
+           'pair_of_passes', 'make_pair', 'balanced', 'with_ratio_std', 'static_layer', 'box_mean', 'smoothed',
+           'log_ratio', 'robust_spread', 'window_statistics', 'pair_statistics']
 
 # %% ../../nbs/14_data.pair.ipynb #8f502f84
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import dask
 import numpy as np
@@ -315,6 +315,21 @@ def _window_change(
     return change[np.isfinite(change)]
 
 # %% ../../nbs/14_data.pair.ipynb #444cfbf8
+def _sampled_median(
+    shape:tuple,        # (rows, columns) of a scene
+    change_in:Callable, # (row slice, column slice) of it -> (n,) changes of its valid pixels
+) -> float|None:        # None where no pixel is valid
+    "Median change of a scene, from a spread sample of it"
+    def sample(windows): return np.concatenate([change_in(window) for window in windows])
+    change = sample(spread_windows(shape, step=2))
+    if change.size < 10_000:
+        every_nth = slice(None, None, max(1, int((shape[0]*shape[1]/1e6)**.5)))
+        change = sample([(every_nth, every_nth)])
+    if not change.size: change = sample(spread_windows(shape, 1024, None))
+    return round(float(np.median(change)), 4) if change.size else None
+
+
+# %% ../../nbs/14_data.pair.ipynb #0e23b901
 def scene_change(
     power:xr.DataArray,  # (time, y, x) linear power
     pre:list[int],       # positions of the passes before
@@ -322,15 +337,11 @@ def scene_change(
     average:str='mean',  # mean | median
 ) -> float:              # dB
     "Median change of a scene, from a spread sample of it; raises `CubeError` if no pixel is valid on both sides"
-    shape = power.shape[1:]
-    def sample(windows): return np.concatenate([_window_change(power, (pre, post), average, w) for w in windows])
-    change = sample(spread_windows(shape, step=2))
-    if change.size < 10_000:
-        every_nth = slice(None, None, max(1, int((shape[0]*shape[1]/1e6)**.5)))
-        change = sample([(every_nth, every_nth)])
-    if not change.size: change = sample(spread_windows(shape, 1024, None))
-    if not change.size: raise CubeError("The passes before and after the event have no valid pixel in common.")
-    return round(float(np.median(change)), 4)
+    def change_in(window): return _window_change(power, (pre, post), average, window)
+    change = _sampled_median(power.shape[1:], change_in)
+    if change is None: raise CubeError("The passes before and after the event have no valid pixel in common.")
+    return change
+
 
 # %% ../../nbs/14_data.pair.ipynb #3d666502
 PAIR_UNITS = { # variable -> units, long name
@@ -399,6 +410,27 @@ def track_text(
     orbit = attrs.get('orbit', 'unknown')
     return f"track {attrs['track']}, {orbit}" if attrs.get('track') else f'{orbit} orbit'
 
+# %% ../../nbs/14_data.pair.ipynb #fd46ad54
+def pair_of_passes(
+    cube:xr.Dataset,      # canonical cube that was checked, or a part of one
+    event:Event,
+    orbit:str,            # of the passes
+    sides:tuple[list, list], # positions of the passes before and after
+    average:str='mean',   # mean | median, in linear power
+    extra:str|Sequence[str]=(), # further channels, see `make_pair`
+    offsets:Sequence[float]=(0., 0.), # of VV and VH, dB, subtracted after the event
+) -> xr.Dataset:          # (moment: pre, post; y; x) float32, dB; landslides (y, x) if the cube has them
+    "The pair of passes that were chosen; nothing is read"
+    shifted = zip(('vv', 'vh'), offsets)
+    bands = {band: _two_moments(cube[band], sides, average, offset) for band, offset in shifted}
+    for name in [extra] if isinstance(extra, str) else extra:
+        bands[name] = _extra_channel(cube, name, event, sides[0])
+    if 'landslides' in cube: bands['landslides'] = cube.landslides
+    pair = xr.Dataset(bands).assign_coords(moment=['pre', 'post'], spatial_ref=cube.spatial_ref)
+    facts = _provenance(cube, event, orbit, *sides)
+    return described(pair).assign_attrs(facts, average=average, balance_db=list(offsets))
+
+
 # %% ../../nbs/14_data.pair.ipynb #f1b9ecab
 def make_pair(
     cube:xr.Dataset,      # canonical cube, linear power
@@ -417,18 +449,25 @@ def make_pair(
     event = cube_event(cube) if event is None else get_event(event)
     orbit, *sides = choose_passes(cube, event, passes, orbit, track, before)
     check_alike(cube, [*sides[0], *sides[1]])
-    bands, offsets = {}, []
+    offsets = [scene_change(cube[band], *sides, average) if balance else 0. for band in ('vv', 'vh')]
+    pair = pair_of_passes(cube, event, orbit, sides, average, extra, offsets)
+    return pair if before == 'last' else pair.assign_attrs(before=before)
+
+
+# %% ../../nbs/14_data.pair.ipynb #17569a26
+def balanced(
+    pair:xr.Dataset, # of `pair_of_passes`, dims (moment, y, x), dB, in memory
+) -> xr.Dataset:     # as it was where no pixel is valid on both sides
+    "Shift the image after the event so that the median change of a pair is 0 dB, as `make_pair` does"
+    offsets = []
     for band in ('vv', 'vh'):
-        offset = scene_change(cube[band], *sides, average) if balance else 0.
-        offsets.append(offset)
-        bands[band] = _two_moments(cube[band], sides, average, offset)
-    for name in [extra] if isinstance(extra, str) else extra:
-        bands[name] = _extra_channel(cube, name, event, sides[0])
-    if 'landslides' in cube: bands['landslides'] = cube.landslides
-    pair = xr.Dataset(bands).assign_coords(moment=['pre', 'post'], spatial_ref=cube.spatial_ref)
-    facts = _provenance(cube, event, orbit, *sides)
-    if before != 'last': facts['before'] = before
-    return described(pair).assign_attrs(facts, average=average, balance_db=offsets)
+        change = pair[band].values[1] - pair[band].values[0]
+        def change_in(window): return change[window][np.isfinite(change[window])]
+        offsets.append(_sampled_median(change.shape, change_in) or 0.)
+    after = xr.DataArray([0, 1], dims='moment')
+    shifted = {band: pair[band] - (after*offset).astype('float32') for band, offset in zip(('vv', 'vh'), offsets)}
+    return described(pair.assign(shifted)).assign_attrs(balance_db=offsets)
+
 
 # %% ../../nbs/14_data.pair.ipynb #15e7b5b8
 def with_ratio_std(

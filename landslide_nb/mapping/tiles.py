@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'NOTHING', 'round_up', 'tile_sizes', 'cut_axis', 'Tile', 'cut_tiles', 'one_block', 'active_client',
-           'compute_here', 'compute_there', 'tile_path', 'open_work', 'read_tile', 'read_tiles']
+           'read_ahead', 'compute_there', 'tile_path', 'save_array', 'write_tile', 'open_work', 'read_tile',
+           'read_tiles']
 
 # %% ../../nbs/30_mapping.tiles.ipynb #ce584998
 import json, sys, uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,14 +130,19 @@ def active_client() -> object: # `distributed.Client` or None
     except ValueError: return None
 
 # %% ../../nbs/30_mapping.tiles.ipynb #fa904775
-def compute_here(
-    lazy:list[da.Array], # one block each
-    at_once:int=2,       # arrays in work
-) -> Iterator[tuple[int, np.ndarray]]: # (position, array)
-    "Compute arrays a few at a time, in threads of this machine"
-    for start in range(0, len(lazy), at_once):
-        some = lazy[start:start+at_once]
-        yield from enumerate(dask.compute(*some, scheduler='threads'), start)
+def read_ahead(
+    lazy:list[da.Array|np.ndarray], # arrays
+) -> Iterator[np.ndarray]: # the same, in order
+    "Read arrays one after the other, each while the one before it is in use"
+    def read(array): return dask.compute(array, scheduler='threads')[0]
+    with ThreadPoolExecutor(1) as reader:
+        coming = [reader.submit(read, array) for array in lazy[:1]]
+        for array in [*lazy[1:], None]:
+            if not coming: return
+            ready = coming.pop().result()
+            if array is not None: coming.append(reader.submit(read, array))
+            yield ready
+
 
 # %% ../../nbs/30_mapping.tiles.ipynb #f0c44bbc
 def compute_there(
@@ -167,6 +174,23 @@ def tile_path(
 ) -> Path:         # its file
     "Where a finished tile lies"
     return Path(work)/f'{tile.row}_{tile.col}.npy'
+
+# %% ../../nbs/30_mapping.tiles.ipynb #2e7cc7f2
+def save_array(
+    path:Path,        # .npy
+    array:np.ndarray,
+) -> None:
+    "Write an array, whole or not at all"
+    with atomic(path) as tmp: np.save(tmp, array)
+
+def write_tile(
+    work:str|Path,   # folder of tiles
+    tile:Tile,
+    array:np.ndarray, # (y, x) of its own pixels
+) -> None:
+    "Keep a finished tile"
+    save_array(tile_path(work, tile), array)
+
 
 # %% ../../nbs/30_mapping.tiles.ipynb #1bfc8fb5
 def open_work(
