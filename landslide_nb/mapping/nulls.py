@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MOST_PAIRS', 'LONGEST', 'WHOLE_UP_TO', 'SPREAD', 'pass_stretch', 'season_splits', 'null_passes', 'null_pair',
-           'null_pairs', 'is_small', 'null_windows', 'read_windows', 'window_probabilities', 'can_check']
+           'null_pairs', 'is_small', 'null_windows', 'read_windows', 'map_whole', 'window_probabilities', 'can_check']
 
 # %% ../../nbs/32_mapping.nulls.ipynb #cd646ad0
 import math
+from functools import reduce
 
 import dask
 import numpy as np
@@ -17,9 +18,9 @@ from tqdm import tqdm
 
 from ..core import get_event
 from ..data.grid import spread_windows
-from ..data.pair import STDS, choose_passes, make_pair, season_before
+from ..data.pair import STDS, choose_passes, make_pair, season_before, views_before
 from ..learn.networks import folded
-from .scene import MapOptions, calibrate_map, map_tile, stack_pair, tile_job
+from .scene import MapOptions, TileJob, calibrate_map, lower, map_tile, stack_pair, tile_job
 from .tiles import WHOLE
 
 # %% ../../nbs/32_mapping.nulls.ipynb #58a85e54
@@ -39,7 +40,7 @@ def pass_stretch(
 # %% ../../nbs/32_mapping.nulls.ipynb #612a4f60
 def season_splits(
     cube:xr.Dataset,  # canonical cube
-    pair:xr.Dataset,  # of `make_pair` from it, its image before of the season or of both
+    pair:xr.Dataset,  # of `make_pair` from it, not of the last passes alone
     before:list[int], # positions of all passes before its event
     after:list[int],  # positions of its passes after, or of as many as a null pair can have
 ) -> list[tuple[list, list]]: # (positions before, positions after), the latest last
@@ -47,11 +48,12 @@ def season_splits(
     days = cube.time.values.astype('datetime64[D]')
     n_last, n_post = 0, len(after)
     if pair.before == 'both': n_last = len(pair.passes_pre) - len(season_before(cube, before, pair.event_start))
+    if pair.before == 'each': n_last = len(pair.passes_pre)
     longest = LONGEST*pass_stretch(cube, before[-1:], after)
     splits = []
     for k in range(1, len(before) - n_post + 1):
         played, last = before[k:k+n_post], before[max(0, k-n_last):k]
-        season = season_before(cube, before[:k], str(days[played[0]]))
+        season = season_before(cube, before[:k], str(days[played[0]] - 1))
         alike = pass_stretch(cube, before[k-1:k], played) <= longest
         if season and alike: splits.append((sorted({*season, *last}), played))
     return splits
@@ -84,9 +86,13 @@ def null_pair(
 ) -> xr.Dataset:      # dims (moment, y, x), dB
     "The null pair of some passes, made as the given pair"
     days = cube.time.values.astype('datetime64[D]')
-    dates = str(days[before[-1]]), str(days[after[0]])
-    extra = [name for name in STDS if name in pair]
-    return make_pair(cube.isel(time=[*before, *after]), dates, None, pair.orbit, pair.average, extra)
+    first_after = days[after[0]]
+    options = dict(orbit=pair.orbit, average=pair.average, extra=[name for name in STDS if name in pair])
+    passes = cube.isel(time=[*before, *after])
+    if pair.attrs.get('before') != 'each':
+        return make_pair(passes, (str(days[before[-1]]), str(first_after)), None, **options)
+    dates = str(first_after - 1), str(first_after)
+    return make_pair(passes, dates, len(pair.passes_pre), before='each', **options)
 
 # %% ../../nbs/32_mapping.nulls.ipynb #7feff2a8
 def null_pairs(
@@ -127,6 +133,14 @@ def read_windows(
     stacked = stack_pair(pair, channels).data
     return list(dask.compute(*[stacked[:, :, y, x] for y, x in null_windows(pair)]))
 
+# %% ../../nbs/32_mapping.nulls.ipynb #2fde1cd9
+def map_whole(
+    window:np.ndarray, # (moment, channel, y, x), dB
+    job:TileJob,
+) -> np.ndarray:       # (y, x) probabilities, NaN = no data
+    "The map of a window that stands for itself"
+    return calibrate_map(map_tile(window, WHOLE, job), job.calibration)
+
 # %% ../../nbs/32_mapping.nulls.ipynb #39ab35af
 def window_probabilities(
     pair:xr.Dataset, # the map's own pair, or a null pair
@@ -137,8 +151,9 @@ def window_probabilities(
     "What a model sees in the windows of a pair, in the fast type of the machine"
     found, job = [], tile_job(folded(model), meta, MapOptions(fast=True))
     step = 1 if is_small(pair) else 2
-    for window in read_windows(pair, job.spec['channels']):
-        prob = calibrate_map(map_tile(window, WHOLE, job), job.calibration)[::step, ::step]
+    views = [read_windows(view, job.spec['channels']) for view in views_before(pair)]
+    for windows in zip(*views):
+        prob = reduce(lower, [map_whole(window, job) for window in windows])[::step, ::step]
         found.append(prob[np.isfinite(prob)])
         bar.update()
     return np.concatenate(found)

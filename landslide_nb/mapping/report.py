@@ -233,6 +233,7 @@ def day_list(
 OF_SEASON = { # what the image before is made of, where not only of the last passes
     'season': 'of the same season of earlier years',
     'both': 'the last, and those of the same season of earlier years',
+    'each': 'the last; a landslide is what differs from them and from the same season of earlier years',
 }
 
 def pass_facts(
@@ -242,7 +243,9 @@ def pass_facts(
     before, after = (day_list(m.get(key) or []) for key in ('passes_pre', 'passes_post'))
     of_what = OF_SEASON.get(str(m.get('before')))
     if of_what: before += f' ({of_what})'
-    facts = {'passes before': before, 'passes after': after, 'orbit': orbit_text(m)}
+    season = day_list(m.get('passes_season') or [])
+    of_season = {'passes of the season': season} if season else {}
+    facts = {'passes before': before, **of_season, 'passes after': after, 'orbit': orbit_text(m)}
     unseen = unseen_of_map(m)
     return {**facts, 'hidden by the terrain': unseen} if unseen else facts
 
