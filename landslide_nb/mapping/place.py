@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KNOTS', 'MIDDLES', 'LEAST_P', 'BULK', 'FEW', 'USUAL', 'NEARLY_NONE', 'LARGEST_STEP', 'SAID_FROM', 'PLACE_THRESHOLD',
-           'ALL_CHANGED', 'scores_of', 'count_scores', 'stretched', 'landslide_shares', 'stillness', 'fit_place',
-           'threshold_of_place', 'changed_share', 'null_check', 'all_changed_text', 'with_place', 'settle_place']
+           'ALL_CHANGED', 'LEAST_SHOWN', 'FALSE_WEIGHTS', 'FALSE_SPREAD', 'scores_of', 'count_scores', 'stretched',
+           'landslide_shares', 'stillness', 'fit_place', 'threshold_of_place', 'changed_share', 'false_witnesses',
+           'false_share', 'null_check', 'all_changed_text', 'with_place', 'settle_place']
 
 # %% ../../nbs/33_mapping.place.ipynb #c2c60b1c
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -122,20 +123,52 @@ def changed_share(
     usual = np.mean([np.quantile(null, BULK[1]) for null in nulls])
     return float((own > usual).mean())
 
+# %% ../../nbs/33_mapping.place.ipynb #889db0b2
+LEAST_SHOWN = 30 # pixels above the threshold, below which nothing is said of them
+
+def false_witnesses(
+    own:np.ndarray,             # (m,) scores of the map's own pair
+    nulls:Sequence[np.ndarray], # (n,) scores of each null pair
+    above:Callable[[np.ndarray], np.ndarray], # which scores are shown
+) -> tuple[float, float]|None:  # share that the model, and that the null pairs, call false; None with too few pixels
+    "What speaks against the pixels that a map shows"
+    shown = own[above(own)]
+    if len(shown) < LEAST_SHOWN: return None
+    explained = np.mean([above(stretched(null, own)).mean() for null in nulls])*len(own)
+    return float(1 - expit(shown).mean()), float((explained + 1)/(len(shown) + 2))
+
+# %% ../../nbs/33_mapping.place.ipynb #9e20989b
+FALSE_WEIGHTS = .75, .6, .45 # of 1, of the logit of what the model says, of the logit of what null pairs explain
+FALSE_SPREAD = 1.75, .6      # of a logit: of every place, and more of one with a single null pair
+
+# %% ../../nbs/33_mapping.place.ipynb #89d521c2
+def false_share(
+    witnesses:tuple[float, float], # of `false_witnesses`
+    n:int,                         # null pairs
+) -> list[float]:                  # lowest, likely and highest share, 80 % interval
+    "How many of the pixels shown are likely no landslide"
+    model, explained = logit(np.clip(witnesses, .02, .98))
+    constant, of_model, of_nulls = FALSE_WEIGHTS
+    likely = constant + of_model*model + of_nulls*explained
+    spread = FALSE_SPREAD[0] + FALSE_SPREAD[1]/n
+    return expit([likely - spread, likely, likely + spread]).tolist()
+
 # %% ../../nbs/33_mapping.place.ipynb #d1750732
 def null_check(
     pairs:Sequence[xr.Dataset], # null pairs
     own:np.ndarray,             # (m,) scores of the map's own pair
     nulls:Sequence[np.ndarray], # (n,) scores of each null pair
     calibration:dict,           # with the curve and the threshold of the place
-) -> dict: # pairs (their number), passes_pre, passes_post, pixels and share of the worst; observed, changed
+) -> dict: # pairs (their number), passes_pre, passes_post, pixels and share of the worst; observed, false_share, changed
     "What was found in the null pairs, after the curve of the place"
     curve, threshold = calibration['place'], calibration['threshold']
-    def above(scores): return float((recalibrate(expit(scores), curve) >= threshold).mean())
-    shares = [above(null) for null in nulls]
+    def above(scores): return recalibrate(expit(scores), curve) >= threshold
+    shares = [float(above(null).mean()) for null in nulls]
     worst = int(np.argmax(shares))
     passes = dict(passes_pre=pairs[worst].passes_pre, passes_post=pairs[worst].passes_post)
-    found = dict(pixels=len(nulls[worst]), share=shares[worst], observed=above(own))
+    found = dict(pixels=len(nulls[worst]), share=shares[worst], observed=float(above(own).mean()))
+    witnesses = false_witnesses(own, nulls, above)
+    if witnesses: found['false_share'] = false_share(witnesses, len(nulls))
     return dict(pairs=len(nulls), **passes, **found, changed=changed_share(own, nulls))
 
 # %% ../../nbs/33_mapping.place.ipynb #07bef0c9
