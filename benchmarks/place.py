@@ -48,7 +48,7 @@ def rules(p, nulls, own):
     "{rule: (probabilities, threshold)}"
     curve = fit_place(scores_of(p), [scores_of(null) for null in nulls])
     worst = max(float(np.nanquantile(null, 1 - FALSE_ALARMS)) for null in nulls)
-    return {'model alone': (p, own), 'threshold raised': (p, max(own, worst)), 'place': (recalibrate(p, curve), threshold_of_place([scores_of(null) for null in nulls], curve))}
+    return {'model alone': (p, own), 'threshold raised': (p, max(own, worst)), 'place': (recalibrate(p, curve), threshold_of_place(scores_of(p), [scores_of(null) for null in nulls], curve))}
 
 def scores(p, truth, threshold):
     "Pixels found, right and mapped, and precision, recall and F1 of one map"

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['KNOTS', 'MIDDLES', 'LEAST_P', 'BULK', 'FEW', 'USUAL', 'NEARLY_NONE', 'LARGEST_STEP', 'SAID_FROM', 'PLACE_THRESHOLD',
-           'ALL_CHANGED', 'LEAST_SHOWN', 'FALSE_WEIGHTS', 'FALSE_SPREAD', 'scores_of', 'count_scores', 'stretched',
-           'landslide_shares', 'stillness', 'fit_place', 'threshold_of_place', 'changed_share', 'false_witnesses',
-           'false_share', 'null_check', 'all_changed_text', 'with_place', 'settle_place']
+           'ALL_CHANGED', 'ENOUGH_PAIRS', 'LEAST_SHOWN', 'FALSE_WEIGHTS', 'FALSE_SPREAD', 'scores_of', 'count_scores',
+           'stretched', 'landslide_shares', 'stillness', 'fit_place', 'changed_share', 'allowed_thresholds',
+           'threshold_of_place', 'false_witnesses', 'false_share', 'null_check', 'all_changed_text', 'with_place',
+           'settle_place']
 
 # %% ../../nbs/33_mapping.place.ipynb #c2c60b1c
 from collections.abc import Callable, Sequence
@@ -104,15 +105,7 @@ def fit_place(
 # %% ../../nbs/33_mapping.place.ipynb #b390b90e
 PLACE_THRESHOLD = .2 # where polygons start at the lowest, if probabilities follow the place
 ALL_CHANGED = .5 # share above the 95 % quantile of the null pairs, from which the whole scene changed
-
-# %% ../../nbs/33_mapping.place.ipynb #2ffd1069
-def threshold_of_place(
-    nulls:Sequence[np.ndarray], # (n,) scores of each null pair
-    curve:dict,                 # of `fit_place`
-) -> float:                     # probability, at least `PLACE_THRESHOLD`
-    "Where polygons start: as low as the worst null pair allows"
-    def reached(scores): return float(np.quantile(recalibrate(expit(scores), curve), 1 - FALSE_ALARMS))
-    return max(PLACE_THRESHOLD, *(reached(null) for null in nulls))
+ENOUGH_PAIRS = 3 # null pairs, from which the worst is set aside
 
 # %% ../../nbs/33_mapping.place.ipynb #ed2a82ae
 def changed_share(
@@ -122,6 +115,29 @@ def changed_share(
     "The share of a pair that changed more than 95 % of its null pairs did"
     usual = np.mean([np.quantile(null, BULK[1]) for null in nulls])
     return float((own > usual).mean())
+
+# %% ../../nbs/33_mapping.place.ipynb #2ffd1069
+def allowed_thresholds(
+    nulls:Sequence[np.ndarray], # (n,) scores of each null pair
+    curve:dict,                 # of `fit_place`
+) -> list[float]:               # probabilities, in order
+    "Where each null pair shows no more than two in a thousand of its pixels"
+    def reached(null): return float(np.quantile(recalibrate(expit(null), curve), 1 - FALSE_ALARMS))
+    return sorted(map(reached, nulls))
+
+# %% ../../nbs/33_mapping.place.ipynb #c404a3a5
+def threshold_of_place(
+    own:np.ndarray,             # (m,) scores of the map's own pair
+    nulls:Sequence[np.ndarray], # (n,) scores of each null pair
+    curve:dict,                 # of `fit_place`
+) -> float:                     # probability, at least `PLACE_THRESHOLD`
+    "Where polygons start: as low as the null pairs allow"
+    if changed_share(own, nulls) >= ALL_CHANGED:
+        half_way = [(null + stretched(null, own))/2 for null in nulls]
+        return max(PLACE_THRESHOLD, *allowed_thresholds(half_way, curve))
+    allowed = allowed_thresholds(nulls, curve)
+    heard = allowed[:-1] if len(nulls) >= ENOUGH_PAIRS else allowed
+    return max(PLACE_THRESHOLD, *heard)
 
 # %% ../../nbs/33_mapping.place.ipynb #889db0b2
 LEAST_SHOWN = 30 # pixels above the threshold, below which nothing is said of them
@@ -159,7 +175,7 @@ def null_check(
     own:np.ndarray,             # (m,) scores of the map's own pair
     nulls:Sequence[np.ndarray], # (n,) scores of each null pair
     calibration:dict,           # with the curve and the threshold of the place
-) -> dict: # pairs (their number), passes_pre, passes_post, pixels and share of the worst; observed, false_share, changed
+) -> dict: # pairs (their number), passes_pre, passes_post, pixels and share of the worst; observed, set_aside, false_share, changed
     "What was found in the null pairs, after the curve of the place"
     curve, threshold = calibration['place'], calibration['threshold']
     def above(scores): return recalibrate(expit(scores), curve) >= threshold
@@ -167,6 +183,7 @@ def null_check(
     worst = int(np.argmax(shares))
     passes = dict(passes_pre=pairs[worst].passes_pre, passes_post=pairs[worst].passes_post)
     found = dict(pixels=len(nulls[worst]), share=shares[worst], observed=float(above(own).mean()))
+    found['set_aside'] = len(nulls) >= ENOUGH_PAIRS and shares[worst] > FALSE_ALARMS
     witnesses = false_witnesses(own, nulls, above)
     if witnesses: found['false_share'] = false_share(witnesses, len(nulls))
     return dict(pairs=len(nulls), **passes, **found, changed=changed_share(own, nulls))
@@ -194,7 +211,7 @@ def with_place(
     scores, null_scores = scores_of(own), [scores_of(nulls[k]) for k in seen]
     curve = fit_place(scores, null_scores)
     before = meta['calibration']
-    calibration = {**before, 'place': curve, 'threshold': threshold_of_place(null_scores, curve)}
+    calibration = {**before, 'place': curve, 'threshold': threshold_of_place(scores, null_scores, curve)}
     check = null_check([pairs[k] for k in seen], scores, null_scores, calibration)
     warning = all_changed_text(check)
     if warning: calibration['area'] = {}

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SIMULATED_EVENT', 'TENTHS', 'SPACE', 'NARROW', 'NOTHING_FETCHED', 'LONG', 'MOST_LETTERS', 'BEFORE_UNITS', 'DAY',
            'is_simulated', 'event_in_words', 'event_title', 'level_text', 'model_in_words', 'days_text', 'orbit_text',
-           'null_days', 'wrong_tenths', 'wrong_text', 'rule_text', 'shortened', 'source_text', 'nice_step',
-           'ticks_between', 'decimals_of', 'degree_text', 'km_text', 'label_width', 'label_room', 'fitting_ticks',
-           'scale_length', 'scale_text', 'html_page', 'html_row', 'warning_box', 'html_table', 'html_list', 'unbroken',
-           'html_sentence']
+           'null_days', 'wrong_tenths', 'wrong_text', 'set_aside_text', 'rule_text', 'shortened', 'source_text',
+           'nice_step', 'ticks_between', 'decimals_of', 'degree_text', 'km_text', 'label_width', 'label_room',
+           'fitting_ticks', 'scale_length', 'scale_text', 'html_page', 'html_row', 'warning_box', 'html_table',
+           'html_list', 'unbroken', 'html_sentence']
 
 # %% ../../nbs/32b_mapping.words.ipynb #cc9141ab
 import html, math, re
@@ -126,6 +126,14 @@ def wrong_text(
     tenths = wrong_tenths(metrics)
     return tenths and f'Of ten pixels above the threshold, {tenths} are likely no landslide.'
 
+# %% ../../nbs/32b_mapping.words.ipynb #34827214
+def set_aside_text(
+    check:dict, # of null pairs, in metrics.json
+) -> str:       # empty where none is
+    "Why one null pair does not move the threshold"
+    if check.get('set_aside') is not True: return ''
+    return 'That pair is set aside: an old landslide, a fire or a flood may lie in it. Look there.'
+
 # %% ../../nbs/32b_mapping.words.ipynb #b506d3c7
 def rule_text(
     metrics:dict, # of metrics.json
@@ -139,8 +147,8 @@ def rule_text(
     observed = check.get('observed')
     if not isinstance(observed, (int, float)): return printable(f'{found}.')
     follow = 'Probabilities follow what null pairs of the place show.'
-    said = f'{found}, {observed:.2%} of the pair of the event. {follow} {wrong_text(metrics)}'
-    return printable(said.strip())
+    sentences = [f'{found}, {observed:.2%} of the pair of the event.', set_aside_text(check), follow, wrong_text(metrics)]
+    return printable(' '.join(filter(None, sentences)))
 
 # %% ../../nbs/32b_mapping.words.ipynb #3b3fff89
 def shortened(
