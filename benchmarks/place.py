@@ -36,7 +36,7 @@ from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import load_model
 from landslide_nb.mapping.mapping import scene_pair
 from landslide_nb.mapping.nulls import null_pairs
-from landslide_nb.mapping.place import false_share, false_witnesses, fit_place, scores_of, threshold_of_place
+from landslide_nb.mapping.place import false_share, false_witnesses, fit_place, heard_nulls, scores_of, threshold_of_place
 from landslide_nb.mapping.scene import predict_scene
 from landslide_nb.weights.adapt import slide_change
 from landslide_nb.weights.base import despeckle, random_cube, random_region
@@ -50,6 +50,7 @@ def prob(model, pair):
 
 def settled(own, nulls):
     "(curve, threshold) of a place, from scores"
+    nulls = heard_nulls(nulls)
     curve = fit_place(own, nulls)
     return curve, threshold_of_place(own, nulls, curve)
 
@@ -61,10 +62,10 @@ def rules(p, nulls, own):
 
 def wrong(p, nulls):
     "Lowest, likely and highest share of false pixels that a place states"
-    own, null_scores = scores_of(p), [scores_of(null) for null in nulls]
+    own, null_scores = scores_of(p), heard_nulls([scores_of(null) for null in nulls])
     curve, threshold = settled(own, null_scores)
     witnesses = false_witnesses(own, null_scores, lambda scores: recalibrate(expit(scores), curve) >= threshold)
-    return dict(zip(('low', 'likely', 'high'), false_share(witnesses, len(nulls)) if witnesses else [np.nan]*3))
+    return dict(zip(('low', 'likely', 'high'), false_share(witnesses, len(null_scores)) if witnesses else [np.nan]*3))
 
 def scores(p, truth, threshold):
     "Pixels found, right and mapped, and precision, recall and F1 of one map"

@@ -28,7 +28,7 @@ from landslide_nb.learn.calibration import recalibrate
 from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import load_model
 from landslide_nb.mapping.nulls import MOST_PAIRS, null_pair, null_pairs, null_passes
-from landslide_nb.mapping.place import fit_place, scores_of, threshold_of_place
+from landslide_nb.mapping.place import fit_place, heard_nulls, scores_of, threshold_of_place
 from landslide_nb.mapping.scene import predict_scene
 from landslide_nb.weights.base import random_region
 
@@ -58,7 +58,7 @@ def share(scores, threshold): return float((scores[np.isfinite(scores)] >= thres
 def placed(p, nulls, own):
     "(probabilities, threshold) of the place, or of the model where there is no null pair"
     if not nulls: return p, own
-    scores, of_nulls = scores_of(p), [scores_of(null) for null in nulls]
+    scores, of_nulls = scores_of(p), heard_nulls([scores_of(null) for null in nulls])
     curve = fit_place(scores, of_nulls)
     return recalibrate(p, curve), threshold_of_place(scores, of_nulls, curve)
 
