@@ -4,13 +4,16 @@
     python -m benchmarks.place events
     python -m benchmarks.place landslide --data FOLDER
     python -m benchmarks.place regions --out regions.csv
+    python -m benchmarks.place halves
     python -m benchmarks.place pixels --data FOLDER
 
 `real`: the land crops of California (opera_rtc_s1/*), raw and despeckled, at the latest and at earlier pairs within a season and across
 years; landslides of random regions are injected into the pair, as they are, twice and three times as strong. Three rules are compared:
 the model alone; its threshold raised until two in a thousand pixels of the worst null pair are left; and the curve and threshold
 of the place (`settle_place`). `events`: the two embedded events. `landslide`: the real one (png_2024), a check: nothing was chosen on it. `regions`: simulated regions that neither the weights nor their calibration
-saw, each with up to nine passes before; there the share of false pixels that a map states is compared with the real one. `pixels`: the real landslide
+saw, each with up to nine passes before; there the share of false pixels that a map states is compared with the real one, and the interval with it; its numbers
+were fitted on the regions of even seeds. `halves`: maps of still regions with landslides beside maps of restless regions without: what is found of the landslides,
+against the still region alone. `pixels`: the real landslide
 in pixels a third as wide, without and with the speckle of a product of 10 m, as it is and averaged back before the network.
 """
 import argparse
@@ -19,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.special import expit
 from tqdm import tqdm
 
 from benchmarks.adapt import despeckled
@@ -32,7 +36,7 @@ from landslide_nb.learn.metrics import average_precision
 from landslide_nb.learn.models import load_model
 from landslide_nb.mapping.mapping import scene_pair
 from landslide_nb.mapping.nulls import null_pairs
-from landslide_nb.mapping.place import fit_place, scores_of, threshold_of_place
+from landslide_nb.mapping.place import false_share, false_witnesses, fit_place, heard_nulls, scores_of, threshold_of_place
 from landslide_nb.mapping.scene import predict_scene
 from landslide_nb.weights.adapt import slide_change
 from landslide_nb.weights.base import despeckle, random_cube, random_region
@@ -44,11 +48,24 @@ def prob(model, pair):
     "The map of a model, with no place in it"
     return predict_scene(pair, *model, progress=False).values
 
+def settled(own, nulls):
+    "(curve, threshold) of a place, from scores"
+    nulls = heard_nulls(nulls)
+    curve = fit_place(own, nulls)
+    return curve, threshold_of_place(own, nulls, curve)
+
 def rules(p, nulls, own):
     "{rule: (probabilities, threshold)}"
-    curve = fit_place(scores_of(p), [scores_of(null) for null in nulls])
+    curve, threshold = settled(scores_of(p), [scores_of(null) for null in nulls])
     worst = max(float(np.nanquantile(null, 1 - FALSE_ALARMS)) for null in nulls)
-    return {'model alone': (p, own), 'threshold raised': (p, max(own, worst)), 'place': (recalibrate(p, curve), threshold_of_place([scores_of(null) for null in nulls], curve))}
+    return {'model alone': (p, own), 'threshold raised': (p, max(own, worst)), 'place': (recalibrate(p, curve), threshold)}
+
+def wrong(p, nulls):
+    "Lowest, likely and highest share of false pixels that a place states"
+    own, null_scores = scores_of(p), heard_nulls([scores_of(null) for null in nulls])
+    curve, threshold = settled(own, null_scores)
+    witnesses = false_witnesses(own, null_scores, lambda scores: recalibrate(expit(scores), curve) >= threshold)
+    return dict(zip(('low', 'likely', 'high'), false_share(witnesses, len(null_scores)) if witnesses else [np.nan]*3))
 
 def scores(p, truth, threshold):
     "Pixels found, right and mapped, and precision, recall and F1 of one map"
@@ -144,8 +161,9 @@ def region_rows(model, seed):
     pair = scene_pair(cube, model[1]['input']['channels'])
     p, truth = prob(model, pair), cube.landslides.values
     nulls = [prob(model, null) for null in null_pairs(cube, pair)]
-    ap = average_precision(p, truth)
-    return [dict(seed=seed, rule=rule, auprc=ap, threshold=t, **scores(q, truth, t))
+    facts = dict(seed=seed, any_time=random_region(seed).any_time, auprc=average_precision(p, truth))
+    stated = wrong(p, nulls)
+    return [dict(facts, rule=rule, threshold=t, **scores(q, truth, t), **(stated if rule == 'place' else {}))
             for rule, (q, t) in rules(p, nulls, model[1]['calibration']['threshold']).items()]
 
 def simulated(model, out):
@@ -163,6 +181,38 @@ def truthful(table):
     means = table.groupby('rule', sort=False)[['auprc', 'precision', 'recall', 'f1']].mean()
     shares = said.groupby('rule')[['false_share', 'real', 'off']].mean()
     return means.join(shares).join(said.groupby('rule').off.apply(lambda o: (o <= .1).mean()).rename('within .1')).round(3)
+
+def intervals(table):
+    "How often the real share of false pixels lies in the interval that the place states, in regions it was fitted on and in others"
+    said = table[(table.rule == 'place') & (table.found >= 30)].assign(real=lambda t: 1 - t.precision, regions=lambda t: np.where(t.seed % 2, 'others', 'fitted on'))
+    said = said.assign(inside=said.real.between(said.low, said.high), width=said.high - said.low, off=(said.likely - said.real).abs())
+    return said.groupby('regions')[['false_share', 'likely', 'real', 'off', 'inside', 'width']].mean().assign(n=said.groupby('regions').size()).round(3)
+
+HALVES = range(300_000, 300_024)
+
+def maps_of_regions(model):
+    "(scores of the pair, truth, scores of the null pairs) of regions with landslides"
+    for seed in tqdm(HALVES, unit='region'):
+        cube = random_cube(seed, before=9)
+        if cube.landslides.values.sum() < 50: continue
+        pair = scene_pair(cube, model[1]['input']['channels'])
+        p = prob(model, pair)
+        yield scores_of(p), cube.landslides.values[np.isfinite(p)], [scores_of(prob(model, null)) for null in null_pairs(cube, pair)]
+
+def halves(model):
+    "Recall of the landslides of still regions, alone and beside a restless region in which nothing slid"
+    def unrest(region): return np.mean([expit(null).mean() for null in region[2]])
+    found = sorted(maps_of_regions(model), key=unrest)
+    still, restless = found[:len(found)//3], found[-len(found)//3:]
+    rows = []
+    for own, truth, nulls in still:
+        def recall(curve, threshold): return float((recalibrate(expit(own), curve) >= threshold)[truth == 1].mean())
+        alone = recall(*settled(own, nulls))
+        for _, _, (*others, last) in restless:
+            both = [np.concatenate(two) for two in zip(nulls, [*others, others[0]])]
+            rows.append(dict(alone=alone, beside=recall(*settled(np.concatenate([own, last]), both))))
+    table = pd.DataFrame(rows).assign(less=lambda t: t.alone - t.beside)
+    return table.describe().loc[['count', 'mean', 'min', '25%', '50%', '75%', 'max']].assign(**{'within .05': (table.less <= .05).mean()})
 
 def finer(pair, looks, seed=0, factor=3):
     "A pair in smaller pixels, each moment with speckle of so many looks (None: none)"
@@ -198,7 +248,7 @@ def pixels(model, data):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('what', choices=['real', 'events', 'landslide', 'regions', 'pixels'])
+    p.add_argument('what', choices=['real', 'events', 'landslide', 'regions', 'halves', 'pixels'])
     p.add_argument('--data', type=Path, help='folder of the real images')
     p.add_argument('--model', default='base')
     p.add_argument('--out', type=Path, help='table of all places')
@@ -207,7 +257,12 @@ def main():
     if args.what == 'events': return print(events(model).round(3).to_string())
     if args.what == 'landslide': return print(landslide(model, args.data).round(3).to_string())
     if args.what == 'pixels': return print(pixels(model, args.data).round(3).to_string())
-    if args.what == 'regions': return print(truthful(simulated(model, args.out)).to_string())
+    if args.what == 'halves': return print(halves(model).round(3).to_string())
+    if args.what == 'regions':
+        table = simulated(model, args.out)
+        print(truthful(table).to_string())
+        print(truthful(table[table.any_time.astype(bool)]).to_string())
+        return print(intervals(table).to_string())
     table = real(model, args.data, args.out)
     print(summary(table, 'rule').to_string())
     print(summary(table, ['strength', 'rule']).to_string())

@@ -28,7 +28,8 @@ def say(
 CUBE = 'path of a Zarr (folder, zip or URL), a netCDF or a folder of GeoTIFFs or patches, or the name of an event (demo_a, demo_b, or a fetched one)'
 MODEL = 'MODEL.safetensors'
 CHANNELS = ['coherence', 'dem', 'slope', 'vv_std', 'vh_std'] # beside VV and VH, see `make_pair'
-BEFORE = 'passes of the image before: the last ones, those of the same season of earlier years, or both (default last)'
+BEFORE = ('passes of the image before: the last ones, those of the same season of earlier years, both in one image, or one image of each: '
+          'then a pixel is as probable as the lower of two maps says, which takes twice as long (default last)')
 
 # %% ../../nbs/80_commands.options.ipynb #a14d244c
 path_word = os.path.expanduser # type of an argument that names a file or folder: ~ is the home folder
@@ -65,7 +66,7 @@ def add_pair_options(
     p.add_argument('--orbit', choices=['ascending', 'descending', 'unknown'], help='orbit direction; default: that of the track')
     p.add_argument('--track', metavar='N', help=track)
     p.add_argument('--passes', type=number_or_all, default=3, metavar='N|all', help='passes averaged on each side of the event (default 3)')
-    p.add_argument('--before', choices=['last', 'season', 'both'], help=BEFORE)
+    p.add_argument('--before', choices=['last', 'season', 'both', 'each'], help=BEFORE)
     p.add_argument('--crs', type=crs_word, metavar='EPSG:CODE', help='coordinate reference system of a cube that has none, such as EPSG:32654')
     p.add_argument('--size', type=int, default=2048, metavar='PX', help='side of an embedded event\'s scene (default 2048)')
     add_seed(p, 'of simulation, split and training')

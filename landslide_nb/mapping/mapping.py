@@ -94,7 +94,7 @@ def scene_pair(
     passes:int|None=3,         # passes averaged on each side; None: all
     orbit:str|None=None,       # ascending or descending; None: that of the track
     track:str|int|None=None,   # relative orbit; None: the one with most usable passes
-    before:str='last',         # last | season | both: which passes make the image before, see `make_pair`
+    before:str='last',         # last | season | both | each: which passes make the image before, see `make_pair`
 ) -> xr.Dataset:               # dims (moment, y, x), dB; with the cube's `dem` and `slope`, and `ratio_std`
     "The pair a model maps, with the terrain beside it, and the deviation before the event where passes suffice"
     extra = [name for name in channels if name not in ('vv', 'vh')]
@@ -148,7 +148,7 @@ def map_cube(
     orbit:str|None=None,         # ascending or descending; None: that of the track
     crs:str|None=None,           # of a cube that has none, such as EPSG:32654
     track:str|int|None=None,     # relative orbit; None: the one with most usable passes
-    before:str='last',           # last | season | both: which passes make the image before, see `make_pair`
+    before:str='last',           # last | season | both | each: which passes make the image before, see `make_pair`
     **options,                   # of `map_pair`
 ) -> dict:                       # what metrics.json holds
     "Open a cube, pair it, map it, write the run folder"

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['MOST_PAIRS', 'LONGEST', 'WHOLE_UP_TO', 'SPREAD', 'pass_stretch', 'season_splits', 'null_passes', 'split_event',
-           'stds_of', 'null_pair', 'spread_passes', 'null_pairs', 'is_small', 'windows_in', 'null_windows',
-           'side_by_side', 'read_pairs', 'window_probabilities', 'can_check']
+           'stds_of', 'has_two_images', 'null_pair', 'spread_passes', 'null_pairs', 'is_small', 'windows_in',
+           'null_windows', 'side_by_side', 'nulls_of_windows', 'read_pairs', 'map_whole', 'window_probabilities',
+           'can_check']
 
 # %% ../../nbs/32_mapping.nulls.ipynb #cd646ad0
 import math
+from functools import reduce
 
 import dask
 import numpy as np
@@ -18,9 +20,10 @@ from tqdm import tqdm
 
 from ..core import Event, get_event
 from ..data.grid import spread_starts, spread_windows
-from ..data.pair import STDS, balanced, choose_passes, make_pair, pair_of_passes, season_before
+from ..data.pair import SEASON_IMAGES, STDS, balanced, choose_passes, make_pair, pair_of_passes
+from ..data.pair import season_before, views_before
 from ..learn.networks import folded
-from .scene import MapOptions, calibrate_map, map_tile, stack_pair, tile_job
+from .scene import MapOptions, TileJob, calibrate_map, lower, map_tile, stack_pair, tile_job
 from .tiles import WHOLE
 
 # %% ../../nbs/32_mapping.nulls.ipynb #58a85e54
@@ -40,7 +43,7 @@ def pass_stretch(
 # %% ../../nbs/32_mapping.nulls.ipynb #612a4f60
 def season_splits(
     cube:xr.Dataset,  # canonical cube
-    pair:xr.Dataset,  # of `make_pair` from it, its image before of the season or of both
+    pair:xr.Dataset,  # of `make_pair` from it, not of the last passes alone
     before:list[int], # positions of all passes before its event
     after:list[int],  # positions of its passes after, or of as many as a null pair can have
 ) -> list[tuple[list, list]]: # (positions before, positions after), the latest last
@@ -48,11 +51,12 @@ def season_splits(
     days = cube.time.values.astype('datetime64[D]')
     n_last, n_post = 0, len(after)
     if pair.before == 'both': n_last = len(pair.passes_pre) - len(season_before(cube, before, pair.event_start))
+    if pair.before == 'each': n_last = len(pair.passes_pre)
     longest = LONGEST*pass_stretch(cube, before[-1:], after)
     splits = []
     for k in range(1, len(before) - n_post + 1):
         played, last = before[k:k+n_post], before[max(0, k-n_last):k]
-        season = season_before(cube, before[:k], str(days[played[0]]))
+        season = season_before(cube, before[:k], str(days[played[0]] - 1))
         alike = pass_stretch(cube, before[k-1:k], played) <= longest
         if season and alike: splits.append((sorted({*season, *last}), played))
     return splits
@@ -92,6 +96,12 @@ def stds_of(
     "The channels of a pair that describe its passes before"
     return [name for name in STDS if name in pair]
 
+def has_two_images(
+    pair:xr.Dataset,
+) -> bool:
+    "Whether a pair was made with `before='each'`"
+    return set(SEASON_IMAGES) <= set(pair.data_vars)
+
 
 # %% ../../nbs/32_mapping.nulls.ipynb #57354e6d
 def null_pair(
@@ -101,9 +111,12 @@ def null_pair(
     after:list[int],  # positions of passes
 ) -> xr.Dataset:      # dims (moment, y, x), dB
     "The null pair of some passes, made as the given pair"
-    event = split_event(cube, before, after)
-    return make_pair(cube.isel(time=[*before, *after]), event, None, pair.orbit, pair.average, stds_of(pair))
-
+    passes = cube.isel(time=[*before, *after])
+    made = dict(orbit=pair.orbit, average=pair.average, extra=stds_of(pair))
+    if not has_two_images(pair): return make_pair(passes, split_event(cube, before, after), None, **made)
+    first_after = cube.time.values.astype('datetime64[D]')[after[0]]
+    dates = str(first_after - 1), str(first_after)
+    return make_pair(passes, dates, len(pair.passes_pre), before='each', **made)
 
 # %% ../../nbs/32_mapping.nulls.ipynb #7feff2a8
 def spread_passes(
@@ -163,6 +176,17 @@ def side_by_side(
 
 
 # %% ../../nbs/32_mapping.nulls.ipynb #f2986c9d
+def nulls_of_windows(
+    cube:xr.Dataset, # canonical cube
+    pair:xr.Dataset, # of `make_pair` from it
+    passes:list[tuple[list, list]], # of `spread_passes`
+) -> list[xr.Dataset]: # dims (moment, y, x), dB, lazy; not balanced, unless they hold two images before
+    "Null pairs in the windows that are mapped"
+    if has_two_images(pair): return [side_by_side(null_pair(cube, pair, *sides)) for sides in passes]
+    seen = side_by_side(cube.drop_vars('landslides', errors='ignore'))
+    made = dict(orbit=pair.orbit, average=pair.average, extra=stds_of(pair))
+    return [pair_of_passes(seen, split_event(cube, *sides), sides=sides, **made) for sides in passes]
+
 def read_pairs(
     cube:xr.Dataset, # canonical cube, in memory or lazy
     pair:xr.Dataset, # of `make_pair` from it
@@ -171,12 +195,19 @@ def read_pairs(
     "The windows of a pair and of its null pairs"
     passes = spread_passes(cube, pair)
     if not passes: return []
-    seen = side_by_side(cube.drop_vars('landslides', errors='ignore'))
-    made = dict(orbit=pair.orbit, average=pair.average, extra=stds_of(pair))
-    nulls = [pair_of_passes(seen, split_event(cube, *sides), sides=sides, **made) for sides in passes]
-    own, *nulls = dask.compute(side_by_side(pair[channels]), *nulls)
-    return [own, *map(balanced, nulls)]
+    nulls = nulls_of_windows(cube, pair, passes)
+    own = side_by_side(pair[[*channels, *(name for name in SEASON_IMAGES if name in pair)]])
+    own, *nulls = dask.compute(own, *nulls)
+    return [own, *(nulls if has_two_images(pair) else map(balanced, nulls))]
 
+
+# %% ../../nbs/32_mapping.nulls.ipynb #2fde1cd9
+def map_whole(
+    window:np.ndarray, # (moment, channel, y, x), dB
+    job:TileJob,
+) -> np.ndarray:       # (y, x) probabilities, NaN = no data
+    "The map of a window that stands for itself"
+    return calibrate_map(map_tile(window, WHOLE, job), job.calibration)
 
 # %% ../../nbs/32_mapping.nulls.ipynb #39ab35af
 def window_probabilities(
@@ -188,11 +219,11 @@ def window_probabilities(
 ) -> np.ndarray:     # (n,) probabilities of valid pixels
     "What a model sees in the windows of a pair, in the fast type of the machine"
     found, job = [], tile_job(folded(model), meta, MapOptions(fast=True))
-    x = stack_pair(pair, job.spec['channels']).values
+    views = [stack_pair(view, job.spec['channels']).values for view in views_before(pair)]
     step = 1 if small else 2
-    for rows, columns in windows_in(x.shape[-2:], small):
-        prob = map_tile(x[..., rows, columns], WHOLE, job)
-        prob = calibrate_map(prob, job.calibration)[::step, ::step]
+    for rows, columns in windows_in(views[0].shape[-2:], small):
+        maps = [map_whole(x[..., rows, columns], job) for x in views]
+        prob = reduce(lower, maps)[::step, ::step]
         found.append(prob[np.isfinite(prob)])
         bar.update()
     return np.concatenate(found)

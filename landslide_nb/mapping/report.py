@@ -29,7 +29,7 @@ from .hits import READ_EXPOSURE, area_words, exposure_text, scene_rows, with_cap
 from .update import update_text
 from .words import (
     SIMULATED_EVENT, days_text, degree_text, event_title, html_list, html_page, html_row, html_sentence,
-    html_table, is_simulated, level_text, model_in_words, orbit_text, rule_text, shortened, source_text, warning_box)
+    html_table, is_simulated, level_text, model_in_words, orbit_text, rule_text, shortened, source_text, warning_box, wrong_tenths)
 
 if TYPE_CHECKING: # loaded when they are needed
     import pandas as pd
@@ -207,8 +207,8 @@ def area_facts(
     m:dict, # metrics of `write_products`
 ) -> dict:  # what -> text
     "How much was found"
-    false = m.get('expected_false_share')
-    stated = {} if false is None else {'of it expected to be none': f'{false:.0%}'}
+    false, tenths = m.get('expected_false_share'), wrong_tenths(m)
+    stated = {} if false is None else {'of it expected to be none': f'{tenths} of ten pixels' if tenths else f'{false:.0%}'}
     return {
         'expected landslide area, interval': expected_text(m).removeprefix('expected landslide area '),
         f"polygons of {area_text(m['min_area_m2'])} or more at probability {level_text(m['threshold'], 5)} or more": m['polygons'],
@@ -233,6 +233,7 @@ def day_list(
 OF_SEASON = { # what the image before is made of, where not only of the last passes
     'season': 'of the same season of earlier years',
     'both': 'the last, and those of the same season of earlier years',
+    'each': 'the last; a landslide is what differs from them and from the same season of earlier years',
 }
 
 def pass_facts(
@@ -242,7 +243,9 @@ def pass_facts(
     before, after = (day_list(m.get(key) or []) for key in ('passes_pre', 'passes_post'))
     of_what = OF_SEASON.get(str(m.get('before')))
     if of_what: before += f' ({of_what})'
-    facts = {'passes before': before, 'passes after': after, 'orbit': orbit_text(m)}
+    season = day_list(m.get('passes_season') or [])
+    of_season = {'passes of the season': season} if season else {}
+    facts = {'passes before': before, **of_season, 'passes after': after, 'orbit': orbit_text(m)}
     unseen = unseen_of_map(m)
     return {**facts, 'hidden by the terrain': unseen} if unseen else facts
 

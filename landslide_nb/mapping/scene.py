@@ -8,8 +8,8 @@ __all__ = ['SHIPPED_CONFIG', 'MEASURED', 'PASS_WINDOW', 'TRIM_FROM', 'MAP_FROM',
            'grid_margins', 'undo_dihedral', 'logits_d4', 'config_key', 'measured', 'TileJob', 'pixels_beyond',
            'map_window', 'map_tile', 'save_tile', 'lazy_map', 'lazy_file', 'ready_job', 'map_there', 'kept_memory',
            'map_here', 'map_tiles', 'calibrate_mosaic', 'calibrate_curve', 'calibrate_block', 'calibrate_map',
-           'MapOptions', 'tile_job', 'scene_tiles', 'map_bar', 'as_map', 'predict_scene', 'weights_hash', 'work_plan',
-           'predict_tiles']
+           'MapOptions', 'tile_job', 'scene_tiles', 'map_bar', 'as_map', 'lower', 'lower_map', 'map_in_memory',
+           'predict_scene', 'weights_hash', 'work_plan', 'map_on_disk', 'predict_tiles']
 
 # %% ../../nbs/31_mapping.scene.ipynb #037ac6b5
 import ctypes, hashlib, json, sys, uuid
@@ -27,6 +27,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from ..core import CubeError, ModelError
+from ..data.pair import views_before
 from ..learn.calibration import calibrate, calibrate_by_neighbourhood, recalibrate
 from ..learn.networks import folded, geometry, inner_logits
 from ..learn.models import check_input, dihedral, fast_dtype, load_model, normalize_pair
@@ -461,6 +462,37 @@ def as_map(
     attrs = dict(long_name='landslide probability', units='1')
     return xr.DataArray(prob, coords, ('y', 'x'), name='probability', attrs=attrs)
 
+# %% ../../nbs/31_mapping.scene.ipynb #6edbf048
+def lower(
+    first:np.ndarray|da.Array,  # probabilities, NaN = no data
+    second:np.ndarray|da.Array, # of the same pixels
+) -> np.ndarray|da.Array:       # no data where the first has none
+    "The lower of two probabilities of each pixel"
+    return np.where(second < first, second, first)
+
+# %% ../../nbs/31_mapping.scene.ipynb #27678493
+def lower_map(
+    maps:list[xr.DataArray], # one against each image before: one, or two
+) -> xr.DataArray:
+    "The map that counts"
+    first, *others = maps
+    for other in others: first = first.copy(data=lower(first.data, other.data))
+    return first
+
+# %% ../../nbs/31_mapping.scene.ipynb #4fa5c615
+def map_in_memory(
+    pair:xr.Dataset, # dims (moment, y, x), dB, with one image before
+    job:TileJob,
+    options:MapOptions,
+) -> xr.DataArray:   # dims (y, x), probability
+    "The map of one view of a pair"
+    tiles = scene_tiles(pair, job, options.tile)
+    prob = np.empty((pair.sizes['y'], pair.sizes['x']), 'float32')
+    with map_bar(tiles, tiles, options.progress) as bar:
+        for tile, array in map_tiles(pair, tiles, job, bar):
+            prob[tile.ys, tile.xs] = array
+    return as_map(calibrate_map(prob, job.calibration), pair)
+
 # %% ../../nbs/31_mapping.scene.ipynb #e622deb4
 def predict_scene(
     pair:xr.Dataset,     # dims (moment, y, x), dB, in memory or lazy
@@ -471,12 +503,7 @@ def predict_scene(
     "Landslide probability of a whole scene, in memory; raises `ModelError` if the pair lacks a channel the model needs"
     options = MapOptions(**options)
     job = tile_job(model, meta, options)
-    tiles = scene_tiles(pair, job, options.tile)
-    prob = np.empty((pair.sizes['y'], pair.sizes['x']), 'float32')
-    with map_bar(tiles, tiles, options.progress) as bar:
-        for tile, array in map_tiles(pair, tiles, job, bar):
-            prob[tile.ys, tile.xs] = array
-    return as_map(calibrate_map(prob, job.calibration), pair)
+    return lower_map([map_in_memory(view, job, options) for view in views_before(pair)])
 
 # %% ../../nbs/31_mapping.scene.ipynb #33839c4d
 def weights_hash(
@@ -500,6 +527,22 @@ def work_plan(
                 calibration=job.calibration, tile=tile, tta=job.tta, fast=job.fast)
     return json.loads(json.dumps(plan, default=str))
 
+# %% ../../nbs/31_mapping.scene.ipynb #549570d7
+def map_on_disk(
+    pair:xr.Dataset, # dims (moment, y, x), dB, with one image before
+    job:TileJob,
+    work:str|Path,   # folder that keeps finished tiles
+    options:MapOptions,
+) -> xr.DataArray:   # dims (y, x), probability, lazy
+    "The map of one view of a pair, as tiles on disk"
+    tiles = scene_tiles(pair, job, options.tile)
+    open_work(work, work_plan(pair, job, options.tile))
+    todo = [tile for tile in tiles if not tile_path(work, tile).exists()]
+    with map_bar(tiles, todo, options.progress) as bar:
+        for _ in map_tiles(pair, todo, job, bar, work): pass # each tile goes into its file
+    prob = calibrate_mosaic(read_tiles(work, tiles).rechunk(ONE_BLOCK), job.calibration)
+    return as_map(calibrate_curve(prob, job.calibration), pair)
+
 # %% ../../nbs/31_mapping.scene.ipynb #c78a4981
 def predict_tiles(
     pair:xr.Dataset,     # dims (moment, y, x), dB, in memory or lazy
@@ -511,10 +554,7 @@ def predict_tiles(
     "Landslide probability of a whole scene as tiles on disk; raises `OutputError` if the folder holds tiles of another map"
     options = MapOptions(**options)
     job = tile_job(model, meta, options)
-    tiles = scene_tiles(pair, job, options.tile)
-    open_work(work, work_plan(pair, job, options.tile))
-    todo = [tile for tile in tiles if not tile_path(work, tile).exists()]
-    with map_bar(tiles, todo, options.progress) as bar:
-        for _ in map_tiles(pair, todo, job, bar, work): pass # each tile goes into its file
-    prob = calibrate_mosaic(read_tiles(work, tiles).rechunk(ONE_BLOCK), job.calibration)
-    return as_map(calibrate_curve(prob, job.calibration), pair)
+    first, *others = views_before(pair)
+    maps = [map_on_disk(first, job, work, options)]
+    maps += [map_on_disk(view, job, Path(work)/view.before, options) for view in others]
+    return lower_map(maps)
