@@ -9,9 +9,9 @@ here = Path(__file__).parent
 PACKAGES = ('torch', 'fastai', 'dask', 'distributed', 'xarray', 'zarr', 'rasterio', 'scikit-learn', 'torchmetrics', 'xbatcher', 'torchgeo', 'segmentation-models-pytorch', 'monai', 'tiler', 'terratorch', 'distmetrics')
 
 def commit():
-    "Of the sources, with a plus where they were changed since; '' where git does not say"
+    "The last one that changed the package, with a plus where it was changed since; '' where git does not say"
     def asked(*words): return subprocess.run(['git', '-C', str(here), *words], capture_output=True, text=True).stdout.strip()
-    try: return asked('rev-parse', '--short', 'HEAD') + '+'*bool(asked('status', '--porcelain', '--', '../landslide_nb'))
+    try: return asked('log', '-1', '--format=%h', '--', '../landslide_nb') + '+'*bool(asked('status', '--porcelain', '--', '../landslide_nb'))
     except OSError: return ''
 
 def machine():

@@ -91,6 +91,7 @@ def seconds_of(work, device, seconds, warm=2, least=3):
 def start_memory(device):
     "Forget the highest memory of before"
     if device.type != 'cuda': return
+    torch.cuda.init()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
 
@@ -118,14 +119,19 @@ def new_network(stage=2):
     torch.manual_seed(1)
     return build_model('unet', stage=stage)
 
+def timed_step(batch, device, numbers, seconds):
+    "Seconds of a training step, and the memory of the card that it needs; nothing of it stays"
+    start_memory(device)
+    step = training_step(new_network(), batch, device, numbers)
+    with numbers.rounding(): took = seconds_of(step, device, seconds)
+    return took, memory_mb(device)
+
 def training(device, sizes):
     "A training step of the default network (forward, loss, backward, AdamW) on chips of 128 px."
     for batch in sizes.batches:
         for numbers in numbers_of(device):
-            start_memory(device)
-            step = training_step(new_network(), batch, device, numbers)
-            with numbers.rounding(): took = seconds_of(step, device, sizes.seconds)
-            yield {'numbers': numbers.name, 'chips a step': batch, 'chips/s': batch/took, 'MB of the card': memory_mb(device)}
+            took, memory = timed_step(batch, device, numbers, sizes.seconds)
+            yield {'numbers': numbers.name, 'chips a step': batch, 'chips/s': batch/took, 'MB of the card': memory}
 
 def toy_scene(side, seed=0):
     "A pair of noise in dB, dims (moment, channel, y, x)"
@@ -139,9 +145,9 @@ def network_alone(device, sizes):
     from landslide_nb.learn.networks import folded
     net = folded(new_network().eval()).to(device)
     for side in sizes.windows:
-        x = torch.randn(1, 3, 2, side, side, device=device)
         for numbers in numbers_of(device):
             start_memory(device)
+            x = torch.randn(1, 3, 2, side, side, device=device)
             with torch.inference_mode(), numbers.rounding(), numbers.autocast(device):
                 took = seconds_of(lambda: net(x), device, sizes.seconds)
             yield {'numbers': numbers.name, 'window, px': side, 'Mpx/s': side*side/1e6/took, 'MB of the card': memory_mb(device)}
