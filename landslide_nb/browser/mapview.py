@@ -35,33 +35,32 @@ class MapTab(Tab):
         self.veil = images['probability']
         self.backs = {}    # background -> its renderer
         self.keys = paragraph()
-        self.flash = add_flash(self.plot)
-        self.lost = add_lost(self.plot, maps.tiles)
+        self.flash = None  # label of the flicker, once there was one
+        self.lost = None   # sentence about lost tiles, once there was a web map
+        self.swipe = None  # once there was one
         self.flicker = pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=[style('focus', 'buttons')])
         self.swiping = pn.widgets.Toggle(name='Swipe', margin=2, stylesheets=[style('focus', 'buttons')])
-        self.swipe = Swipe(self.plot, maps.sources['pre'], maps.mapper('gray'))
         for toggle in (self.flicker, self.swiping): toggle.disabled = 'pair.tif' not in visit.run.files
         self.flicker.param.watch(lambda event: self.alternate(event.new, self.swiping), 'value')
         self.swiping.param.watch(lambda event: self.alternate(event.new, self.flicker), 'value')
         maps.overlays += [('Ranked', part) for part in self.ranked_places()]
         maps.overlays.append(('Probability', self.veil))
         self.offer_backgrounds()
-        self.above = stack(sheet='flow', css_classes=['wide'], min_height=66) # room for two rows of controls
-        divider = pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide'])
-        self.left = stack(self.above, plot_pane(self.plot), divider, self.keys, sheet='flow')
+        self.above = stack(sheet='flow', css_classes=['wide'], min_height=34) # room for the controls
+        self.left = stack(self.above, plot_pane(self.plot), self.keys, sheet='flow')
         self.view = stack(self.sentence(), self.left, sheet='beside')
 
     def close(self):
         "End the flicker"
-        self.flash.visible = False
+        if self.flash: self.flash.visible = False
 
 # %% ../../nbs/66b_browser.mapview.ipynb #3196193b
 @patch
 def offer_backgrounds(self:MapTab):
     "Only those the run has"
     base = self.visit.controls.base
-    base.options = backgrounds_of(self.visit.run)
-    if base.value not in base.options: base.value = base.options[0]
+    base.groups = backgrounds_of(self.visit.run)
+    if base.value not in base.values: base.value = base.values[0]
 
 # %% ../../nbs/66b_browser.mapview.ipynb #d89c1fb1
 @patch
@@ -109,6 +108,7 @@ def complete(self:MapTab):
     controls = self.visit.controls
     layers = [controls.shown, controls.layer, controls.lift, controls.lower, controls.opacity]
     self.above.objects = self.controls_above()
+    if 'pair.tif' in self.visit.run.files: self.add_swipe()
     self.left.extend([*layers, paragraph(HINTS)])
     self.view.append(stack(*self.ranking(), sheet='flow'))
 
@@ -150,6 +150,7 @@ def add_background(self:MapTab,
 def web_map(self:MapTab) -> GlyphRenderer:
     "Tiles of a web map, turned into the run's coordinates"
     tiles = ImageURL(url='url', x='x', y='y', w='w', h='h', angle='angle', anchor='center')
+    if self.lost is None: self.lost = add_lost(self.plot, self.visit.maps.tiles)
     return self.plot.add_glyph(self.visit.maps.tiles, tiles)
 
 # %% ../../nbs/66b_browser.mapview.ipynb #63f7a9ee
@@ -163,6 +164,31 @@ def alternate(self:MapTab,
     if on and self.background == 'pre': self.visit.controls.base.value = 'After'
     self.visit.draw()
 
+# %% ../../nbs/66b_browser.mapview.ipynb #da2bcbae
+@patch
+def show_flicker(self:MapTab,
+    on:bool,
+):
+    "Flicker, or do not"
+    if on and self.flash is None: self.flash = add_flash(self.plot)
+    if self.flash: self.flash.visible = on
+
+# %% ../../nbs/66b_browser.mapview.ipynb #cdfcb5a6
+@patch
+def add_swipe(self:MapTab):
+    "Put the swipe above the backgrounds, and its divider below the map"
+    maps = self.visit.maps
+    self.swipe = Swipe(self.plot, maps.sources['pre'], maps.mapper('gray'), below=len(self.backs))
+    self.left.insert(2, pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide']))
+
+# %% ../../nbs/66b_browser.mapview.ipynb #8cdf78fa
+@patch
+def show_swipe(self:MapTab,
+    on:bool,
+):
+    "Swipe, or do not"
+    if self.swipe: self.swipe.show(on)
+
 # %% ../../nbs/66b_browser.mapview.ipynb #04524d86
 @patch
 def switch_layers(self:MapTab):
@@ -170,8 +196,8 @@ def switch_layers(self:MapTab):
     shown = self.visit.controls.shown.value
     for name, back in self.backs.items():
         back.visible = name == self.background or (self.flicker.value and name in BACKSCATTER)
-    self.flash.visible = self.flicker.value
-    self.swipe.show(self.swiping.value)
+    self.show_flicker(self.flicker.value)
+    self.show_swipe(self.swiping.value)
     controls = self.visit.controls
     self.visit.maps.arrange(shown, controls.order, controls.opacities)
     self.show_keys()
