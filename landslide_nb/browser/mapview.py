@@ -12,14 +12,13 @@ import panel as pn
 from bokeh.models import GlyphRenderer, ImageURL
 from fastcore.basics import patch
 
-from landslide_nb.browser.maps import (BACKGROUNDS, BACKSCATTER, HINTS, KEY_TITLES, LAYERS, LEGEND, MEANINGS_OF, Key,
+from landslide_nb.browser.maps import (BACKGROUNDS, BACKSCATTER, HINTS, KEY_TITLES, LAYERS, Key,
     add_flash, add_lost, add_worst_cells, add_zones, backgrounds_of, button, key_html, key_values, paragraph, plot_pane,
-    stack, style, swatch)
-from .outlines import thinned_text
+    stack, style)
 from .panels import RAMP
 from .swipe import Swipe
 from .views import VIEW, WEB_MAPS, fit, zoom
-from .visit import Tab, Visit
+from .visit import Tab, Visit, swatches
 from .words import alarm_html, worst_text, zone_names
 from ..mapping.report import update_line
 
@@ -191,15 +190,12 @@ def show_swipe(self:MapTab,
 
 # %% ../../nbs/66b_browser.mapview.ipynb #04524d86
 @patch
-def switch_layers(self:MapTab):
+def toggled(self:MapTab):
     "Layers on and off"
-    shown = self.visit.controls.shown.value
     for name, back in self.backs.items():
         back.visible = name == self.background or (self.flicker.value and name in BACKSCATTER)
     self.show_flicker(self.flicker.value)
     self.show_swipe(self.swiping.value)
-    controls = self.visit.controls
-    self.visit.maps.arrange(shown, controls.order, controls.opacities)
     self.show_keys()
 
 # %% ../../nbs/66b_browser.mapview.ipynb #9674d104
@@ -213,20 +209,6 @@ def background_key(self:MapTab) -> Key|None:
     limits = self.visit.maps.limits[layer]
     return Key(KEY_TITLES[name], LAYERS[layer].colours, limits, key_values(*limits))
 
-# %% ../../nbs/66b_browser.mapview.ipynb #5de72a72
-@patch
-def swatches(self:MapTab) -> list[str]: # HTML
-    "What the lines and points that are seen mean"
-    maps = self.visit.maps
-    seen = {name for name, renderer in maps.overlays if renderer.visible}
-    if 'new' in maps.lines and not len(maps.lines['new'].data['x']): seen.discard('New')
-    own = [swatch(*meaning) for name, meaning in MEANINGS_OF.items() if name in seen]
-    for layer in maps.users:
-        if layer.name not in seen: continue
-        left_out = thinned_text(maps.drawn[layer.name]) if layer.name in maps.drawn else ''
-        own.append(swatch(layer.colour, f'{layer.name} ({left_out})' if left_out else layer.name))
-    return own
-
 # %% ../../nbs/66b_browser.mapview.ipynb #7df0133c
 @patch
 def show_keys(self:MapTab):
@@ -234,7 +216,7 @@ def show_keys(self:MapTab):
     keys = [Key('landslide probability', RAMP, (0, 1), [0, .5, 1], .25)] if self.veil.visible else []
     behind = self.background_key()
     words = [key_html(key) for key in ([*keys, behind] if behind else keys)]
-    self.keys.object = f'<div class="keys">{"".join([*words, *self.swatches()])}</div>'
+    self.keys.object = f'<div class="keys">{"".join([*words, *swatches(self.visit.maps)])}</div>'
 
 # %% ../../nbs/66b_browser.mapview.ipynb #4c4f5318
 class FourTab(Tab):
@@ -247,7 +229,8 @@ class FourTab(Tab):
         self.visit = visit
         self.titles = {layer: paragraph() for layer in self.layers}
         maps = [stack(title, plot_pane(visit.figure(layer)[0])) for layer, title in self.titles.items()]
-        self.view = stack(*maps, paragraph(LEGEND), sheet='square')
+        self.legend = paragraph()
+        self.view = stack(*maps, self.legend, sheet='square')
 
     def needs(self) -> set:
         "All four"
@@ -261,3 +244,7 @@ class FourTab(Tab):
                 low, high = self.visit.maps.limits[layer]
                 words += f', {self.visit.controls.pol.value} (dB, {low:.0f} to {high:.0f})'
             title.object = words
+
+    def toggled(self):
+        "The legend names the lines that are seen"
+        self.legend.object = f'<p class="keys">{"".join(swatches(self.visit.maps))}</p>'

@@ -28,7 +28,7 @@ class Swipe:
         self.line.update(line_color='white', line_width=3)
         plot.add_layout(self.line)
         self.divider = Slider(start=0, end=1, step=.01, value=.5, title='Before | after', show_value=False,
-                              visible=False, sizing_mode='stretch_width')
+                              visible=False, sizing_mode='stretch_width', styles=dict(width='96%'))
         self.follow(plot, pre)
 
     def follow(self,

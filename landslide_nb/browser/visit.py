@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TAB_TITLES', 'BOXES', 'AT_FIRST', 'LATER_BOXES', 'address_bar', 'Session', 'listed', 'Controls', 'Tab',
-           'ranked_table', 'Visit']
+           'ranked_table', 'Visit', 'swatches']
 
 # %% ../../nbs/66_browser.visit.ipynb #fe0dc188
 from collections.abc import Callable, Iterable
@@ -19,8 +19,9 @@ from bokeh.events import RangesUpdate, Tap
 from bokeh.models import CustomJS, Div
 from fastcore.basics import patch
 
-from .maps import BACKGROUND_GROUPS, Maps, button, choice, page_file, paragraph, select, style
-from .outlines import polygon_rings, single_parts
+from landslide_nb.browser.maps import (BACKGROUND_GROUPS, MEANINGS_OF, Maps, button, choice, page_file, paragraph, select, style,
+    swatch)
+from .outlines import polygon_rings, single_parts, thinned_text
 from .runs import RunFolder
 from .views import fit
 from landslide_nb.browser.words import (CELL_COLUMNS, TABS, cell_table, nearest_cell, notes_html, run_html,
@@ -133,7 +134,7 @@ def listed(
 ) -> pn.widgets.Select:
     "One of many, from a list that opens, as high as a button"
     groups = {title: list(options) for title, options in groups.items()}
-    return pn.widgets.Select(name=name, groups=groups, value=value, width=178, margin=2,
+    return pn.widgets.Select(name=name, groups=groups, value=value, width=184, margin=2,
                              stylesheets=[style('focus', 'bare')])
 
 # %% ../../nbs/66_browser.visit.ipynb #5ad4e70a
@@ -202,6 +203,7 @@ class Tab:
     def outline(self): "Outlines follow the threshold"
     def follow(self): "Numbers follow the threshold"
     def counted(self): "The scene has been counted"
+    def toggled(self): "Layers were switched on or off"
     def complete(self): "The page is there: time for what it need not wait for"
     def close(self): "Another run is opened"
 
@@ -221,8 +223,8 @@ def ranked_table(
         titles={column.name: column.title for column in columns},
         formatters={column.name: NumberFormatter(format=column.format) for column in columns if column.format},
         header_filters={column.name: _filter(column) for column in columns}, editors=dict.fromkeys(table.columns),
-        text_align=dict.fromkeys(table.columns, 'right') | texts, widths={'rank': 44, 'zone': 110, 'near': 150},
-        configuration=dict(columnDefaults=dict(headerWordWrap=True, minWidth=62)),
+        text_align=dict.fromkeys(table.columns, 'right') | texts, widths={'rank': 36, 'zone': 110, 'near': 150},
+        configuration=dict(columnDefaults=dict(headerWordWrap=True, minWidth=54)),
         stylesheets=[style('focus', 'table')])
 
 # %% ../../nbs/66_browser.visit.ipynb #0897f3ce
@@ -298,11 +300,27 @@ def draw_outlines(self:Visit):
     self.maps.outline('found', 'probability', self.run, self.threshold, self.scan)
     for tab in self.tabs.values(): tab.outline()
 
+# %% ../../nbs/66_browser.visit.ipynb #b2093c41
+def swatches(
+    maps:Maps, # of the run on the screen
+) -> list:     # HTML
+    "What the lines and points that are seen mean"
+    seen = {name for name, renderer in maps.overlays if renderer.visible}
+    if 'new' in maps.lines and not len(maps.lines['new'].data['x']): seen.discard('New')
+    own = [swatch(*meaning) for name, meaning in MEANINGS_OF.items() if name in seen]
+    for layer in maps.users:
+        if layer.name not in seen: continue
+        left_out = thinned_text(maps.drawn[layer.name]) if layer.name in maps.drawn else ''
+        own.append(swatch(layer.colour, f'{layer.name} ({left_out})' if left_out else layer.name))
+    return own
+
 # %% ../../nbs/66_browser.visit.ipynb #4c745dc7
 @patch
 def toggle(self:Visit):
     "Layers on and off, as the boxes below the map say"
-    if 'map' in self.tabs: self.tabs['map'].switch_layers()
+    controls = self.controls
+    self.maps.arrange(controls.shown.value, controls.order, controls.opacities)
+    for tab in self.tabs.values(): tab.toggled()
 
 # %% ../../nbs/66_browser.visit.ipynb #7abecf9d
 @patch
