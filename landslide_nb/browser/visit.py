@@ -224,7 +224,7 @@ def ranked_table(
         formatters={column.name: NumberFormatter(format=column.format) for column in columns if column.format},
         header_filters={column.name: _filter(column) for column in columns}, editors=dict.fromkeys(table.columns),
         text_align=dict.fromkeys(table.columns, 'right') | texts, widths={'rank': 36, 'zone': 110, 'near': 150},
-        configuration=dict(columnDefaults=dict(headerWordWrap=True, minWidth=54)),
+        configuration=dict(columnDefaults=dict(headerWordWrap=True, minWidth=50)),
         stylesheets=[style('focus', 'table')])
 
 # %% ../../nbs/66_browser.visit.ipynb #0897f3ce
