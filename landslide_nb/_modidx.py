@@ -30,6 +30,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'landslide_nb.app.Page': ('app.html#page', 'landslide_nb/app.py'),
                                   'landslide_nb.app.Page.__init__': ('app.html#page.__init__', 'landslide_nb/app.py'),
                                   'landslide_nb.app.Page.__repr__': ('app.html#page.__repr__', 'landslide_nb/app.py'),
+                                  'landslide_nb.app.Page._build_layout': ('app.html#page._build_layout', 'landslide_nb/app.py'),
                                   'landslide_nb.app.Page.server_doc': ('app.html#page.server_doc', 'landslide_nb/app.py'),
                                   'landslide_nb.app.Sidebar': ('app.html#sidebar', 'landslide_nb/app.py'),
                                   'landslide_nb.app.Sidebar.__init__': ('app.html#sidebar.__init__', 'landslide_nb/app.py'),

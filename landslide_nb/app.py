@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import panel as pn
 from bokeh.core.property.validation import validate
@@ -417,6 +418,8 @@ class Page(pn.Template):
         self.add_variable('page_style', style('page'))
         self.add_variable('page_script', page_file('page.js'))
         self.address = address
+
+    def _build_layout(self): return [SimpleNamespace(object='')] # what Panel would show in a notebook, never seen here
 
     def __repr__(self): return 'Page' # else Panel writes out every widget for each piece that is added
 
