@@ -19,8 +19,8 @@ from bokeh.events import RangesUpdate, Tap
 from bokeh.models import CustomJS, Div
 from fastcore.basics import patch
 
-from landslide_nb.browser.maps import (BACKGROUND_GROUPS, MEANINGS_OF, Maps, button, choice, page_file, paragraph, select, style,
-    swatch)
+from landslide_nb.browser.maps import (BACKGROUND_GROUPS, MEANINGS_OF, Maps, button, choice, page_file, paragraph,
+    select, style, swatch)
 from .outlines import polygon_rings, single_parts, thinned_text
 from .runs import RunFolder
 from .views import fit
