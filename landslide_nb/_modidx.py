@@ -1553,6 +1553,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'landslide_nb/browser/tabs.py'),
                                            'landslide_nb.browser.tabs.figure_pane': ( 'browser.tabs.html#figure_pane',
                                                                                       'landslide_nb/browser/tabs.py'),
+                                           'landslide_nb.browser.tabs.patches_text': ( 'browser.tabs.html#patches_text',
+                                                                                       'landslide_nb/browser/tabs.py'),
                                            'landslide_nb.browser.tabs.since_last': ( 'browser.tabs.html#since_last',
                                                                                      'landslide_nb/browser/tabs.py'),
                                            'landslide_nb.browser.tabs.since_words': ( 'browser.tabs.html#since_words',

@@ -227,7 +227,7 @@ def test_a_slider_says_and_draws_what_a_pass_added(visit):
     v = visit('?run=storm/2024-06-15')
     since = v.page.locator('.since')
     since.wait_for(timeout=30_000)
-    assert since.inner_text() == ('The pass of 2024-06-15 added 12.0 ha above the threshold, in 1 patches of at least 500 m²; '
+    assert since.inner_text() == ('The pass of 2024-06-15 added 12.0 ha above the threshold, in 1 patch of at least 500 m²; '
                                   '0 m² of the map before no longer reach it.')
     assert wait_drawn(v, NEW, lambda n: n > 100)
     assert 'new since the map before' in keys(v)

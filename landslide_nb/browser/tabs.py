@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CompareTab', 'since_last', 'compare_tab', 'figure_pane', 'ExperimentsTab', 'experiments_tab', 'days_words',
-           'added_words', 'since_words', 'Changes', 'Timeline']
+           'added_words', 'patches_text', 'since_words', 'Changes', 'Timeline']
 
 # %% ../../nbs/67_browser.tabs.ipynb #b43b6ed9
 import html
@@ -240,6 +240,14 @@ def added_words(
     added = [day for day in passes_after(run.metrics) if day not in known]
     return f'{days_words(added)} added' if added else f'Since {earlier.name}:'
 
+# %% ../../nbs/67_browser.tabs.ipynb #20b94f38
+def patches_text(
+    n:int|None, # None: too many to count
+) -> str:
+    "How many patches, in words"
+    if n is None: return 'too many patches to count'
+    return '1 patch' if n == 1 else f'{n:,} patches'
+
 # %% ../../nbs/67_browser.tabs.ipynb #04cd3b14
 def since_words(
     run:RunFolder,     # the later map
@@ -250,7 +258,7 @@ def since_words(
 ) -> str:              # plain text
     "How much is new since the map before, and how much is no longer there"
     patches = count_landslides(new, threshold)
-    where = f'in {patches:,} patches of at least {area_text(run.min_area)}'
+    where = f'in {patches_text(patches)} of at least {area_text(run.min_area)}'
     return (f'{added_words(run, earlier)} {area_text(pixels_area(new))} above the threshold, {where}; '
             f'{area_text(pixels_area(gone))} of the map before no longer reach it.')
 
