@@ -109,6 +109,20 @@ def test_its_picture_says_so():
     assert 'simulated' in plot_scene(pair, mock_probability(pair), 'demo_a').get_suptitle()
     assert 'simulated' not in plot_scene(hilly(), mock_probability(pair), 'toy').get_suptitle()
 
+def test_page_picture_and_browser_name_what_happened_and_where(tmp_path, monkeypatch):
+    "The page and the picture once said the short name of the event only, the report its title"
+    from landslide_nb.browser.runs import open_run
+    from landslide_nb.browser.words import run_html
+    from landslide_nb.mapping import runfolder
+    titles, draw = [], runfolder.plot_scene
+    monkeypatch.setattr(runfolder, 'plot_scene', lambda pair, prob, title, **options: titles.append(title) or draw(pair, prob, title, **options))
+    pair = hilly().assign_attrs(event_name='hokkaido', event_start='2018-09-05', event_end='2018-09-07')
+    write_products(tmp_path/'run', pair, mock_probability(pair), META)
+    title = 'Hokkaido Eastern Iburi earthquake, Japan, 2018-09-06'
+    assert titles == [title]
+    assert title in (tmp_path/'run'/'report.html').read_text()
+    assert title in run_html(open_run(tmp_path/'run'))
+
 def test_a_real_event_is_not(run):
     folder, metrics = run
     assert 'simulated' not in metrics

@@ -227,7 +227,7 @@ def test_a_slider_says_and_draws_what_a_pass_added(visit):
     v = visit('?run=storm/2024-06-15')
     since = v.page.locator('.since')
     since.wait_for(timeout=30_000)
-    assert since.inner_text() == ('The pass of 2024-06-15 added 12.0 ha above the threshold, in 1 patches of at least 500 m²; '
+    assert since.inner_text() == ('The pass of 2024-06-15 added 12.0 ha above the threshold, in 1 patch of at least 500 m²; '
                                   '0 m² of the map before no longer reach it.')
     assert wait_drawn(v, NEW, lambda n: n > 100)
     assert 'new since the map before' in keys(v)
@@ -323,7 +323,7 @@ def test_the_threshold_and_what_it_does_are_seen_together(visit, width, height, 
     assert v.page.locator('#readout').bounding_box()['y'] < box['y']
     column = v.page.locator('.main').bounding_box()
     share = 1 if width < 1150 else .6
-    if width < 700: assert box['y'] < v.button('Log-ratio').bounding_box()['y'] # on a phone nothing stands before the map
+    if width < 700: assert box['y'] < v.button('Flicker').bounding_box()['y'] # on a phone nothing stands before the map
     assert box['width'] >= .93*share*(column['width'] - 36)
     v.page.evaluate(f"() => scrollTo(0, {box['y'] + top} - 120)")
     v.page.wait_for_timeout(300)
@@ -331,4 +331,25 @@ def test_the_threshold_and_what_it_does_are_seen_together(visit, width, height, 
     assert 0 <= rule['y'] and rule['y'] + rule['height'] < box['y'] + 20 # it stays in sight
     assert box['y'] + box['height'] <= height # with the whole map
     assert v.page.locator('.brief').inner_text().endswith('500 m²')
+    assert v.bad == []
+
+@pytest.mark.parametrize('width, height, rows', [(1366, 768, 1), (390, 844, 2)])
+def test_the_controls_of_the_map_take_few_rows(visit, width, height, rows):
+    "Nine backgrounds as buttons took two rows of a desk's screen and three of a phone's"
+    v = visit('?run=zoned')
+    v.page.set_viewport_size(dict(width=width, height=height))
+    v.page.wait_for_timeout(1200)
+    v.settled()
+    controls = [v.page.get_by_label('Background', exact=True).first, *[v.button(name) for name in ('VV', '+', 'Whole scene', 'Flicker', 'Swipe')]]
+    boxes = [control.bounding_box() for control in controls]
+    middles = sorted(box['y'] + box['height']/2 for box in boxes)
+    assert 1 + sum(np.diff(middles) > 10) <= rows, boxes
+    assert all(box['x'] + box['width'] <= width for box in boxes)
+
+def test_a_background_is_chosen_by_its_keys(visit):
+    v = visit('?run=zoned').settled()
+    v.page.get_by_label('Background', exact=True).first.focus()
+    v.page.keyboard.press('ArrowDown')
+    v.page.keyboard.press('ArrowDown')
+    v.page.locator('figcaption', has_text='log-ratio dVV - dVH (dB)').wait_for(timeout=20_000)
     assert v.bad == []

@@ -93,7 +93,9 @@ def small_png(
     from PIL import Image
     drawn, out = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, format='png', dpi=90)
-    Image.open(drawn).convert('RGB').quantize(COLOURS).save(out, format='png', optimize=True)
+    full = Image.open(drawn).convert('RGB')
+    few = full.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE) # else the greys of radar take them all
+    few.save(out, format='png', optimize=True)
     return out.getvalue()
 
 # %% ../../nbs/63b_browser.card.ipynb #65359078

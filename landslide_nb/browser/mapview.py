@@ -12,14 +12,13 @@ import panel as pn
 from bokeh.models import GlyphRenderer, ImageURL
 from fastcore.basics import patch
 
-from landslide_nb.browser.maps import (BACKGROUNDS, BACKSCATTER, HINTS, KEY_TITLES, LAYERS, LEGEND, MEANINGS_OF, Key,
+from landslide_nb.browser.maps import (BACKGROUNDS, BACKSCATTER, HINTS, KEY_TITLES, LAYERS, Key,
     add_flash, add_lost, add_worst_cells, add_zones, backgrounds_of, button, key_html, key_values, paragraph, plot_pane,
-    stack, style, swatch)
-from .outlines import thinned_text
+    stack, style)
 from .panels import RAMP
 from .swipe import Swipe
 from .views import VIEW, WEB_MAPS, fit, zoom
-from .visit import Tab, Visit
+from .visit import Tab, Visit, swatches
 from .words import alarm_html, worst_text, zone_names
 from ..mapping.report import update_line
 
@@ -35,33 +34,32 @@ class MapTab(Tab):
         self.veil = images['probability']
         self.backs = {}    # background -> its renderer
         self.keys = paragraph()
-        self.flash = add_flash(self.plot)
-        self.lost = add_lost(self.plot, maps.tiles)
+        self.flash = None  # label of the flicker, once there was one
+        self.lost = None   # sentence about lost tiles, once there was a web map
+        self.swipe = None  # once there was one
         self.flicker = pn.widgets.Toggle(name='Flicker', margin=2, stylesheets=[style('focus', 'buttons')])
         self.swiping = pn.widgets.Toggle(name='Swipe', margin=2, stylesheets=[style('focus', 'buttons')])
-        self.swipe = Swipe(self.plot, maps.sources['pre'], maps.mapper('gray'))
         for toggle in (self.flicker, self.swiping): toggle.disabled = 'pair.tif' not in visit.run.files
         self.flicker.param.watch(lambda event: self.alternate(event.new, self.swiping), 'value')
         self.swiping.param.watch(lambda event: self.alternate(event.new, self.flicker), 'value')
         maps.overlays += [('Ranked', part) for part in self.ranked_places()]
         maps.overlays.append(('Probability', self.veil))
         self.offer_backgrounds()
-        self.above = stack(sheet='flow', css_classes=['wide'], min_height=66) # room for two rows of controls
-        divider = pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide'])
-        self.left = stack(self.above, plot_pane(self.plot), divider, self.keys, sheet='flow')
+        self.above = stack(sheet='flow', css_classes=['wide'], min_height=34) # room for the controls
+        self.left = stack(self.above, plot_pane(self.plot), self.keys, sheet='flow')
         self.view = stack(self.sentence(), self.left, sheet='beside')
 
     def close(self):
         "End the flicker"
-        self.flash.visible = False
+        if self.flash: self.flash.visible = False
 
 # %% ../../nbs/66b_browser.mapview.ipynb #3196193b
 @patch
 def offer_backgrounds(self:MapTab):
     "Only those the run has"
     base = self.visit.controls.base
-    base.options = backgrounds_of(self.visit.run)
-    if base.value not in base.options: base.value = base.options[0]
+    base.groups = backgrounds_of(self.visit.run)
+    if base.value not in base.values: base.value = base.values[0]
 
 # %% ../../nbs/66b_browser.mapview.ipynb #d89c1fb1
 @patch
@@ -109,6 +107,7 @@ def complete(self:MapTab):
     controls = self.visit.controls
     layers = [controls.shown, controls.layer, controls.lift, controls.lower, controls.opacity]
     self.above.objects = self.controls_above()
+    if 'pair.tif' in self.visit.run.files: self.add_swipe()
     self.left.extend([*layers, paragraph(HINTS)])
     self.view.append(stack(*self.ranking(), sheet='flow'))
 
@@ -150,6 +149,7 @@ def add_background(self:MapTab,
 def web_map(self:MapTab) -> GlyphRenderer:
     "Tiles of a web map, turned into the run's coordinates"
     tiles = ImageURL(url='url', x='x', y='y', w='w', h='h', angle='angle', anchor='center')
+    if self.lost is None: self.lost = add_lost(self.plot, self.visit.maps.tiles)
     return self.plot.add_glyph(self.visit.maps.tiles, tiles)
 
 # %% ../../nbs/66b_browser.mapview.ipynb #63f7a9ee
@@ -163,17 +163,39 @@ def alternate(self:MapTab,
     if on and self.background == 'pre': self.visit.controls.base.value = 'After'
     self.visit.draw()
 
+# %% ../../nbs/66b_browser.mapview.ipynb #da2bcbae
+@patch
+def show_flicker(self:MapTab,
+    on:bool,
+):
+    "Flicker, or do not"
+    if on and self.flash is None: self.flash = add_flash(self.plot)
+    if self.flash: self.flash.visible = on
+
+# %% ../../nbs/66b_browser.mapview.ipynb #cdfcb5a6
+@patch
+def add_swipe(self:MapTab):
+    "Put the swipe above the backgrounds, and its divider below the map"
+    maps = self.visit.maps
+    self.swipe = Swipe(self.plot, maps.sources['pre'], maps.mapper('gray'), below=len(self.backs))
+    self.left.insert(2, pn.pane.Bokeh(self.swipe.divider, sizing_mode='stretch_width', css_classes=['wide']))
+
+# %% ../../nbs/66b_browser.mapview.ipynb #8cdf78fa
+@patch
+def show_swipe(self:MapTab,
+    on:bool,
+):
+    "Swipe, or do not"
+    if self.swipe: self.swipe.show(on)
+
 # %% ../../nbs/66b_browser.mapview.ipynb #04524d86
 @patch
-def switch_layers(self:MapTab):
+def toggled(self:MapTab):
     "Layers on and off"
-    shown = self.visit.controls.shown.value
     for name, back in self.backs.items():
         back.visible = name == self.background or (self.flicker.value and name in BACKSCATTER)
-    self.flash.visible = self.flicker.value
-    self.swipe.show(self.swiping.value)
-    controls = self.visit.controls
-    self.visit.maps.arrange(shown, controls.order, controls.opacities)
+    self.show_flicker(self.flicker.value)
+    self.show_swipe(self.swiping.value)
     self.show_keys()
 
 # %% ../../nbs/66b_browser.mapview.ipynb #9674d104
@@ -187,20 +209,6 @@ def background_key(self:MapTab) -> Key|None:
     limits = self.visit.maps.limits[layer]
     return Key(KEY_TITLES[name], LAYERS[layer].colours, limits, key_values(*limits))
 
-# %% ../../nbs/66b_browser.mapview.ipynb #5de72a72
-@patch
-def swatches(self:MapTab) -> list[str]: # HTML
-    "What the lines and points that are seen mean"
-    maps = self.visit.maps
-    seen = {name for name, renderer in maps.overlays if renderer.visible}
-    if 'new' in maps.lines and not len(maps.lines['new'].data['x']): seen.discard('New')
-    own = [swatch(*meaning) for name, meaning in MEANINGS_OF.items() if name in seen]
-    for layer in maps.users:
-        if layer.name not in seen: continue
-        left_out = thinned_text(maps.drawn[layer.name]) if layer.name in maps.drawn else ''
-        own.append(swatch(layer.colour, f'{layer.name} ({left_out})' if left_out else layer.name))
-    return own
-
 # %% ../../nbs/66b_browser.mapview.ipynb #7df0133c
 @patch
 def show_keys(self:MapTab):
@@ -208,7 +216,7 @@ def show_keys(self:MapTab):
     keys = [Key('landslide probability', RAMP, (0, 1), [0, .5, 1], .25)] if self.veil.visible else []
     behind = self.background_key()
     words = [key_html(key) for key in ([*keys, behind] if behind else keys)]
-    self.keys.object = f'<div class="keys">{"".join([*words, *self.swatches()])}</div>'
+    self.keys.object = f'<div class="keys">{"".join([*words, *swatches(self.visit.maps)])}</div>'
 
 # %% ../../nbs/66b_browser.mapview.ipynb #4c4f5318
 class FourTab(Tab):
@@ -221,7 +229,8 @@ class FourTab(Tab):
         self.visit = visit
         self.titles = {layer: paragraph() for layer in self.layers}
         maps = [stack(title, plot_pane(visit.figure(layer)[0])) for layer, title in self.titles.items()]
-        self.view = stack(*maps, paragraph(LEGEND), sheet='square')
+        self.legend = paragraph()
+        self.view = stack(*maps, self.legend, sheet='square')
 
     def needs(self) -> set:
         "All four"
@@ -235,3 +244,7 @@ class FourTab(Tab):
                 low, high = self.visit.maps.limits[layer]
                 words += f', {self.visit.controls.pol.value} (dB, {low:.0f} to {high:.0f})'
             title.object = words
+
+    def toggled(self):
+        "The legend names the lines that are seen"
+        self.legend.object = f'<p class="keys">{"".join(swatches(self.visit.maps))}</p>'

@@ -246,7 +246,8 @@ def chip_figure(
     "A chip in full: probability beside truth, before, after, both baselines"
     pictures = chip_pictures(run, row, col)
     rows = -(-len(pictures)//2)
-    fig = Figure(figsize=(5, 3*rows), layout='constrained', facecolor='none')
+    fig = Figure(figsize=(5, 3.1*rows), layout='constrained', facecolor='none')
+    fig.get_layout_engine().set(h_pad=.09)
     for i, picture in enumerate(pictures, 1):
         _draw_chip(fig.add_subplot(rows, 2, i), picture, '#e6e6e6' if dark else '#222222')
     return fig

@@ -36,6 +36,7 @@ from shapely.geometry import box
 
 from ..core import LandslideError
 from ..mapping.exposure import clean_name
+from ..mapping.words import event_title
 
 # %% ../../nbs/59_browser.runs.ipynb #df5ec117
 class AppError(LandslideError): "A folder, file or link the page cannot show"
@@ -343,8 +344,8 @@ class RunFolder:
 
     @property
     def title(self) -> str:
-        "The event, or the name of the folder"
-        return str(self.metrics.get('event_name') or self.called)
+        "What happened and where, as far as it is known, or the name of the folder"
+        return event_title(self.metrics) or self.called
 
     @property
     def threshold(self) -> float:

@@ -7,7 +7,7 @@ __all__ = ['Swipe']
 
 # %% ../../nbs/65b_browser.swipe.ipynb #4100a4e5
 from bokeh.events import MouseMove, Tap
-from bokeh.models import ColumnDataSource, CustomJS, Image, LinearColorMapper, Plot, Slider, Span
+from bokeh.models import ColumnDataSource, CustomJS, GlyphRenderer, Image, LinearColorMapper, Plot, Slider, Span
 
 from .maps import image_data, page_file
 
@@ -18,17 +18,17 @@ class Swipe:
         plot:Plot,             # the map
         pre:ColumnDataSource,  # image before the event
         mapper:LinearColorMapper, # its colours
+        below:int=0,           # renderers of the map that stay below it: the backgrounds
     ):
         self.curtain = ColumnDataSource(image_data(None, 0, 1))
         glyph = Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=mapper)
-        above = list(plot.renderers)
-        image = plot.add_glyph(self.curtain, glyph, name='curtain')
-        plot.renderers = [image, *above] # below everything but the backgrounds, which come later
+        image = GlyphRenderer(data_source=self.curtain, glyph=glyph, name='curtain')
+        plot.renderers = [*plot.renderers[:below], image, *plot.renderers[below:]]
         self.line = Span(dimension='height', location=plot.x_range.start, visible=False)
         self.line.update(line_color='white', line_width=3)
         plot.add_layout(self.line)
         self.divider = Slider(start=0, end=1, step=.01, value=.5, title='Before | after', show_value=False,
-                              visible=False, sizing_mode='stretch_width')
+                              visible=False, sizing_mode='stretch_width', styles=dict(width='96%'))
         self.follow(plot, pre)
 
     def follow(self,

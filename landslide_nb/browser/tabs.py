@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CompareTab', 'since_last', 'compare_tab', 'figure_pane', 'ExperimentsTab', 'experiments_tab', 'days_words',
-           'added_words', 'since_words', 'Changes', 'Timeline']
+           'added_words', 'patches_text', 'since_words', 'Changes', 'Timeline']
 
 # %% ../../nbs/67_browser.tabs.ipynb #b43b6ed9
 import html
@@ -15,13 +15,13 @@ from bokeh.plotting import figure as BokehFigure
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 
-from .maps import LEGEND, Key, key_html, paragraph, plot_pane, select, stack, style
+from .maps import Key, key_html, paragraph, plot_pane, select, stack, style
 from .panels import RAMP, difference_view, experiment_figure, figure_titles, png_of, some_settings
 from .outlines import edges, scanned_mask, view_window
 from .runs import RunFolder, inside, kept_run, kept_times, map_before, passes_after, same_scene
 from .scan import Scan, count_landslides, finished, new_since, pixels_area, scan_later
 from .views import read_view
-from .visit import LATER_BOXES, Session, Tab, Visit
+from .visit import LATER_BOXES, Session, Tab, Visit, swatches
 from .words import compare_table, near_name
 from ..data.grid import area_text
 from ..mapping.report import update_line
@@ -38,6 +38,7 @@ class CompareTab(Tab):
         value = visit.other if visit.other in names else near_name(visit.run.name, names)
         self.other = select('Compare with', names, value=value, width=290, css_classes=['wide'])
         self.metrics = paragraph()
+        self.legend = paragraph()
         self.label = paragraph()  # names the second run
         self.second = None        # the run compared with
         self.second_scan = None   # the future of its scan
@@ -48,6 +49,10 @@ class CompareTab(Tab):
     def needs(self) -> set:
         "Both probabilities and their difference"
         return {'probability', 'other', 'difference'}
+
+    def toggled(self):
+        "The legend names the lines that are seen"
+        self.legend.object = f'<p class="keys">{"".join(swatches(self.visit.maps))}</p>'
 
     def switch(self):
         "Another run is chosen"
@@ -69,7 +74,7 @@ def maps_and_table(self:CompareTab) -> pn.Column:
                  stack(paragraph(f'A: {html.escape(visit.run.called)}'), plot_pane(first)),
                  stack(self.label, plot_pane(second)),
                  stack(difference_title, plot_pane(difference)),
-                 stack(paragraph(words), self.metrics, paragraph(LEGEND)), sheet='square')
+                 stack(paragraph(words), self.metrics, self.legend), sheet='square')
 
 # %% ../../nbs/67_browser.tabs.ipynb #910e754a
 @patch
@@ -235,6 +240,14 @@ def added_words(
     added = [day for day in passes_after(run.metrics) if day not in known]
     return f'{days_words(added)} added' if added else f'Since {earlier.name}:'
 
+# %% ../../nbs/67_browser.tabs.ipynb #20b94f38
+def patches_text(
+    n:int|None, # None: too many to count
+) -> str:
+    "How many patches, in words"
+    if n is None: return 'too many patches to count'
+    return '1 patch' if n == 1 else f'{n:,} patches'
+
 # %% ../../nbs/67_browser.tabs.ipynb #04cd3b14
 def since_words(
     run:RunFolder,     # the later map
@@ -245,7 +258,7 @@ def since_words(
 ) -> str:              # plain text
     "How much is new since the map before, and how much is no longer there"
     patches = count_landslides(new, threshold)
-    where = f'in {patches:,} patches of at least {area_text(run.min_area)}'
+    where = f'in {patches_text(patches)} of at least {area_text(run.min_area)}'
     return (f'{added_words(run, earlier)} {area_text(pixels_area(new))} above the threshold, {where}; '
             f'{area_text(pixels_area(gone))} of the map before no longer reach it.')
 

@@ -83,8 +83,8 @@ def panels_again(
     "The picture of radar, change, map and truth"
     from landslide_nb.mapping.picture import plot_scene
     from landslide_nb.mapping.sheet import png_bytes
-    from landslide_nb.mapping.words import source_text
-    fig = plot_scene(*pair_again(run), str(run.metrics.get('event_name', '')), source=source_text(run.metrics))
+    from landslide_nb.mapping.words import event_title, source_text
+    fig = plot_scene(*pair_again(run), event_title(run.metrics), source=source_text(run.metrics))
     return png_bytes(fig, 150)
 
 # %% ../../nbs/83b_commands.report.ipynb #fd860711

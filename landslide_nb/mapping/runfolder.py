@@ -40,7 +40,7 @@ from .report import Pictures, report_page, scene_metrics, suspect
 from .scene import check_scene
 from .sheet import draw_sheet, png_bytes
 from .update import update_facts
-from .words import event_in_words, is_simulated, model_in_words, source_text
+from .words import event_in_words, event_title, is_simulated, model_in_words, source_text
 from ..styles import write_styles
 
 if TYPE_CHECKING: # loaded when they are needed
@@ -526,7 +526,7 @@ def write_page(
     singles:dict[str, xr.DataArray], # track -> its own map, of a fused one
 ) -> None:
     "Write the picture and the page"
-    fig = plot_scene(pair, prob, metrics.get('event_name', ''), singles=singles, source=source_text(metrics))
+    fig = plot_scene(pair, prob, event_title(metrics), singles=singles, source=source_text(metrics))
     (folder/'map.png').write_bytes(png_bytes(fig, 150))
     rasters = {path.name: path for path in folder.glob('*.tif')}
     sheet, worst, kind = draw_sheet(rasters, layers, metrics['threshold'])
