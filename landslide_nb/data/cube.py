@@ -62,7 +62,9 @@ TIFS = ('.tif', '.tiff') # GeoTIFFs
 # %% ../../nbs/13_data.cube.ipynb #b2b7e815
 def _as_dataset(array:xr.DataArray) -> xr.Dataset: # attributes kept
     "An array as a dataset of one variable"
-    return array.to_dataset(name=array.name or 'bands').assign_attrs(array.attrs)
+    name = array.name or 'bands'
+    if name in array.coords: name = 'backscatter' # a dataset has one thing of a name
+    return array.to_dataset(name=name).assign_attrs(array.attrs)
 
 # %% ../../nbs/13_data.cube.ipynb #b968494f
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
