@@ -2846,6 +2846,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'landslide_nb/labelling/labels.py'),
                                                'landslide_nb.labelling.labels._add_rows': ( 'labelling.labels.html#_add_rows',
                                                                                             'landslide_nb/labelling/labels.py'),
+                                               'landslide_nb.labelling.labels._begun': ( 'labelling.labels.html#_begun',
+                                                                                         'landslide_nb/labelling/labels.py'),
                                                'landslide_nb.labelling.labels._both_ways': ( 'labelling.labels.html#_both_ways',
                                                                                              'landslide_nb/labelling/labels.py'),
                                                'landslide_nb.labelling.labels._bring_in': ( 'labelling.labels.html#_bring_in',
