@@ -541,7 +541,7 @@ def write_products(
     folder:str|Path,       # new or empty run folder
     pair:xr.Dataset,       # dims (moment, y, x), dB, perhaps lazy; may carry `landslides`, `dem`, `slope`, `ratio_std`
     prob:xr.DataArray,     # dims (y, x), calibrated probability, in memory or lazy
-    meta:dict|None=None,   # of the model that made it: arch, version, training, input, calibration; `model_file` is kept beside the map
+    meta:dict|None=None,   # of the model that made it: arch, version, training, input, calibration, model_file
     singles:dict[str, xr.DataArray]|None=None, # track -> its own map, of a fused one: shown beside it
     **options,             # of `LayerOptions`: min_area, cell, zones, exposure
 ) -> dict:                 # what metrics.json holds
