@@ -177,6 +177,41 @@ def map_cluster(inputs, home):
         map_cube(open_cube(inputs/'cube.zarr').chunk(y=100, x=100), inputs/'model.safetensors', home/'run',
                  tile=64, progress=False)
 
+def prepare_run(inputs):
+    "A map, what a person decided about its chips, and one decision more"
+    import pandas as pd
+    from landslide_nb.data.cube import open_cube
+    from landslide_nb.labelling.labels import write_labels
+    from landslide_nb.labelling.suggest import answer_by_truth, suggest_chips
+    from landslide_nb.mapping.mapping import map_cube
+    prepare_map(inputs)
+    cube = open_cube(inputs/'cube.zarr')
+    map_cube(cube, inputs/'model.safetensors', inputs/'run', tile=64, progress=False)
+    chips = suggest_chips(inputs/'run', 4)
+    first, last, every = (answer_by_truth(o, cube.landslides) for o in (chips[:2], chips[2:3], chips))
+    write_labels(first, inputs/'labels.gpkg')
+    write_labels(every, inputs/'every.gpkg')
+    pd.to_pickle(last, inputs/'decision.pickle')
+
+def copied_run(inputs, home): shutil.copytree(inputs/'run', home/'run')
+
+def labelled_run(inputs, home):
+    copied_run(inputs, home)
+    shutil.copy(inputs/'labels.gpkg', home/'run'/'labels.gpkg')
+
+def save_labels(inputs, home):
+    import pandas as pd
+    from landslide_nb.labelling.labels import save_decisions
+    save_decisions(home/'run', pd.read_pickle(inputs/'decision.pickle'))
+
+def label_next(inputs, home):
+    from landslide_nb.cli import main
+    if main(['label', str(home/'run'), '--next', '2']): raise Refused
+
+def turn(inputs, home):
+    from landslide_nb.labelling.turn import TurnPlan, take_turn
+    take_turn(inputs/'run', inputs/'every.gpkg', home/'run', TurnPlan(str(inputs/'model.safetensors'), epochs=1))
+
 def save_model(inputs, home):
     small_model(home/'model.safetensors', width=16, levels=4)
 
@@ -195,6 +230,7 @@ class Step:
 
 def chips_before(inputs, home): make_chips(inputs, home)
 RUN = dict(prepare=prepare_map, wholes=('run',))
+LABELLED = dict(prepare=prepare_run, passing=('run/labels.gpkg-journal',)) # SQLite's own; whoever opens the file undoes the half change
 STUDY = dict(wholes=('study/chips/*', 'study/runs/*'), passing=('study/stage1/*.npy',))
 STEPS = {step.name: step for step in (
     Step('fetch', fetch, around=zenodo, wholes=(f'{NAME}.zarr',)),
@@ -207,6 +243,10 @@ STEPS = {step.name: step for step in (
     Step('experiment', study(1), **STUDY),
     Step('experiment_workers', study(2), **STUDY),
     Step('map', map_command, **RUN),
+    Step('first_label', save_labels, begin=copied_run, **LABELLED),
+    Step('save_labels', save_labels, begin=labelled_run, **LABELLED),
+    Step('label_next', label_next, begin=labelled_run, **LABELLED),
+    Step('turn', turn, prepare=prepare_run, wholes=('run',)),
     Step('map_cluster', map_cluster, cluster=True, **RUN),
 )}
 

@@ -1,6 +1,6 @@
 """How much is tried: `python -m benchmarks.reliability` counts the doors that are fuzzed and the kinds of malformed input.
 
-A door is a campaign of tests/test_fuzz.py. A kind is one collected test, with its parameters, of the files that try input
+A door is a campaign of tests/test_fuzz.py or tests/test_fuzz_archive.py. A kind is one collected test, with its parameters, of the files that try input
 that is not as it should be; campaigns are counted as doors only.
 """
 import ast
@@ -9,17 +9,23 @@ import sys
 from pathlib import Path
 
 root = Path(__file__).parents[1]
-FILES = ('test_bad_input.py', 'test_doors.py', 'test_dead_ends.py', 'test_fuzz.py', 'test_security.py')
+FUZZED = ('test_fuzz.py', 'test_fuzz_archive.py')
+FILES = ('test_bad_input.py', 'test_doors.py', 'test_kinds.py', 'test_netcdf.py', 'test_dead_ends.py', 'test_fuzz.py', 'test_security.py')
+
+
+def parsed(file):
+    "The code of a file of tests"
+    return ast.parse((root/'tests'/file).read_text())
 
 
 def doors():
     "The names of the campaigns"
-    calls = [n for n in ast.walk(ast.parse((root/'tests'/'test_fuzz.py').read_text())) if isinstance(n, ast.Call)]
+    calls = [n for file in FUZZED for n in ast.walk(parsed(file)) if isinstance(n, ast.Call)]
     return [c.args[0].value for c in calls if getattr(c.func, 'id', '') == 'campaign']
 
 def campaigns():
     "The tests that are campaigns"
-    tests = [n for n in ast.parse((root/'tests'/'test_fuzz.py').read_text()).body if isinstance(n, ast.FunctionDef)]
+    tests = [n for file in FUZZED for n in parsed(file).body if isinstance(n, ast.FunctionDef)]
     return {t.name for t in tests if any(getattr(getattr(n, 'func', None), 'id', '') == 'campaign' for n in ast.walk(t))}
 
 def kinds(file):

@@ -259,11 +259,13 @@ def _locked(tmp:Path) -> Iterator[None]: # a hidden name, not there yet
             if not tmp.exists(): _remove(lock) # what could not be removed now, the next call will remove
 
 # %% ../nbs/00_core.ipynb #b0a11c05
+_BESIDE_DATABASES = ('', '-journal', '-wal', '-shm') # what SQLite puts beside a GeoPackage while it writes
+
 def _remove_if_abandoned(lock:Path) -> None: # of a hidden name
     try:
         with open(lock, 'r+') as f:
             if not _take(f.fileno()): return
-            _remove(lock.with_name(lock.stem))
+            for ending in _BESIDE_DATABASES: _remove(lock.with_name(lock.stem + ending))
             _remove(lock)
     except OSError: return # gone meanwhile, or not ours to open
 

@@ -739,6 +739,12 @@ def test_odd_zarr(zarr2, case):
     else:
         with pytest.raises(LandslideError): zarr_with(zarr2, ZARR_CASES[case])
 
+def test_a_fill_value_of_zarr3_that_is_too_short(zarr3):
+    "Its bytes are written as text; what they lack is found by `struct`, whose error is of no common kind"
+    about = json.loads((zarr3/'zarr.json').read_text())
+    about['consolidated_metadata']['metadata']['dem']['attributes']['_FillValue'] = '2018-09-05'
+    with pytest.raises(LandslideError, match='as a cube'): store_door(zarr3, 'zarr.json')(about)
+
 NETCDF_CASES = [('spatial_ref', 'coordinates', -1), ('x', 'scale_factor', 'true'), ('vh', 'grid_mapping', [46, -64])]
 
 @pytest.mark.parametrize('case', NETCDF_CASES, ids=str)

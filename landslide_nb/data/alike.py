@@ -14,7 +14,7 @@ import dask
 import numpy as np
 import xarray as xr
 
-from ..core import CubeError, to_db
+from ..core import CubeError, note, to_db
 from .cube import sample_windows
 
 # %% ../../nbs/13d_data.alike.ipynb #afdc3b8c
@@ -26,7 +26,6 @@ class PassLook:
     vh: float       # median, dB
     grain: float    # spread of VV within the sample, dB
     negative: float # share of values below zero, 0 to 1
-    n: int          # pixels valid in VV and VH
     image: bytes    # the sample itself
 
 # %% ../../nbs/13d_data.alike.ipynb #6af7173f
@@ -46,8 +45,9 @@ def look_at(
     if valid.sum() < 100: return None
     both = np.stack([vv[valid], vh[valid]])
     decibels = to_db(both)
-    medians = np.median(decibels, axis=1)
-    return PassLook(day, *map(float, medians), _spread(decibels[0]), float((both < 0).mean()), int(valid.sum()), both.tobytes())
+    medians = np.median(decibels, axis=1).tolist()
+    negative = float((both < 0).mean())
+    return PassLook(day, *medians, _spread(decibels[0]), negative, both.tobytes())
 
 # %% ../../nbs/13d_data.alike.ipynb #490f5fe1
 def pass_looks(
@@ -90,10 +90,12 @@ def _check_scale(a:PassLook, b:PassLook, name:str) -> None:
     raise CubeError(f"{name}: the pass of {a.day} is {brighter:.0f} dB brighter than that of {b.day} in VV and VH; calibrate all passes to gamma0 linear power.")
 
 # %% ../../nbs/13d_data.alike.ipynb #12fcd664
-def _check_copy(a:PassLook, b:PassLook, name:str) -> None:
-    "Raise `CubeError` if two passes hold the same image"
-    if a.image != b.image: return
-    raise CubeError(f"{name}: the passes of {a.day} and {b.day} hold the same image; one of them is a copy, leave it out or bring the right one.")
+def _say_copies(looks:list[PassLook], name:str) -> None:
+    "Say which passes hold the same image"
+    copies = [(a.day, b.day) for a, b in combinations(looks, 2) if a.image == b.image]
+    if not copies: return
+    more = f' (and {len(copies) - 1} more pairs)' if len(copies) > 1 else ''
+    note(f"{name}: the passes of {' and '.join(copies[0])} hold the same image{more}, so nothing changes between them; check whether one is a copy.")
 
 # %% ../../nbs/13d_data.alike.ipynb #a025d416
 def _is_root_of(a:PassLook, b:PassLook) -> bool:
@@ -113,7 +115,7 @@ def check_alike(
     cube:xr.Dataset,      # canonical
     passes:Sequence[int], # positions along time, of one track
 ) -> None:
-    "Raise `CubeError` if a pass is of another kind than the others: decibels, amplitude, exchanged, not calibrated, or a copy"
+    "Raise `CubeError` if a pass is of another kind than the others: decibels, amplitude, exchanged or not calibrated; say what is a copy"
     name = cube.attrs.get('source', 'The cube')
     looks = pass_looks(cube, sorted(set(passes)))
     for look in looks: _check_decibels(look, name)
@@ -121,4 +123,4 @@ def check_alike(
     _check_exchanged(looks, name)
     for a, b in permutations(looks, 2): _check_amplitude(a, b, name)
     for a, b in permutations(looks, 2): _check_scale(a, b, name)
-    for a, b in combinations(looks, 2): _check_copy(a, b, name)
+    _say_copies(looks, name)

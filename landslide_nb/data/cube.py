@@ -7,7 +7,6 @@ __all__ = ['TIFS', 'open_cube', 'save_cube', 'noun_of', 'require_noun', 'check_p
            'validate_cube', 'cube_event']
 
 # %% ../../nbs/13_data.cube.ipynb #7a89d7b3
-import zipfile
 from pathlib import Path
 
 import dask
@@ -16,7 +15,8 @@ import pandas as pd
 import rioxarray
 import xarray as xr
 
-from ..core import CubeError, EVENTS, Event, EventError, OutputError, atomic, find_event, read_day, remove_abandoned
+from ..core import (
+    CubeError, EVENTS, Event, EventError, LandslideError, OutputError, atomic, find_event, read_day, remove_abandoned)
 from .dialects import canonical
 from .files import is_opera, is_url, is_zarr, one_line, read_netcdf, read_opera, read_patches
 from .files import read_tifs, read_url, read_zarr
@@ -62,12 +62,11 @@ TIFS = ('.tif', '.tiff') # GeoTIFFs
 # %% ../../nbs/13_data.cube.ipynb #b2b7e815
 def _as_dataset(array:xr.DataArray) -> xr.Dataset: # attributes kept
     "An array as a dataset of one variable"
-    return array.to_dataset(name=array.name or 'bands').assign_attrs(array.attrs)
+    name = array.name or 'bands'
+    if name in array.coords: name = 'backscatter' # a dataset has one thing of a name
+    return array.to_dataset(name=name).assign_attrs(array.attrs)
 
 # %% ../../nbs/13_data.cube.ipynb #b968494f
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
-               zipfile.BadZipFile) # what libraries raise on odd files
-
 def open_cube(
     source:str|Path|xr.Dataset|xr.DataArray, # path, URL of a Zarr or a GeoTIFF, or data in memory
     crs:object=None,            # CRS of a source that has none, such as EPSG:32654; None: the source says it
@@ -81,7 +80,8 @@ def open_cube(
     try:
         if not path.exists(): raise CubeError(f"{path} does not exist; {_SOURCES}.")
         return canonical(_read_path(path), path, crs)
-    except _UNREADABLE as e:
+    except (LandslideError, MemoryError, ImportError): raise
+    except Exception as e: # libraries raise anything on odd files
         raise CubeError(f"Cannot open {path} as a cube: {one_line(e, 160)}; {_SOURCES}.") from e
 
 # %% ../../nbs/13_data.cube.ipynb #86d1fd24

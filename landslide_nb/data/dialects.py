@@ -395,7 +395,8 @@ def _orbits(
     orbit = _written_orbits(ds)
     time = ds.time.values
     has_clock = time != time.astype('datetime64[D]')
-    if has_clock.any() and crs is not None: orbit = _by_clock(ds, orbit, has_clock, centre_lon_lat(grid_of(ds, crs)), source)
+    if has_clock.any() and crs is not None:
+        orbit = _by_clock(ds, orbit, has_clock, centre_lon_lat(grid_of(ds, crs)), source)
     unknown = int((orbit == 'unknown').sum())
     if unknown:
         note(f"{source or 'The dataset'}: the orbit direction of {unknown} of {len(orbit)} passes is unknown, so ascending and descending passes "

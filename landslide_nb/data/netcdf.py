@@ -22,7 +22,8 @@ from ..core import CubeError
 NETCDF_LOCK = combine_locks([NETCDFC_LOCK, HDF5_LOCK]) # who holds it may use netCDF-C and HDF5
 
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(before=NETCDF_LOCK.acquire, after_in_parent=NETCDF_LOCK.release, after_in_child=NETCDF_LOCK.release)
+    take, give = NETCDF_LOCK.acquire, NETCDF_LOCK.release
+    os.register_at_fork(before=take, after_in_parent=give, after_in_child=give)
 
 # %% ../../nbs/11b_data.netcdf.ipynb #c3413ea3
 @contextmanager
@@ -62,7 +63,8 @@ class NetCDFVariable:
     ):
         self.path, self.name = str(path), name
         self.mark = mark
-        self.dims, self.shape, self.dtype = var.dims, var.shape, var.dtype
+        self.dims, self.shape = var.dims, var.shape
+        self.dtype = var.dtype
         self.attrs, self.encoding = dict(var.attrs), dict(var.encoding)
         self.ndim = len(self.shape)
         self.sizes = dict(zip(self.dims, self.shape))
@@ -76,8 +78,12 @@ class NetCDFVariable:
         return values
 
 # %% ../../nbs/11b_data.netcdf.ipynb #46c57f0e
-_VERSIONS = {b'CDF\1': ('>I', '>I'), b'CDF\2': ('>I', '>Q'), b'CDF\5': ('>Q', '>Q')} # start of a classic file -> form of counts, of offsets
-_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8} # number of a type -> bytes of a value
+_VERSIONS = { # start of a classic file -> form of counts, of offsets
+    b'CDF\1': ('>I', '>I'),
+    b'CDF\2': ('>I', '>Q'),
+    b'CDF\5': ('>Q', '>Q'),
+}
+_TYPE_SIZES = dict(enumerate((1, 1, 2, 4, 4, 8, 1, 2, 4, 8, 8), 1)) # number of a type -> bytes of a value
 
 class _ClassicHeader:
     "Walks over the header of a classic netCDF file; raises `ValueError` where it claims more than the file holds"

@@ -24,7 +24,7 @@ import rioxarray # gives a grid its CRS and transform
 import shapely
 import xarray as xr
 
-from ..core import LandslideError, OutputError, hidden_beside, unwritable_said
+from ..core import LandslideError, OutputError, hidden_beside, remove_abandoned, unwritable_said
 from ..data.grid import grid_of, named_layer, sure_enough
 from ..mapping.areas import only_polygons
 
@@ -358,7 +358,9 @@ def _drop_ids(db, ids):
 
 # %% ../../nbs/45_labelling.labels.ipynb #612705d4
 def _put(path, labels, remove=()):
-    "Change a label file"
+    "Change a label file, or begin it"
+    remove_abandoned(path)
+    if not path.exists() and _begun(path, labels): return
     _complete_layers(path, labels.crs)
     labels = labels.to_crs(_file_crs(path))
     with _changing(path) as db:
@@ -367,13 +369,19 @@ def _put(path, labels, remove=()):
         _drop_ids(db, [*remove, *(o for table in labels.tables.values() for o in table.id)])
         for layer, table in labels.tables.items(): _add_rows(db, layer, table)
 
+# %% ../../nbs/45_labelling.labels.ipynb #f0114875
+def _begun(path:Path, labels:'Labels') -> bool: # False: another process was first
+    "Begin a label file with its first decisions, whole or not at all"
+    known = {layer: table[[*LABEL_LAYERS[layer], table.geometry.name]] for layer, table in labels.tables.items()}
+    try: write_labels(replace(labels, **known), path)
+    except OutputError:
+        if path.exists(): return False
+        raise
+    return True
+
 # %% ../../nbs/45_labelling.labels.ipynb #e5dfe88a
 def _complete_layers(path, crs):
-    "Make a label file, or a layer of it that somebody removed"
-    if not path.exists():
-        try: write_labels(make_labels(crs), path)
-        except OutputError:
-            if not path.exists(): raise # else another process was first
+    "Make a layer of a label file that somebody removed"
     with _database(path) as db:
         there = {name for name, in db.execute('SELECT table_name FROM gpkg_contents')}
     for layer in LABEL_LAYERS.keys() - there:

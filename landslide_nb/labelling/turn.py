@@ -395,9 +395,8 @@ def take_turn(
         model = Path(tmp)/MODEL_FILE
         said = train_on_labels(pair, usable, model, plan, lambda share, text: say(.02 + .58*share, text))
         net, meta = load_model(model)
-        meta = {**meta, 'warnings': [*said, *usable.said]}
+        meta = {**meta, 'warnings': [*said, *usable.said], 'model_file': model}
         with said_tiles(out, pair, say): metrics = map_pair(pair, (net, meta), out, progress=False)
-        shutil.copy2(model, out/MODEL_FILE)
     say(1., f'the new map is in {out}')
     return metrics
 

@@ -15,7 +15,7 @@ __all__ = ['CACHE_BYTES', 'NUMBER_LAYER', 'CLASS_LAYER', 'PAIR_BANDS', 'DEVIATIO
 # %% ../../nbs/40_mapping.runfolder.ipynb #b77a5d1a
 import errno, json, os, shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ import numpy as np
 import xarray as xr
 
 from .. import __version__
-from ..core import OF_SYSTEMS, CubeError, OutputError, atomic, new_folder
+from ..core import OF_SYSTEMS, CubeError, OutputError, atomic, new_folder, sole_writer
 from ..data.average import RATIO_STD
 from ..data.grid import pixel_area, scene_windows
 from ..data.pair import pair_statistics, static_layer
@@ -295,7 +295,10 @@ def clear_tiles(
 ) -> None:
     "Put away what a mapping that ended left beside its folder: its run folder is whole"
     if not (folder/'probability.tif').exists(): return
-    shutil.rmtree(hidden_folder(folder.resolve(), 'tiles'), ignore_errors=True)
+    tiles = hidden_folder(folder.resolve(), 'tiles')
+    shutil.rmtree(tiles, ignore_errors=True)
+    if tiles.with_name(f'.{tiles.name}.lock').exists():
+        with suppress(OutputError), sole_writer(tiles): pass # the lock goes, if nobody holds it
     finish_tracks(folder.resolve())
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #19ec00cf
@@ -538,7 +541,7 @@ def write_products(
     folder:str|Path,       # new or empty run folder
     pair:xr.Dataset,       # dims (moment, y, x), dB, perhaps lazy; may carry `landslides`, `dem`, `slope`, `ratio_std`
     prob:xr.DataArray,     # dims (y, x), calibrated probability, in memory or lazy
-    meta:dict|None=None,   # of the model that made it: arch, version, training, input, calibration
+    meta:dict|None=None,   # of the model that made it: arch, version, training, input, calibration, model_file
     singles:dict[str, xr.DataArray]|None=None, # track -> its own map, of a fused one: shown beside it
     **options,             # of `LayerOptions`: min_area, cell, zones, exposure
 ) -> dict:                 # what metrics.json holds
@@ -568,6 +571,7 @@ def write_products(
         write_page(tmp, pair, prob, layers, metrics, record, singles or {})
         item = stac_item(tmp, prob, attrs, Path(folder).resolve().name)
         (tmp/'item.json').write_text(json.dumps(item.to_dict(include_self_link=False), indent=1))
+        if 'model_file' in meta: shutil.copy2(meta['model_file'], tmp)
     return metrics
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #5a1e0031
