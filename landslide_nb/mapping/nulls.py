@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_PAIRS', 'LONGEST', 'WHOLE_UP_TO', 'SPREAD', 'pass_stretch', 'season_splits', 'null_passes', 'split_event',
            'stds_of', 'null_pair', 'spread_passes', 'null_pairs', 'is_small', 'windows_in', 'null_windows',
-           'side_by_side', 'read_pairs', 'window_probabilities', 'can_check']
+           'windows_side_by_side', 'read_pairs', 'window_probabilities', 'can_check']
 
 # %% ../../nbs/32_mapping.nulls.ipynb #cd646ad0
 import math
@@ -153,7 +153,7 @@ def null_windows(
 
 
 # %% ../../nbs/32_mapping.nulls.ipynb #2759e32f
-def side_by_side(
+def windows_side_by_side(
     scene:xr.Dataset, # cube or pair, dims (..., y, x)
 ) -> xr.Dataset:      # a small scene as it is
     "The windows of a large scene that are mapped, without what lies between them"
@@ -171,10 +171,10 @@ def read_pairs(
     "The windows of a pair and of its null pairs"
     passes = spread_passes(cube, pair)
     if not passes: return []
-    seen = side_by_side(cube.drop_vars('landslides', errors='ignore'))
+    seen = windows_side_by_side(cube.drop_vars('landslides', errors='ignore'))
     made = dict(orbit=pair.orbit, average=pair.average, extra=stds_of(pair))
     nulls = [pair_of_passes(seen, split_event(cube, *sides), sides=sides, **made) for sides in passes]
-    own, *nulls = dask.compute(side_by_side(pair[channels]), *nulls)
+    own, *nulls = dask.compute(windows_side_by_side(pair[channels]), *nulls)
     return [own, *map(balanced, nulls)]
 
 
