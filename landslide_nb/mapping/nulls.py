@@ -109,7 +109,7 @@ def null_pair(
 def spread_passes(
     cube:xr.Dataset, # canonical cube
     pair:xr.Dataset, # of `make_pair` from it
-) -> list[tuple[list, list]]: # (positions before, positions after), the latest last; [] with fewer than two passes before
+) -> list[tuple[list, list]]: # (positions before, positions after), the latest last; [] without two passes before
     "The passes of some null pairs of a place"
     passes = null_passes(cube, pair)
     if not passes: return []
@@ -158,7 +158,10 @@ def windows_side_by_side(
 ) -> xr.Dataset:      # a small scene as it is
     "The windows of a large scene that are mapped, without what lies between them"
     if is_small(scene): return scene
-    def within(length): return np.concatenate([np.arange(o, min(o + SPREAD[0], length)) for o in spread_starts(length, *SPREAD)])
+    side, most = SPREAD
+    def within(length):
+        windows = [np.arange(start, min(start + side, length)) for start in spread_starts(length, side, most)]
+        return np.concatenate(windows)
     return scene.isel(y=within(scene.sizes['y']), x=within(scene.sizes['x']))
 
 

@@ -368,9 +368,9 @@ def map_tiles(
     work:str|Path|None=None, # folder of tiles; None: only into memory
 ) -> Iterator[tuple[Tile, np.ndarray]]: # (tile, its map), as they are finished
     "Map tiles on the cluster in use, or on this machine"
-    x, ready, client = stack_pair(pair, job.spec['channels']).data, ready_job(job), active_client()
-    if client: return map_there(client, x, tiles, ready, bar, work)
-    return map_here(x, tiles, ready, bar, work)
+    x, client = stack_pair(pair, job.spec['channels']).data, active_client()
+    what = x, tiles, ready_job(job), bar, work
+    return map_there(client, *what) if client else map_here(*what)
 
 
 # %% ../../nbs/31_mapping.scene.ipynb #b804fb7a
