@@ -603,17 +603,18 @@ def _spread_starts(
     return np.unique(np.linspace(0, max(0, n - size), windows).astype(int))
 
 # %% ../../nbs/14_data.pair.ipynb #63b63154
-def _cut_window(pair:xr.Dataset, y:int, x:int, size:int) -> np.ndarray: # (moment, band, y, x) dB
+def _cut_window(pair:xr.Dataset, y:int, x:int, size:int) -> xr.DataArray: # (moment, band, y, x) dB, lazy if the pair is
     "VV and VH of a window that begins at a row and a column"
     window = pair[['vv', 'vh']].isel(y=slice(y, y + size), x=slice(x, x + size))
-    return window.to_array().transpose('moment', 'variable', 'y', 'x').values
+    return window.to_array().transpose('moment', 'variable', 'y', 'x')
+
 
 # %% ../../nbs/14_data.pair.ipynb #95b57d16
 def _cut_windows(pair:xr.Dataset, size:int, most:int) -> list[np.ndarray]: # each (moment, band, y, x) dB
     "VV and VH of windows spread over a scene, those at least half valid"
     rows = _spread_starts(pair.sizes['y'], size, most)
     columns = _spread_starts(pair.sizes['x'], size, most)
-    windows = [_cut_window(pair, y, x, size) for y in rows for x in columns]
+    windows = dask.compute(*[_cut_window(pair, y, x, size).data for y in rows for x in columns])
     return [o for o in windows if np.isfinite(o).all((0, 1)).mean() > .5]
 
 # %% ../../nbs/14_data.pair.ipynb #677b6029

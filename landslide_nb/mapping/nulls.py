@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MOST_PAIRS', 'LONGEST', 'WHOLE_UP_TO', 'SPREAD', 'pass_stretch', 'season_splits', 'null_passes', 'split_event',
            'stds_of', 'has_two_images', 'null_pair', 'spread_passes', 'null_pairs', 'is_small', 'windows_in',
-           'null_windows', 'side_by_side', 'nulls_of_windows', 'read_pairs', 'map_whole', 'window_probabilities',
-           'can_check']
+           'null_windows', 'windows_side_by_side', 'nulls_of_windows', 'read_pairs', 'map_whole',
+           'window_probabilities', 'can_check']
 
 # %% ../../nbs/32_mapping.nulls.ipynb #cd646ad0
 import math
@@ -122,7 +122,7 @@ def null_pair(
 def spread_passes(
     cube:xr.Dataset, # canonical cube
     pair:xr.Dataset, # of `make_pair` from it
-) -> list[tuple[list, list]]: # (positions before, positions after), the latest last; [] with fewer than two passes before
+) -> list[tuple[list, list]]: # (positions before, positions after), the latest last; [] without two passes before
     "The passes of some null pairs of a place"
     passes = null_passes(cube, pair)
     if not passes: return []
@@ -166,12 +166,15 @@ def null_windows(
 
 
 # %% ../../nbs/32_mapping.nulls.ipynb #2759e32f
-def side_by_side(
+def windows_side_by_side(
     scene:xr.Dataset, # cube or pair, dims (..., y, x)
 ) -> xr.Dataset:      # a small scene as it is
     "The windows of a large scene that are mapped, without what lies between them"
     if is_small(scene): return scene
-    def within(length): return np.concatenate([np.arange(o, min(o + SPREAD[0], length)) for o in spread_starts(length, *SPREAD)])
+    side, most = SPREAD
+    def within(length):
+        windows = [np.arange(start, min(start + side, length)) for start in spread_starts(length, side, most)]
+        return np.concatenate(windows)
     return scene.isel(y=within(scene.sizes['y']), x=within(scene.sizes['x']))
 
 
@@ -182,8 +185,8 @@ def nulls_of_windows(
     passes:list[tuple[list, list]], # of `spread_passes`
 ) -> list[xr.Dataset]: # dims (moment, y, x), dB, lazy; not balanced, unless they hold two images before
     "Null pairs in the windows that are mapped"
-    if has_two_images(pair): return [side_by_side(null_pair(cube, pair, *sides)) for sides in passes]
-    seen = side_by_side(cube.drop_vars('landslides', errors='ignore'))
+    if has_two_images(pair): return [windows_side_by_side(null_pair(cube, pair, *sides)) for sides in passes]
+    seen = windows_side_by_side(cube.drop_vars('landslides', errors='ignore'))
     made = dict(orbit=pair.orbit, average=pair.average, extra=stds_of(pair))
     return [pair_of_passes(seen, split_event(cube, *sides), sides=sides, **made) for sides in passes]
 
@@ -196,7 +199,7 @@ def read_pairs(
     passes = spread_passes(cube, pair)
     if not passes: return []
     nulls = nulls_of_windows(cube, pair, passes)
-    own = side_by_side(pair[[*channels, *(name for name in SEASON_IMAGES if name in pair)]])
+    own = windows_side_by_side(pair[[*channels, *(name for name in SEASON_IMAGES if name in pair)]])
     own, *nulls = dask.compute(own, *nulls)
     return [own, *(nulls if has_two_images(pair) else map(balanced, nulls))]
 

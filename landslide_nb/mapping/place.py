@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..learn.calibration import FALSE_ALARMS, recalibrate
 from .nulls import can_check, is_small, null_windows, read_pairs, window_probabilities
+from .scene import kept_memory
 
 # %% ../../nbs/33_mapping.place.ipynb #63c45cd7
 KNOTS = np.linspace(logit(5e-4), logit(.99), 48) # logits
@@ -244,7 +245,7 @@ def settle_place(
     pairs = read_pairs(cube, pair, meta['input']['channels'])
     if not pairs: return meta
     small, total = is_small(pair), len(null_windows(pair))*len(pairs)
-    with tqdm(total=total, desc='null pairs', unit='window', disable=not progress) as bar:
+    with kept_memory(), tqdm(total=total, desc='null pairs', unit='window', disable=not progress) as bar:
         own, *found = [window_probabilities(one, small, model, meta, bar) for one in pairs]
     return with_place(meta, pairs[1:], own, found)
 

@@ -21,6 +21,7 @@ import xarray as xr
 
 from .. import __version__
 from ..data.grid import area_text, area_unit, pixel_area, scene_windows, span_text, widen
+from ..data.pair import smoothed
 from ..data.baselines import SIZES, baseline_key, baseline_score, baseline_facts, known_baselines
 from ..gaps import unseen_of_map
 from ..learn.metrics import StreamingAP
@@ -118,8 +119,9 @@ def add_baselines(
     layers = [name for one in known for name in one.needs]
     near = pair[['vv', 'vh', *layers]].isel(wide).compute()
     for one in known:
+        raw = baseline_score(one, near)
         for size in SIZES:
-            score = baseline_score(one, near, size).isel(at).values
+            score = smoothed(raw, size).isel(at).values
             baselines[baseline_key(one, size)].update_scores(score, truth)
 
 # %% ../../nbs/38_mapping.report.ipynb #3c4dd450

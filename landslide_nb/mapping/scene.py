@@ -6,10 +6,10 @@
 __all__ = ['SHIPPED_CONFIG', 'MEASURED', 'PASS_WINDOW', 'TRIM_FROM', 'MAP_FROM', 'ONE_BLOCK', 'stack_pair', 'check_axis',
            'check_scene', 'to_device', 'computed_in', 'forward', 'number_type', 'blank_gaps', 'logits_of',
            'grid_margins', 'undo_dihedral', 'logits_d4', 'config_key', 'measured', 'TileJob', 'pixels_beyond',
-           'map_window', 'map_tile', 'save_tile', 'lazy_map', 'lazy_file', 'ready_job', 'map_there', 'kept_memory',
-           'map_here', 'map_tiles', 'calibrate_mosaic', 'calibrate_curve', 'calibrate_block', 'calibrate_map',
-           'MapOptions', 'tile_job', 'scene_tiles', 'map_bar', 'as_map', 'lower', 'lower_map', 'map_in_memory',
-           'predict_scene', 'weights_hash', 'work_plan', 'map_on_disk', 'predict_tiles']
+           'map_window', 'map_tile', 'save_tile', 'lazy_map', 'lazy_file', 'ready_job', 'map_there', 'c_library',
+           'give_back', 'kept_memory', 'map_here', 'map_tiles', 'calibrate_mosaic', 'calibrate_curve',
+           'calibrate_block', 'calibrate_map', 'MapOptions', 'tile_job', 'scene_tiles', 'map_bar', 'as_map', 'lower',
+           'lower_map', 'map_in_memory', 'predict_scene', 'weights_hash', 'work_plan', 'map_on_disk', 'predict_tiles']
 
 # %% ../../nbs/31_mapping.scene.ipynb #037ac6b5
 import ctypes, hashlib, json, sys, uuid
@@ -320,18 +320,28 @@ def map_there(
 # %% ../../nbs/31_mapping.scene.ipynb #a3e57e03
 TRIM_FROM, MAP_FROM = -1, -3 # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
 
+def c_library() -> object|None: # `ctypes.CDLL`
+    "The C library, where it can be asked to keep memory"
+    library = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    return library if hasattr(library, 'mallopt') else None
+
+def give_back() -> None:
+    "Give memory that is not in use back to the system"
+    library = c_library()
+    if library: library.malloc_trim(0)
+
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    "Keep what the network frees, and give it back at the end; on Linux, where the C library can be asked to"
-    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
-    if not hasattr(libc, 'mallopt'): return (yield)
-    libc.mallopt(MAP_FROM, 2**27)
-    libc.mallopt(TRIM_FROM, 2**30)
+    "Keep what the network frees between windows"
+    library = c_library()
+    if not library: return (yield)
+    library.mallopt(MAP_FROM, 2**27)
+    library.mallopt(TRIM_FROM, 2**30)
     try: yield
     finally:
-        libc.mallopt(MAP_FROM, 2**22)
-        libc.mallopt(TRIM_FROM, 2**17)
-        libc.malloc_trim(0)
+        library.mallopt(MAP_FROM, 2**22)
+        library.mallopt(TRIM_FROM, 2**17)
+        give_back()
 
 
 # %% ../../nbs/31_mapping.scene.ipynb #8eeec358
@@ -343,11 +353,12 @@ def map_here(
     work:str|Path|None, # folder of tiles; None: only into memory
 ) -> Iterator[tuple[Tile, np.ndarray]]: # (tile, its map), in order
     "Map tiles on this machine, one while the next is read"
-    windows = [x[:, :, tile.outer_ys, tile.outer_xs] for tile in tiles]
+    windows = (x[:, :, tile.outer_ys, tile.outer_xs] for tile in tiles)
     with kept_memory():
         for tile, window in zip(tiles, read_ahead(windows)):
             prob = map_tile(window, tile.inner, job, pixels_beyond(x.shape[-2:], tile), bar.update)
             if work: write_tile(work, tile, prob)
+            give_back()
             yield tile, prob
 
 def map_tiles(
@@ -358,9 +369,9 @@ def map_tiles(
     work:str|Path|None=None, # folder of tiles; None: only into memory
 ) -> Iterator[tuple[Tile, np.ndarray]]: # (tile, its map), as they are finished
     "Map tiles on the cluster in use, or on this machine"
-    x, ready, client = stack_pair(pair, job.spec['channels']).data, ready_job(job), active_client()
-    if client: return map_there(client, x, tiles, ready, bar, work)
-    return map_here(x, tiles, ready, bar, work)
+    x, client = stack_pair(pair, job.spec['channels']).data, active_client()
+    what = x, tiles, ready_job(job), bar, work
+    return map_there(client, *what) if client else map_here(*what)
 
 
 # %% ../../nbs/31_mapping.scene.ipynb #b804fb7a
@@ -414,7 +425,7 @@ def calibrate_map(
 @dataclass(frozen=True)
 class MapOptions:
     "How a scene is mapped"
-    tile:int=1024      # what is read and written at once, pixels a side
+    tile:int=2048      # what is read and written at once, pixels a side
     tta:bool=False     # average over the eight symmetries of the square, eight times slower
     fast:bool=False    # low precision where the device has it, see `forward`
     progress:bool=True # show a progress bar

@@ -9,7 +9,8 @@ __all__ = ['WHOLE', 'NOTHING', 'round_up', 'tile_sizes', 'cut_axis', 'Tile', 'cu
 
 # %% ../../nbs/30_mapping.tiles.ipynb #ce584998
 import json, sys, uuid
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,17 +132,16 @@ def active_client() -> object: # `distributed.Client` or None
 
 # %% ../../nbs/30_mapping.tiles.ipynb #fa904775
 def read_ahead(
-    lazy:list[da.Array|np.ndarray], # arrays
+    lazy:Iterable[da.Array|np.ndarray], # arrays
 ) -> Iterator[np.ndarray]: # the same, in order
     "Read arrays one after the other, each while the one before it is in use"
     def read(array): return dask.compute(array, scheduler='threads')[0]
+    coming = deque()
     with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(read, array) for array in lazy[:1]]
-        for array in [*lazy[1:], None]:
-            if not coming: return
-            ready = coming.pop().result()
-            if array is not None: coming.append(reader.submit(read, array))
-            yield ready
+        for array in lazy:
+            coming.append(reader.submit(read, array))
+            if len(coming) > 1: yield coming.popleft().result()
+        while coming: yield coming.popleft().result()
 
 
 # %% ../../nbs/30_mapping.tiles.ipynb #f0c44bbc
