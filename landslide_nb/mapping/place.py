@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KNOTS', 'MIDDLES', 'LEAST_P', 'BULK', 'FEW', 'USUAL', 'NEARLY_NONE', 'LARGEST_STEP', 'SAID_FROM', 'ENOUGH_PAIRS',
-           'OUTLIER', 'PLACE_THRESHOLD', 'ALL_CHANGED', 'LEAST_SHOWN', 'FALSE_WEIGHTS', 'FALSE_SPREAD', 'scores_of',
-           'count_scores', 'stretched', 'landslide_shares', 'stillness', 'fit_place', 'heard_nulls', 'changed_share',
-           'allowed_thresholds', 'threshold_of_place', 'false_witnesses', 'false_share', 'null_check',
-           'all_changed_text', 'with_place', 'settle_place']
+           'OUTLIER', 'PLACE_THRESHOLD', 'NOISIER', 'HALF_WAY', 'ALL_CHANGED', 'CLEARLY', 'LEAST_SHOWN',
+           'FALSE_WEIGHTS', 'FALSE_SPREAD', 'scores_of', 'count_scores', 'stretched', 'landslide_shares', 'stillness',
+           'fit_place', 'heard_nulls', 'changed_share', 'allowed_threshold', 'threshold_of_place', 'false_witnesses',
+           'false_share', 'null_check', 'all_changed_text', 'with_place', 'settle_place']
 
 # %% ../../nbs/33_mapping.place.ipynb #c2c60b1c
 from collections.abc import Callable, Sequence
@@ -117,25 +117,28 @@ def heard_nulls(
 
 # %% ../../nbs/33_mapping.place.ipynb #b390b90e
 PLACE_THRESHOLD = .2 # where polygons start at the lowest, if probabilities follow the place
-ALL_CHANGED = .5 # share above the 95 % quantile of the null pairs, from which the whole scene changed
+NOISIER = .4     # share of a pair above the 95 % quantile of its null pairs, from which all of them are heard
+HALF_WAY = .5    # how far null pairs are moved towards their stretched selves at most
+ALL_CHANGED = .5 # share clearly above that quantile, from which the whole scene changed
+CLEARLY = .5     # logits
 
 # %% ../../nbs/33_mapping.place.ipynb #ed2a82ae
 def changed_share(
-    own:np.ndarray,            # (m,) scores of the map's own pair
+    own:np.ndarray,             # (m,) scores of the map's own pair
     nulls:Sequence[np.ndarray], # (n,) scores of each null pair
-) -> float:                    # about .05 where nothing happened
+    by:float=0.,                # logits
+) -> float:                     # about .05 where nothing happened
     "The share of a pair that changed more than 95 % of its null pairs did"
     usual = np.mean([np.quantile(null, BULK[1]) for null in nulls])
-    return float((own > usual).mean())
+    return float((own > usual + by).mean())
 
 # %% ../../nbs/33_mapping.place.ipynb #2ffd1069
-def allowed_thresholds(
-    nulls:Sequence[np.ndarray], # (n,) scores of each null pair
-    curve:dict,                 # of `fit_place`
-) -> list[float]:               # probabilities, in order
-    "Where each null pair shows no more than two in a thousand of its pixels"
-    def reached(null): return float(np.quantile(recalibrate(expit(null), curve), 1 - FALSE_ALARMS))
-    return sorted(map(reached, nulls))
+def allowed_threshold(
+    null:np.ndarray, # (n,) scores of a null pair
+    curve:dict,      # of `fit_place`
+) -> float:          # probability
+    "Where a null pair shows no more than two in a thousand of its pixels"
+    return float(np.quantile(recalibrate(expit(null), curve), 1 - FALSE_ALARMS))
 
 # %% ../../nbs/33_mapping.place.ipynb #c404a3a5
 def threshold_of_place(
@@ -144,12 +147,12 @@ def threshold_of_place(
     curve:dict,                 # of `fit_place`
 ) -> float:                     # probability, at least `PLACE_THRESHOLD`
     "Where polygons start: as low as the null pairs allow"
-    if changed_share(own, nulls) >= ALL_CHANGED:
-        half_way = [(null + stretched(null, own))/2 for null in nulls]
-        return max(PLACE_THRESHOLD, *allowed_thresholds(half_way, curve))
-    allowed = allowed_thresholds(nulls, curve)
-    heard = allowed[:-1] if len(nulls) >= ENOUGH_PAIRS else allowed
-    return max(PLACE_THRESHOLD, *heard)
+    changed = changed_share(own, nulls)
+    way = min(changed, HALF_WAY)
+    moved = [null + way*(stretched(null, own) - null) for null in nulls]
+    allowed = sorted(allowed_threshold(null, curve) for null in moved)
+    aside = len(nulls) >= ENOUGH_PAIRS and changed < NOISIER
+    return max(PLACE_THRESHOLD, *(allowed[:-1] if aside else allowed))
 
 # %% ../../nbs/33_mapping.place.ipynb #889db0b2
 LEAST_SHOWN = 30 # pixels above the threshold, below which nothing is said of them
@@ -199,7 +202,7 @@ def null_check(
     heard = heard_nulls(nulls)
     witnesses = false_witnesses(own, heard, above)
     if witnesses: found['false_share'] = false_share(witnesses, len(heard))
-    return dict(pairs=len(nulls), **passes, **found, changed=changed_share(own, heard))
+    return dict(pairs=len(nulls), **passes, **found, changed=changed_share(own, heard, CLEARLY))
 
 # %% ../../nbs/33_mapping.place.ipynb #07bef0c9
 def all_changed_text(
@@ -208,7 +211,7 @@ def all_changed_text(
     "Whether the whole scene changed, as a warning"
     changed = check.get('changed', 0)
     if changed < ALL_CHANGED: return ''
-    return (f"The scene changed as a whole: {changed:.0%} of it lie above what 5 % of the null pairs reach (snow, a flood, another processing?). "
+    return (f"The scene changed as a whole: {changed:.0%} of it lie clearly above what 5 % of the null pairs reach (snow, a flood, another processing?). "
             "Take the map as a ranking; its areas are not stated.")
 
 # %% ../../nbs/33_mapping.place.ipynb #dd10bb57
