@@ -198,8 +198,9 @@ def null_check(
     worst = int(np.argmax(shares))
     passes = dict(passes_pre=pairs[worst].passes_pre, passes_post=pairs[worst].passes_post)
     found = dict(pixels=len(nulls[worst]), share=shares[worst], observed=float(above(own).mean()))
-    found['set_aside'] = len(nulls) >= ENOUGH_PAIRS and shares[worst] > FALSE_ALARMS
     heard = heard_nulls(nulls)
+    unmoved = len(heard) < len(nulls) or changed_share(own, heard) < NOISIER
+    found['set_aside'] = len(nulls) >= ENOUGH_PAIRS and shares[worst] > FALSE_ALARMS and unmoved
     witnesses = false_witnesses(own, heard, above)
     if witnesses: found['false_share'] = false_share(witnesses, len(heard))
     return dict(pairs=len(nulls), **passes, **found, changed=changed_share(own, heard, CLEARLY))
