@@ -109,9 +109,9 @@ def test_a_poisoned_null_pair_does_not_silence_the_map_and_is_said(poison):
     assert 'an old landslide, a fire or a flood may lie in it. Look there.' in rule_text(settled)
 
 def test_a_pair_that_is_noisier_than_its_null_pairs_starts_higher():
-    "Half of it lies above what 5 % of the null pairs reach; the worst of its noise would else be outlined"
+    "Much of it lies clearly above what 5 % of the null pairs reach; the worst of its noise would else be outlined"
     noisier = noise(13, level=-4.2, spread=1.6)
-    assert changed_share(noisier, nulls(4)) > .5
+    assert changed_share(noisier, nulls(4)) > .3
     curve = fit_place(noisier, nulls(4))
     assert threshold_of_place(noisier, nulls(4), curve) > threshold_of_place(noise(14), nulls(4), curve)
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KNOTS', 'MIDDLES', 'LEAST_P', 'BULK', 'FEW', 'USUAL', 'NEARLY_NONE', 'LARGEST_STEP', 'SAID_FROM', 'ENOUGH_PAIRS',
-           'OUTLIER', 'PLACE_THRESHOLD', 'NOISIER', 'HALF_WAY', 'ALL_CHANGED', 'CLEARLY', 'LEAST_SHOWN',
-           'FALSE_WEIGHTS', 'FALSE_SPREAD', 'scores_of', 'count_scores', 'stretched', 'landslide_shares', 'stillness',
-           'fit_place', 'heard_nulls', 'changed_share', 'allowed_threshold', 'threshold_of_place', 'false_witnesses',
-           'false_share', 'null_check', 'all_changed_text', 'with_place', 'settle_place']
+           'OUTLIER', 'PLACE_THRESHOLD', 'CLEARLY', 'NOISIER', 'ALL_CHANGED', 'LEAST_SHOWN', 'FALSE_WEIGHTS',
+           'FALSE_SPREAD', 'scores_of', 'count_scores', 'stretched', 'landslide_shares', 'stillness', 'fit_place',
+           'heard_nulls', 'changed_share', 'allowed_threshold', 'threshold_of_place', 'false_witnesses', 'false_share',
+           'null_check', 'all_changed_text', 'with_place', 'settle_place']
 
 # %% ../../nbs/33_mapping.place.ipynb #c2c60b1c
 from collections.abc import Callable, Sequence
@@ -117,20 +117,18 @@ def heard_nulls(
 
 # %% ../../nbs/33_mapping.place.ipynb #b390b90e
 PLACE_THRESHOLD = .2 # where polygons start at the lowest, if probabilities follow the place
-NOISIER = .4     # share of a pair above the 95 % quantile of its null pairs, from which all of them are heard
-HALF_WAY = .5    # how far null pairs are moved towards their stretched selves at most
-ALL_CHANGED = .5 # share clearly above that quantile, from which the whole scene changed
-CLEARLY = .5     # logits
+CLEARLY = .5     # logits above the 95 % quantile of the null pairs
+NOISIER = .28    # share of a pair clearly above it, from which it is noisier than its null pairs
+ALL_CHANGED = .5 # the same, from which the whole scene changed
 
 # %% ../../nbs/33_mapping.place.ipynb #ed2a82ae
 def changed_share(
-    own:np.ndarray,             # (m,) scores of the map's own pair
+    own:np.ndarray,            # (m,) scores of the map's own pair
     nulls:Sequence[np.ndarray], # (n,) scores of each null pair
-    by:float=0.,                # logits
-) -> float:                     # about .05 where nothing happened
-    "The share of a pair that changed more than 95 % of its null pairs did"
+) -> float:                    # a few in a hundred where nothing happened
+    "The share of a pair that changed clearly more than 95 % of its null pairs did"
     usual = np.mean([np.quantile(null, BULK[1]) for null in nulls])
-    return float((own > usual + by).mean())
+    return float((own > usual + CLEARLY).mean())
 
 # %% ../../nbs/33_mapping.place.ipynb #2ffd1069
 def allowed_threshold(
@@ -147,11 +145,10 @@ def threshold_of_place(
     curve:dict,                 # of `fit_place`
 ) -> float:                     # probability, at least `PLACE_THRESHOLD`
     "Where polygons start: as low as the null pairs allow"
-    changed = changed_share(own, nulls)
-    way = min(changed, HALF_WAY)
-    moved = [null + way*(stretched(null, own) - null) for null in nulls]
+    noisier = changed_share(own, nulls) >= NOISIER
+    moved = [(null + stretched(null, own))/2 for null in nulls] if noisier else nulls
     allowed = sorted(allowed_threshold(null, curve) for null in moved)
-    aside = len(nulls) >= ENOUGH_PAIRS and changed < NOISIER
+    aside = len(nulls) >= ENOUGH_PAIRS and not noisier
     return max(PLACE_THRESHOLD, *(allowed[:-1] if aside else allowed))
 
 # %% ../../nbs/33_mapping.place.ipynb #889db0b2
@@ -203,7 +200,7 @@ def null_check(
     found['set_aside'] = len(nulls) >= ENOUGH_PAIRS and shares[worst] > FALSE_ALARMS and unmoved
     witnesses = false_witnesses(own, heard, above)
     if witnesses: found['false_share'] = false_share(witnesses, len(heard))
-    return dict(pairs=len(nulls), **passes, **found, changed=changed_share(own, heard, CLEARLY))
+    return dict(pairs=len(nulls), **passes, **found, changed=changed_share(own, heard))
 
 # %% ../../nbs/33_mapping.place.ipynb #07bef0c9
 def all_changed_text(
