@@ -187,7 +187,7 @@ def null_check(
     own:np.ndarray,             # (m,) scores of the map's own pair
     nulls:Sequence[np.ndarray], # (n,) scores of each null pair
     calibration:dict,           # with the curve and the threshold of the place
-) -> dict: # pairs (their number), passes_pre, passes_post, pixels and share of the worst; observed, set_aside, false_share, changed
+) -> dict: # pairs; of the worst passes_pre, passes_post, pixels, share; observed, set_aside, false_share, changed
     "What was found in the null pairs, after the curve of the place"
     curve, threshold = calibration['place'], calibration['threshold']
     def above(scores): return recalibrate(expit(scores), curve) >= threshold
