@@ -68,12 +68,12 @@ def test_last_passes_of_a_year_ago_are_taken_once():
     pre = [0, 1, 2]
     assert passes_before(cube, pre, event, 3, 'both') == passes_before(cube, pre, event, 3, 'season') == pre
 
-@pytest.mark.parametrize('before', ['season', 'both'])
+@pytest.mark.parametrize('before', ['season', 'both', 'each'])
 def test_an_archive_shorter_than_a_year_is_refused(before):
     cube = cube_of(every(date(2024, 1, 1), date(2024, 7, 1)))
     with pytest.raises(CubeError, match=r'no usable pass within 60 days of 2024-06-01 in any of the three years before \(its first of the track is of 2024-01-01\)'):
         make_pair(cube, ('2024-06-01', '2024-06-02'), before=before)
-    with pytest.raises(CubeError, match="before='summer' is unknown; choose last, season, both"): make_pair(cube, ('2024-06-01', '2024-06-02'), before='summer')
+    with pytest.raises(CubeError, match="before='summer' is unknown; choose last, season, both, each"): make_pair(cube, ('2024-06-01', '2024-06-02'), before='summer')
 
 def test_null_pairs_look_back_as_the_map_does():
     days = every(date(2021, 4, 1), date(2024, 7, 1))
@@ -114,6 +114,48 @@ def test_maps_of_the_season(tmp_path):
     out = command('map', 'late.zarr', *said, '--before', 'both', '--out', 'none', cwd=tmp_path)
     one_sentence(out, 'late.zarr has no usable pass within 60 days of 2024-05-25 in any of the three years before')
     assert not any((tmp_path/'none').iterdir())
+
+def archive_cube():
+    "Four years of a place whose landslides show"
+    from dataclasses import replace
+    from landslide_nb.data.landscape import REGIONS
+    from landslide_nb.data.simulate import simulate_archive
+    strong = replace(REGIONS['demo_a'], contrast=2., any_time=True)
+    return simulate_archive(strong, 2, 128, years=2, passes=(5, 3), orbits=('ascending',))
+
+def test_the_lower_of_two_maps_counts(tmp_path):
+    "`each`: null pairs are made and mapped as the pair is, and the run folder holds the lower of two maps"
+    from landslide_nb.data.pair import views_before
+    from landslide_nb.learn.models import load_model
+    from landslide_nb.mapping.mapping import map_cube, scene_pair
+    from landslide_nb.mapping.place import settle_place
+    from landslide_nb.mapping.scene import predict_scene
+    import rioxarray
+    cube, (net, meta) = archive_cube(), load_model('base')
+    pair = scene_pair(cube, ['vv', 'vh'], before='each')
+    nulls = null_pairs(cube, pair)
+    assert nulls and all(null.before == 'each' and max(null.passes_season) < min(null.passes_pre) for null in nulls)
+    for null in nulls: # against the season it is the null pair of the season
+        view = views_before(null)[1]
+        assert max(view.passes_pre) < '2018' and view.passes_post == null.passes_post
+    settled = settle_place(cube, pair, net, meta, progress=False)
+    last, season = (predict_scene(view, net, settled, progress=False).values for view in views_before(pair))
+    metrics = map_cube(cube, 'base', tmp_path/'run', before='each', progress=False)
+    with rioxarray.open_rasterio(tmp_path/'run'/'probability.tif') as raster: prob = raster.values[0]
+    np.testing.assert_allclose(prob, np.minimum(last, season), atol=.005)
+    assert (season < last - .01).any() and (last < season - .01).any()
+    assert metrics['before'] == 'each' and metrics['passes_season'] == pair.passes_season
+    assert not list(tmp_path.glob('.run*'))
+    report = (tmp_path/'run'/'report.html').read_text()
+    assert 'passes of the season' in report and 'a landslide is what differs from them and from the same season' in report
+
+def test_the_command_that_maps_twice(tmp_path):
+    save_cube(archive_cube(), tmp_path/'cube.zarr')
+    out = command('map', 'cube.zarr', '--before', 'each', '--out', 'run', cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
+    assert metrics['before'] == 'each' and '--before=each' in metrics['command']
+    assert metrics['nulls']['pairs'] > 0
 
 def test_real_winters_in_california(shared):
     cube = open_cube(shared/'opera_rtc_s1'/'T137-292321-IW2')

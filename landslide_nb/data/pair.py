@@ -481,7 +481,7 @@ def make_pair(
     extra:str|Sequence[str]=(), # further channels: coherence, dem (m), slope (degrees), vv_std, vh_std, ratio_std (dB)
     balance:bool=True,    # shift post so that the scene's median change is 0 dB
     track:str|int|None=None, # relative orbit, or an orbit direction; None = the one with most usable passes
-    before:str='last',    # last | season | both | each: last passes, season of earlier years, both in one image, or one of each
+    before:str='last',    # last | season | both | each: the last passes, of the season, both, an image of each
 ) -> xr.Dataset:          # (moment: pre, post; y; x) float32, dB; landslides (y, x) if the cube has them
     "Reduce a cube to one image before and one after the event, in dB; raises `CubeError` if it cannot"
     if noun_of(cube) != 'dataset': require_noun(cube, 'cube', 'make_pair')

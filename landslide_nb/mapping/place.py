@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KNOTS', 'MIDDLES', 'LEAST_P', 'BULK', 'FEW', 'USUAL', 'NEARLY_NONE', 'LARGEST_STEP', 'SAID_FROM', 'ENOUGH_PAIRS',
-           'OUTLIER', 'PLACE_THRESHOLD', 'ALL_CHANGED', 'LEAST_SHOWN', 'FALSE_WEIGHTS', 'FALSE_SPREAD', 'scores_of',
-           'count_scores', 'stretched', 'landslide_shares', 'stillness', 'fit_place', 'heard_nulls', 'changed_share',
-           'allowed_thresholds', 'threshold_of_place', 'false_witnesses', 'false_share', 'null_check',
-           'all_changed_text', 'with_place', 'settle_place']
+           'OUTLIER', 'PLACE_THRESHOLD', 'CLEARLY', 'NOISIER', 'ALL_CHANGED', 'LEAST_SHOWN', 'FALSE_WEIGHTS',
+           'FALSE_SPREAD', 'scores_of', 'count_scores', 'stretched', 'landslide_shares', 'stillness', 'fit_place',
+           'heard_nulls', 'changed_share', 'allowed_threshold', 'threshold_of_place', 'false_witnesses', 'false_share',
+           'null_check', 'all_changed_text', 'with_place', 'settle_place']
 
 # %% ../../nbs/33_mapping.place.ipynb #c2c60b1c
 from collections.abc import Callable, Sequence
@@ -19,8 +19,7 @@ from scipy.special import expit, logit
 from tqdm import tqdm
 
 from ..learn.calibration import FALSE_ALARMS, recalibrate
-from .nulls import can_check, is_small, null_windows, read_pairs, window_probabilities
-from .scene import kept_memory
+from .nulls import can_check, null_pairs, null_windows, window_probabilities
 
 # %% ../../nbs/33_mapping.place.ipynb #63c45cd7
 KNOTS = np.linspace(logit(5e-4), logit(.99), 48) # logits
@@ -118,25 +117,26 @@ def heard_nulls(
 
 # %% ../../nbs/33_mapping.place.ipynb #b390b90e
 PLACE_THRESHOLD = .2 # where polygons start at the lowest, if probabilities follow the place
-ALL_CHANGED = .5 # share above the 95 % quantile of the null pairs, from which the whole scene changed
+CLEARLY = .5     # logits above the 95 % quantile of the null pairs
+NOISIER = .28    # share of a pair clearly above it, from which it is noisier than its null pairs
+ALL_CHANGED = .5 # the same, from which the whole scene changed
 
 # %% ../../nbs/33_mapping.place.ipynb #ed2a82ae
 def changed_share(
     own:np.ndarray,            # (m,) scores of the map's own pair
     nulls:Sequence[np.ndarray], # (n,) scores of each null pair
-) -> float:                    # about .05 where nothing happened
-    "The share of a pair that changed more than 95 % of its null pairs did"
+) -> float:                    # a few in a hundred where nothing happened
+    "The share of a pair that changed clearly more than 95 % of its null pairs did"
     usual = np.mean([np.quantile(null, BULK[1]) for null in nulls])
-    return float((own > usual).mean())
+    return float((own > usual + CLEARLY).mean())
 
 # %% ../../nbs/33_mapping.place.ipynb #2ffd1069
-def allowed_thresholds(
-    nulls:Sequence[np.ndarray], # (n,) scores of each null pair
-    curve:dict,                 # of `fit_place`
-) -> list[float]:               # probabilities, in order
-    "Where each null pair shows no more than two in a thousand of its pixels"
-    def reached(null): return float(np.quantile(recalibrate(expit(null), curve), 1 - FALSE_ALARMS))
-    return sorted(map(reached, nulls))
+def allowed_threshold(
+    null:np.ndarray, # (n,) scores of a null pair
+    curve:dict,      # of `fit_place`
+) -> float:          # probability
+    "Where a null pair shows no more than two in a thousand of its pixels"
+    return float(np.quantile(recalibrate(expit(null), curve), 1 - FALSE_ALARMS))
 
 # %% ../../nbs/33_mapping.place.ipynb #c404a3a5
 def threshold_of_place(
@@ -145,12 +145,11 @@ def threshold_of_place(
     curve:dict,                 # of `fit_place`
 ) -> float:                     # probability, at least `PLACE_THRESHOLD`
     "Where polygons start: as low as the null pairs allow"
-    if changed_share(own, nulls) >= ALL_CHANGED:
-        half_way = [(null + stretched(null, own))/2 for null in nulls]
-        return max(PLACE_THRESHOLD, *allowed_thresholds(half_way, curve))
-    allowed = allowed_thresholds(nulls, curve)
-    heard = allowed[:-1] if len(nulls) >= ENOUGH_PAIRS else allowed
-    return max(PLACE_THRESHOLD, *heard)
+    noisier = changed_share(own, nulls) >= NOISIER
+    moved = [(null + stretched(null, own))/2 for null in nulls] if noisier else nulls
+    allowed = sorted(allowed_threshold(null, curve) for null in moved)
+    aside = len(nulls) >= ENOUGH_PAIRS and not noisier
+    return max(PLACE_THRESHOLD, *(allowed[:-1] if aside else allowed))
 
 # %% ../../nbs/33_mapping.place.ipynb #889db0b2
 LEAST_SHOWN = 30 # pixels above the threshold, below which nothing is said of them
@@ -188,7 +187,7 @@ def null_check(
     own:np.ndarray,             # (m,) scores of the map's own pair
     nulls:Sequence[np.ndarray], # (n,) scores of each null pair
     calibration:dict,           # with the curve and the threshold of the place
-) -> dict: # pairs (their number), passes_pre, passes_post, pixels and share of the worst; observed, set_aside, false_share, changed
+) -> dict: # pairs; of the worst passes_pre, passes_post, pixels, share; observed, set_aside, false_share, changed
     "What was found in the null pairs, after the curve of the place"
     curve, threshold = calibration['place'], calibration['threshold']
     def above(scores): return recalibrate(expit(scores), curve) >= threshold
@@ -196,8 +195,9 @@ def null_check(
     worst = int(np.argmax(shares))
     passes = dict(passes_pre=pairs[worst].passes_pre, passes_post=pairs[worst].passes_post)
     found = dict(pixels=len(nulls[worst]), share=shares[worst], observed=float(above(own).mean()))
-    found['set_aside'] = len(nulls) >= ENOUGH_PAIRS and shares[worst] > FALSE_ALARMS
     heard = heard_nulls(nulls)
+    unmoved = len(heard) < len(nulls) or changed_share(own, heard) < NOISIER
+    found['set_aside'] = len(nulls) >= ENOUGH_PAIRS and shares[worst] > FALSE_ALARMS and unmoved
     witnesses = false_witnesses(own, heard, above)
     if witnesses: found['false_share'] = false_share(witnesses, len(heard))
     return dict(pairs=len(nulls), **passes, **found, changed=changed_share(own, heard))
@@ -209,7 +209,7 @@ def all_changed_text(
     "Whether the whole scene changed, as a warning"
     changed = check.get('changed', 0)
     if changed < ALL_CHANGED: return ''
-    return (f"The scene changed as a whole: {changed:.0%} of it lie above what 5 % of the null pairs reach (snow, a flood, another processing?). "
+    return (f"The scene changed as a whole: {changed:.0%} of it lie clearly above what 5 % of the null pairs reach (snow, a flood, another processing?). "
             "Take the map as a ranking; its areas are not stated.")
 
 # %% ../../nbs/33_mapping.place.ipynb #dd10bb57
@@ -242,10 +242,9 @@ def settle_place(
 ) -> dict:           # meta of `with_place`; as it was without a null pair, or for a model fine-tuned on labels
     "Let a model without labels of a place learn from the null pairs of the place"
     if not can_check(meta): return meta
-    pairs = read_pairs(cube, pair, meta['input']['channels'])
+    pairs = null_pairs(cube, pair)
     if not pairs: return meta
-    small, total = is_small(pair), len(null_windows(pair))*len(pairs)
-    with kept_memory(), tqdm(total=total, desc='null pairs', unit='window', disable=not progress) as bar:
-        own, *found = [window_probabilities(one, small, model, meta, bar) for one in pairs]
-    return with_place(meta, pairs[1:], own, found)
-
+    total = len(null_windows(pair))*(len(pairs) + 1)
+    with tqdm(total=total, desc='null pairs', unit='window', disable=not progress) as bar:
+        found = [window_probabilities(one, model, meta, bar) for one in (pair, *pairs)]
+    return with_place(meta, pairs, found[0], found[1:])

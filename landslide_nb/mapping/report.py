@@ -28,9 +28,10 @@ from ..learn.metrics import StreamingAP
 from .exposure import NAME_COLUMNS, clean_name
 from .hits import READ_EXPOSURE, area_words, exposure_text, scene_rows, with_capital
 from .update import update_text
-from .words import (
+from landslide_nb.mapping.words import (
     SIMULATED_EVENT, days_text, degree_text, event_title, html_list, html_page, html_row, html_sentence,
-    html_table, is_simulated, level_text, model_in_words, orbit_text, rule_text, shortened, source_text, warning_box, wrong_tenths)
+    html_table, is_simulated, level_text, model_in_words, orbit_text, rule_text, shortened, source_text, warning_box,
+    wrong_tenths)
 
 if TYPE_CHECKING: # loaded when they are needed
     import pandas as pd
@@ -210,7 +211,8 @@ def area_facts(
 ) -> dict:  # what -> text
     "How much was found"
     false, tenths = m.get('expected_false_share'), wrong_tenths(m)
-    stated = {} if false is None else {'of it expected to be none': f'{tenths} of ten pixels' if tenths else f'{false:.0%}'}
+    wrong = f'{tenths} of ten pixels' if tenths else f'{false or 0:.0%}'
+    stated = {} if false is None else {'of it expected to be none': wrong}
     return {
         'expected landslide area, interval': expected_text(m).removeprefix('expected landslide area '),
         f"polygons of {area_text(m['min_area_m2'])} or more at probability {level_text(m['threshold'], 5)} or more": m['polygons'],
