@@ -33,7 +33,8 @@ def windows(size):
 def steps(source, size):
     "What is measured: name -> function"
     from landslide_nb.data.cube import open_cube, validate_cube
-    from landslide_nb.data.pair import make_pair, scene_change, usable_passes
+    from landslide_nb.data.pair import make_pair, scene_change
+    from landslide_nb.data.passes import usable_passes
     cube, raw = open_cube(source), xr.open_zarr(source)
     pair = make_pair(cube)
     def balance(): return [scene_change(cube[band], [0, 1, 2], [3, 4, 5]) for band in ('vv', 'vh')]

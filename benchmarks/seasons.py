@@ -22,7 +22,8 @@ from benchmarks.adapt import despeckled
 from benchmarks.first_map import seasons
 from benchmarks.place import TV, injected, regions
 from landslide_nb.data.cube import open_cube
-from landslide_nb.data.pair import BEFORES, log_ratio, make_pair
+from landslide_nb.data.pair import log_ratio, make_pair
+from landslide_nb.data.passes import BEFORES
 from landslide_nb.data.simulate import simulate_archive
 from landslide_nb.learn.calibration import recalibrate
 from landslide_nb.learn.metrics import average_precision

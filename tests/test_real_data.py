@@ -15,7 +15,8 @@ from landslide_nb.data.cube import check_power, cube_event, open_cube, save_cube
 from landslide_nb.data.dialects import guess_orbits
 from landslide_nb.data.grid import rasterize_label
 from landslide_nb.data.baselines import standardized_change
-from landslide_nb.data.pair import log_ratio, make_pair, usable_passes, with_ratio_std
+from landslide_nb.data.pair import log_ratio, make_pair, with_ratio_std
+from landslide_nb.data.passes import usable_passes
 from landslide_nb.learn.models import load_model, read_header
 from landslide_nb.mapping.mapping import map_cube
 from landslide_nb.mapping.nulls import null_pairs

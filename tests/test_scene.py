@@ -128,7 +128,8 @@ def test_no_data_reaches_no_farther_than_the_receptive_field():
 def test_the_balance_does_not_hang_on_its_sample():
     from landslide_nb.data.cube import cube_event
     from landslide_nb.data.grid import spread_windows
-    from landslide_nb.data.pair import average_db, choose_passes
+    from landslide_nb.data.pair import average_db
+    from landslide_nb.data.passes import choose_passes
     from landslide_nb.data.simulate import simulate_event
     cube = simulate_event('demo_a', size=2048, orbits=('ascending',))
     orbit, pre, post = choose_passes(cube, cube_event(cube))

@@ -7,7 +7,8 @@ import xarray as xr
 from conftest import command, one_sentence
 from landslide_nb.core import CubeError, get_event
 from landslide_nb.data.cube import open_cube, save_cube
-from landslide_nb.data.pair import choose_passes, make_pair, passes_before
+from landslide_nb.data.pair import make_pair
+from landslide_nb.data.passes import choose_passes, passes_before
 from landslide_nb.data.seasons import SEASON, anniversary, near_anniversary, season_passes
 from landslide_nb.mapping.nulls import null_pairs, null_passes
 

@@ -20,8 +20,10 @@ from tqdm import tqdm
 
 from ..core import Event, get_event
 from ..data.grid import spread_starts, spread_windows
-from ..data.pair import SEASON_IMAGES, STDS, balanced, choose_passes, make_pair, pair_of_passes
-from ..data.pair import season_before, views_before
+from ..data.pair import SEASON_IMAGES, STDS, balanced, make_pair, pair_of_passes
+from ..data.passes import choose_passes
+from ..data.pair import views_before
+from ..data.passes import season_before
 from ..learn.networks import folded
 from .scene import MapOptions, TileJob, calibrate_map, lower, map_tile, stack_pair, tile_job
 from .tiles import WHOLE

@@ -19,7 +19,7 @@ import xarray as xr
 
 from ..core import CubeError, OutputError
 from ..data.grid import area_text, pixel_area, scene_windows
-from ..data.pair import track_names
+from ..data.passes import track_names
 
 if TYPE_CHECKING: from rasterio import DatasetReader # loaded when it is needed
 

@@ -27,7 +27,8 @@ import landslide_nb
 from ..core import DEGREE, CubeError, Event, get_event, note
 from ..data.average import RATIO_STD
 from ..data.cube import cube_event
-from ..data.pair import static_layer, track_sides, track_text
+from ..data.pair import static_layer, track_text
+from ..data.passes import track_sides
 from ..learn.models import load_model
 from ..mapping.mapping import located_cube, map_pair, only_mapping, scene_pair, with_settled_zones
 from ..mapping.nulls import can_check, null_pairs, null_windows
