@@ -19,7 +19,8 @@ from scipy.special import expit, logit
 from tqdm import tqdm
 
 from ..learn.calibration import FALSE_ALARMS, recalibrate
-from .nulls import can_check, null_pairs, null_windows, window_probabilities
+from .nulls import can_check, is_small, null_windows, read_pairs, window_probabilities
+from .scene import kept_memory
 
 # %% ../../nbs/33_mapping.place.ipynb #63c45cd7
 KNOTS = np.linspace(logit(5e-4), logit(.99), 48) # logits
@@ -242,9 +243,10 @@ def settle_place(
 ) -> dict:           # meta of `with_place`; as it was without a null pair, or for a model fine-tuned on labels
     "Let a model without labels of a place learn from the null pairs of the place"
     if not can_check(meta): return meta
-    pairs = null_pairs(cube, pair)
+    pairs = read_pairs(cube, pair, meta['input']['channels'])
     if not pairs: return meta
-    total = len(null_windows(pair))*(len(pairs) + 1)
-    with tqdm(total=total, desc='null pairs', unit='window', disable=not progress) as bar:
-        found = [window_probabilities(one, model, meta, bar) for one in (pair, *pairs)]
-    return with_place(meta, pairs, found[0], found[1:])
+    small, total = is_small(pair), len(null_windows(pair))*len(pairs)
+    with kept_memory(), tqdm(total=total, desc='null pairs', unit='window', disable=not progress) as bar:
+        own, *found = [window_probabilities(one, small, model, meta, bar) for one in pairs]
+    return with_place(meta, pairs[1:], own, found)
+
