@@ -101,7 +101,7 @@ def _say_copies(looks:list[PassLook], name:str) -> None:
 def _is_root_of(a:PassLook, b:PassLook) -> bool:
     "Whether a pass looks like the square root of another"
     halved = max(abs(a.vv - b.vv/2), abs(a.vh - b.vh/2)) < 1.5
-    finer = .4 < a.grain/b.grain < .62
+    finer = .4*b.grain < a.grain < .62*b.grain
     return halved and finer and b.vh < -8
 
 def _check_amplitude(a:PassLook, b:PassLook, name:str) -> None:
