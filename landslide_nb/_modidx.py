@@ -2047,6 +2047,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'landslide_nb.data.alike._say_copies': ( 'data.alike.html#_say_copies',
                                                                                   'landslide_nb/data/alike.py'),
                                          'landslide_nb.data.alike._spread': ('data.alike.html#_spread', 'landslide_nb/data/alike.py'),
+                                         'landslide_nb.data.alike._window_values': ( 'data.alike.html#_window_values',
+                                                                                     'landslide_nb/data/alike.py'),
                                          'landslide_nb.data.alike.check_alike': ( 'data.alike.html#check_alike',
                                                                                   'landslide_nb/data/alike.py'),
                                          'landslide_nb.data.alike.look_at': ('data.alike.html#look_at', 'landslide_nb/data/alike.py'),

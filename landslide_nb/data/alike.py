@@ -50,18 +50,19 @@ def look_at(
     return PassLook(day, *medians, _spread(decibels[0]), negative, both.tobytes())
 
 # %% ../../nbs/13d_data.alike.ipynb #490f5fe1
+def _window_values(cube:xr.Dataset, passes:Sequence[int], window:dict) -> np.ndarray: # (pass, 2, n): VV and VH
+    "A window of some passes; read by itself, for two windows in one block would read all of it"
+    lazy = [[cube[band].isel(time=k, **window).data for band in ('vv', 'vh')] for k in passes]
+    return np.stack(dask.compute(*lazy)).reshape(len(passes), 2, -1)
+
 def pass_looks(
     cube:xr.Dataset,        # canonical
     passes:Sequence[int],   # positions along time
 ) -> list[PassLook]:        # of those that have enough valid pixels in the sample
     "What some passes look like in five windows"
-    windows = sample_windows(cube)
-    lazy = [[[cube[band].isel(time=k, **w).data for w in windows] for band in ('vv', 'vh')] for k in passes]
+    sample = np.concatenate([_window_values(cube, passes, w) for w in sample_windows(cube)], axis=-1)
     days = cube.time.values[list(passes)].astype('datetime64[D]').astype(str)
-    looks = []
-    for day, bands in zip(days, dask.compute(*lazy)):
-        vv, vh = (np.concatenate([np.ravel(o) for o in band]) for band in bands)
-        looks.append(look_at(str(day), vv, vh))
+    looks = [look_at(str(day), *bands) for day, bands in zip(days, sample)]
     return [o for o in looks if o is not None]
 
 # %% ../../nbs/13d_data.alike.ipynb #0319af32
