@@ -1,9 +1,11 @@
 "netCDF files under threads, processes and replacement: right numbers or one sentence, never a crash. Before, the first test ended in a segmentation fault."
+import contextlib
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -108,6 +110,25 @@ def test_a_cube_is_written_while_it_is_read(cubes, tmp_path):
         cube = open_cube(cubes/f'{k}.nc').drop_encoding()
         cube.to_netcdf(copy, engine='netcdf4')
         assert total(open_cube(copy)) == total(cube)
+
+def test_locks_that_are_taken_the_other_way_round_end():
+    "xarray before 2026.9 takes them in any order: whoever holds one and waits for the other must get it"
+    from xarray.backends.locks import HDF5_LOCK, NETCDFC_LOCK
+    from landslide_nb.data.netcdf import NETCDF_LOCK
+    done = []
+    def work(locks):
+        for _ in range(300):
+            with locks[0]:
+                time.sleep(1e-5)
+                with locks[-1] if len(locks) > 1 else contextlib.nullcontext(): pass
+        done.append(locks)
+    orders = [(HDF5_LOCK, NETCDFC_LOCK), (NETCDF_LOCK,), (NETCDF_LOCK,)]
+    for first in (orders[0], orders[0][::-1]):
+        done.clear()
+        threads = [threading.Thread(target=work, args=(o,), daemon=True) for o in (first, *orders[1:])]
+        for o in threads: o.start()
+        for o in threads: o.join(timeout=60)
+        assert len(done) == 3, 'threads wait for each other'
 
 def test_no_handle_stays_open(cubes):
     if not os.path.isdir('/proc/self/fd'): pytest.skip('open files are listed in /proc only')

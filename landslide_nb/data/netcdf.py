@@ -8,18 +8,35 @@ __all__ = ['NETCDF_LOCK', 'LONGEST_HEADER', 'opened', 'mark_of', 'require_mark',
 # %% ../../nbs/11b_data.netcdf.ipynb #19dc09e7
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from xarray.backends.locks import HDF5_LOCK, NETCDFC_LOCK, combine_locks
+from xarray.backends.locks import HDF5_LOCK, NETCDFC_LOCK
 
 from ..core import CubeError
 
 # %% ../../nbs/11b_data.netcdf.ipynb #319f677a
-NETCDF_LOCK = combine_locks([NETCDFC_LOCK, HDF5_LOCK]) # who holds it may use netCDF-C and HDF5
+class _BothLocks:
+    "The locks of netCDF-C and of HDF5; never waits for one while it holds the other, for xarray takes them in either order"
+    def acquire(self) -> None:
+        HDF5_LOCK.acquire()
+        while not NETCDFC_LOCK.acquire(blocking=False):
+            HDF5_LOCK.release()
+            time.sleep(.001)
+            HDF5_LOCK.acquire()
+
+    def release(self) -> None:
+        NETCDFC_LOCK.release()
+        HDF5_LOCK.release()
+
+    def __enter__(self) -> None: self.acquire()
+    def __exit__(self, *error) -> None: self.release()
+
+NETCDF_LOCK = _BothLocks() # who holds it may use netCDF-C and HDF5
 
 if hasattr(os, 'register_at_fork'):
     take, give = NETCDF_LOCK.acquire, NETCDF_LOCK.release
