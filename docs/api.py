@@ -5,6 +5,7 @@ are made here, from the text of the modules; nothing is imported.
 """
 import ast
 import io
+import json
 import re
 import tokenize
 from dataclasses import dataclass, field
@@ -158,7 +159,8 @@ def directive(entry, ticks='````'):
     "An entry as a directive of Sphinx's Python domain, methods inside that of their class"
     first = entry.name if entry.kind == 'data' else f'{entry.name}({entry.value})'
     lines = [f'{ticks}{{py:{entry.kind}}} {first}']
-    if entry.kind == 'data' and entry.value: lines.append(f':value: {entry.value}')
+    value = json.dumps(entry.value, ensure_ascii=False) # options are YAML
+    if entry.kind == 'data' and entry.value: lines.append(f':value: {value}')
     lines += ['', body(entry), *(directive(member, '```') for member in entry.members)]
     return '\n'.join([*lines, ticks, ''])
 
