@@ -3074,6 +3074,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'landslide_nb/labelling/suggest.py'),
                                                 'landslide_nb.labelling.suggest.chips_to_label': ( 'labelling.suggest.html#chips_to_label',
                                                                                                    'landslide_nb/labelling/suggest.py'),
+                                                'landslide_nb.labelling.suggest.drawn_chips_of': ( 'labelling.suggest.html#drawn_chips_of',
+                                                                                                   'landslide_nb/labelling/suggest.py'),
                                                 'landslide_nb.labelling.suggest.expected_areas': ( 'labelling.suggest.html#expected_areas',
                                                                                                    'landslide_nb/labelling/suggest.py'),
                                                 'landslide_nb.labelling.suggest.hand_out': ( 'labelling.suggest.html#hand_out',

@@ -6,8 +6,8 @@
 __all__ = ['FEW_PX', 'CHIP_RULES', 'BEST', 'TO_LABEL', 'CHIP_LAYER', 'run_probability', 'pixel_areas', 'sums_over_chips',
            'expected_areas', 'chips_of_map', 'outlines_in', 'joined', 'answer_by_truth', 'Outlook', 'standardised',
            'band_looks', 'run_bands', 'outlook', 'spread_out', 'largest', 'rule_area', 'rule_doubt', 'rule_cover',
-           'places_and_looks', 'rule_spread', 'rule_turns', 'rule_random', 'taken_chips', 'suggest_chips',
-           'chips_to_label', 'hand_out', 'labels_beside']
+           'places_and_looks', 'rule_spread', 'rule_turns', 'rule_random', 'chips_to_label', 'drawn_chips_of',
+           'taken_chips', 'suggest_chips', 'hand_out', 'labels_beside']
 
 # %% ../../nbs/46_labelling.suggest.ipynb #c7b0f720
 from dataclasses import dataclass
@@ -271,15 +271,39 @@ CHIP_RULES = dict(
 # %% ../../nbs/46_labelling.suggest.ipynb #3e5b6ef0
 BEST = 'turns' # of `CHIP_RULES`; measured in benchmarks/suggest.md
 
+# %% ../../nbs/46_labelling.suggest.ipynb #da38c665
+TO_LABEL = 'to_label.gpkg' # in a run folder
+CHIP_LAYER = 'chips'       # its layer
+
+# %% ../../nbs/46_labelling.suggest.ipynb #ab71f9f4
+def chips_to_label(
+    folder:str|Path, # run folder
+) -> 'GeoDataFrame|None': # chip, row, column, purpose, and what goes with it; None where there are none
+    "The chips that were handed out for a map"
+    import geopandas as gpd
+    path = Path(folder)/TO_LABEL
+    return gpd.read_file(path, layer=CHIP_LAYER, engine='pyogrio') if path.exists() else None
+
+# %% ../../nbs/46_labelling.suggest.ipynb #6c5a6f70
+def drawn_chips_of(
+    run:object,          # a run as `open_run` describes it, its folder, or a map
+) -> 'GeoDataFrame|None': # None where none are drawn
+    "The chips that wait in a run folder to estimate an area: they are to teach nothing"
+    if isinstance(run, xr.DataArray): return None
+    waiting = chips_to_label(getattr(run, 'folder', run))
+    return None if waiting is None else waiting[waiting.purpose == 'estimate']
+
 # %% ../../nbs/46_labelling.suggest.ipynb #193ed80c
 def taken_chips(
     chips:'GeoDataFrame', # of a map
     labels:Labels|None,
+    drawn:'GeoDataFrame|None'=None, # of `drawn_chips_of`
 ) -> np.ndarray:          # numbers of chips
-    "The chips of a map that somebody looked at already"
-    if labels is None or not len(labels.seen): return np.array([], int)
-    seen = labels.seen.to_crs(chips.crs).geometry
-    inside = chips.geometry.representative_point().sindex.query(seen, predicate='intersects')[1]
+    "The chips of a map that somebody looked at already, and those drawn to estimate the area"
+    tables = [o for o in (labels and labels.seen, drawn) if o is not None and len(o)]
+    if not tables: return np.array([], int)
+    areas = pd.concat([o.to_crs(chips.crs).geometry for o in tables])
+    inside = chips.geometry.representative_point().sindex.query(areas, predicate='intersects')[1]
     return np.unique(inside)
 
 # %% ../../nbs/46_labelling.suggest.ipynb #10896ef6
@@ -295,25 +319,12 @@ def suggest_chips(
         raise LabelError(f"There is no rule {rule!r}; choose from best, {', '.join(CHIP_RULES)}.")
     prob = run_probability(run)
     chips, known = outlook(prob, run_bands(run))
-    taken = taken_chips(chips, labels)
+    taken = taken_chips(chips, labels, drawn_chips_of(run))
     if n < 1 or len(taken) >= len(chips):
-        raise LabelError(f"{len(taken)} of {len(chips)} chips are looked at already; nothing is left for {n} more.")
+        raise LabelError(f"{len(taken)} of {len(chips)} chips are looked at already or drawn to estimate the area; nothing is left for {n} more.")
     order = CHIP_RULES[BEST if rule == 'best' else rule](known, n, taken, np.random.default_rng(seed))
     score = np.linspace(1, 0, len(order), endpoint=False)
     return chips.iloc[order].reset_index(drop=True).assign(purpose='teach', rule=rule, score=score)
-
-# %% ../../nbs/46_labelling.suggest.ipynb #da38c665
-TO_LABEL = 'to_label.gpkg' # in a run folder
-CHIP_LAYER = 'chips'       # its layer
-
-# %% ../../nbs/46_labelling.suggest.ipynb #ab71f9f4
-def chips_to_label(
-    folder:str|Path, # run folder
-) -> 'GeoDataFrame|None': # chip, row, column, purpose, and what goes with it; None where there are none
-    "The chips that were handed out for a map"
-    import geopandas as gpd
-    path = Path(folder)/TO_LABEL
-    return gpd.read_file(path, layer=CHIP_LAYER, engine='pyogrio') if path.exists() else None
 
 # %% ../../nbs/46_labelling.suggest.ipynb #6b44aecd
 def hand_out(

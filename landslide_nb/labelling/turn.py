@@ -111,11 +111,13 @@ def filled_up(
 # %% ../../nbs/49_labelling.turn.ipynb #4f36391f
 def check_kinds(
     image:xr.DataArray, # (y, x) uint8, of `label_image`
+    said:tuple[str, ...]=(), # which labels were left out before, and why
 ) -> None:
     "Raise `LabelError` unless labels say where landslides are and where none are"
-    if not (image.values != 255).any(): raise LabelError("The labels leave every pixel unknown; outline landslides, and decide about chips.")
-    if not (image.values == 1).any(): raise LabelError("The labels show no landslide; outline at least one before a model learns from them.")
-    if not (image.values == 0).any(): raise LabelError("The labels show only landslides; decide about whole chips, or give the extent that was looked at.")
+    left = f" ({'; '.join(said)})" if said else ''
+    if not (image.values != 255).any(): raise LabelError(f"The labels leave every pixel unknown{left}; outline landslides, and decide about chips.")
+    if not (image.values == 1).any(): raise LabelError(f"The labels show no landslide{left}; outline at least one before a model learns from them.")
+    if not (image.values == 0).any(): raise LabelError(f"The labels show only landslides{left}; decide about whole chips, or give the extent that was looked at.")
 
 # %% ../../nbs/49_labelling.turn.ipynb #bc12f1d4
 def labelled_chips(
@@ -126,7 +128,7 @@ def labelled_chips(
 ) -> ChipSet:
     "The chips that people looked at; raises `LabelError` if nothing can be learned from them"
     image = label_image(labels, pair)
-    check_kinds(image)
+    check_kinds(image, labels.said)
     known = filled_up(pair[list(channels)].assign(landslides=image))
     return make_chips(known, folder, CHIP_PX, CHIP_PX, channels, LEAST_KNOWN)
 
