@@ -4224,6 +4224,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                               'landslide_nb.mapping.picture.scene_panels': ( 'mapping.picture.html#scene_panels',
                                                                                              'landslide_nb/mapping/picture.py'),
                                               'landslide_nb.mapping.picture.scene_place': ( 'mapping.picture.html#scene_place',
+                                                                                            'landslide_nb/mapping/picture.py'),
+                                              'landslide_nb.mapping.picture.write_below': ( 'mapping.picture.html#write_below',
                                                                                             'landslide_nb/mapping/picture.py')},
             'landslide_nb.mapping.place': { 'landslide_nb.mapping.place.all_changed_text': ( 'mapping.place.html#all_changed_text',
                                                                                              'landslide_nb/mapping/place.py'),
