@@ -174,6 +174,29 @@ def test_both_ways_by_two_people(tmp_path):
     image = label_image(found, pair).values[:128, :128]
     assert (image == 255).sum() == 400 and (image == 1).sum() == 0
 
+CUT_OFF = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute('PRAGMA cache_size = 1') # pages go into the file before the change ends
+db.execute('BEGIN IMMEDIATE')
+db.execute("UPDATE gpkg_contents SET table_name = 'lost' WHERE table_name = 'seen'")
+db.execute('CREATE TABLE half (a)')
+db.executemany('INSERT INTO half VALUES (?)', [['x'*3000]]*500)
+os._exit(9)
+"""
+
+def test_a_change_that_was_cut_off_in_the_file_is_undone(tmp_path):
+    "Half of it lies in the file, and the journal beside it says how it was before"
+    save_decisions(tmp_path, decision(0))
+    journal, before = tmp_path/f'{LABELS}-journal', (tmp_path/LABELS).stat().st_size
+    out = subprocess.run([sys.executable, '-c', CUT_OFF, str(tmp_path/LABELS)])
+    assert out.returncode == 9 and journal.exists() and (tmp_path/LABELS).stat().st_size > 2*before
+    assert decided(tmp_path) == [(chips.chip[0], 'landslide')]
+    subprocess.run([sys.executable, '-c', CUT_OFF, str(tmp_path/LABELS)])
+    assert journal.exists() and save_decisions(tmp_path, decision(1, bob)) == ''
+    assert decided(tmp_path) == [(chips.chip[0], 'landslide'), (chips.chip[1], 'landslide')]
+    assert [path.name for path in tmp_path.iterdir()] == [LABELS]
+
 # ------------------------------------------------------------------ no room
 
 @contextmanager
