@@ -1,20 +1,21 @@
 """Kill every step at random moments, and see that nothing is lost: `python -m benchmarks.kills [--times 20] [STEP ...]`
 
 A step is done once undisturbed, in a process of its own. Then it is done again and again in new folders, and each time
-its process is killed (SIGKILL): by the clock, or just before one of its file operations, both drawn from a seed. Some are
-killed twice. After each kill whatever is visible under its final name must be whole. Then the same call is made once more
-and left alone: it must end with the undisturbed result, and the folder and its parent must hold the same files as after
-the undisturbed call, hidden ones included. A call that finds its result already whole may refuse to write it again.
+its process is killed (SIGKILL): by the clock, or just before one of its file operations, both drawn from a seed (each
+statement of SQLite is one, too). Some are killed twice. After each kill whatever is visible under its final name must be
+whole. Then the same call is made once more and left alone: it must end with the undisturbed result, and the folder and its
+parent must hold the same files as after the undisturbed call, hidden ones included. A call that finds its result already
+whole may refuse to write it again.
 
 The cases after the kills disturb the steps in other ways: a full disk, a folder that may not be written, a clock that was
 set back, two processes at once, a killed worker, too little memory.
 
 Everything is small and made up; nothing is fetched but from a server on this machine that plays Zenodo.
 """
-import argparse, hashlib, io, json, multiprocessing, os, platform, random, re, resource, shutil, signal, subprocess
-import sys, tempfile, time, traceback, warnings, zipfile
+import argparse, hashlib, io, json, multiprocessing, os, platform, random, re, resource, shutil, signal, sqlite3
+import subprocess, sys, tempfile, time, traceback, warnings, zipfile
 from collections.abc import Callable
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -230,7 +231,7 @@ class Step:
 
 def chips_before(inputs, home): make_chips(inputs, home)
 RUN = dict(prepare=prepare_map, wholes=('run',))
-LABELLED = dict(prepare=prepare_run, passing=('run/labels.gpkg-journal',)) # SQLite's own; whoever opens the file undoes the half change
+LABELLED = dict(prepare=prepare_run, passing=('run/labels.gpkg-journal',)) # SQLite's own; who opens the file to write undoes the half change
 STUDY = dict(wholes=('study/chips/*', 'study/runs/*'), passing=('study/stage1/*.npy',))
 STEPS = {step.name: step for step in (
     Step('fetch', fetch, around=zenodo, wholes=(f'{NAME}.zarr',)),
@@ -262,10 +263,17 @@ def watch(home, at, act):
     "Do something just before the file operation number `at` below a folder; returns how many there were, as a list"
     counted, below = [0], str(home)
     kinds = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.truncate', 'os.chmod', 'shutil.rmtree')
-    def hook(event, args):
-        if event not in kinds or not str(args[0]).startswith(below): return
+    def count(_=None):
         counted[0] += 1
         if counted[0] == at: act()
+    def hook(event, args):
+        if event in kinds and str(args[0]).startswith(below): count()
+    connect = sqlite3.connect
+    def traced(*args, **options):
+        db = connect(*args, **options)
+        db.set_trace_callback(count) # each statement is one
+        return db
+    sqlite3.connect = traced # in this process alone
     sys.addaudithook(hook)
     return counted
 
@@ -378,6 +386,19 @@ def timeless(value):
     if isinstance(value, list): return [timeless(v) for v in value]
     return value
 
+@contextmanager
+def rolled_back(path):
+    "A GeoPackage, or a copy of it in which SQLite has undone the change that its journal tells of"
+    journal = path.with_name(f'{path.name}-journal')
+    if not journal.exists():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copy(path, folder))
+        shutil.copy(journal, folder)
+        with closing(sqlite3.connect(copy)) as db: db.execute('SELECT count(*) FROM sqlite_master').fetchone()
+        yield copy
+
 def content(path):
     "A file as text or bytes that two equal results share"
     if path.suffix == '.safetensors':
@@ -392,8 +413,9 @@ def content(path):
         return repr(table.select(keep).to_pydict())
     if path.suffix == '.gpkg':
         import geopandas
-        layers = sorted(geopandas.list_layers(path).name)
-        return repr([(layer, geopandas.read_file(path, layer=layer).to_wkt().to_csv()) for layer in layers])
+        with rolled_back(path) as whole:
+            layers = sorted(geopandas.list_layers(whole).name)
+            return repr([(layer, geopandas.read_file(whole, layer=layer).to_wkt().to_csv()) for layer in layers])
     if path.suffix == '.json': return repr(timeless(json.loads(path.read_text())))
     return path.read_bytes()
 
@@ -553,19 +575,28 @@ def mounted(place, size):
     found = subprocess.run(words, capture_output=True, text=True)
     return found.stderr.strip() if found.returncode else ''
 
+def resized(place, size):
+    "Give a small disk another size"
+    subprocess.run(['mount', '-o', f'remount,size={size}', str(place)], check=True)
+
+def used_bytes(place):
+    "What files take of a small disk, in whole pages"
+    disk = os.statvfs(place)
+    return (disk.f_blocks - disk.f_bfree)*disk.f_frsize
+
 def full_disk(bench):
     home = bench.home()
     began = listing_bytes(home)
-    size = began + max(2**14, int(.5*(bench.bytes - began))) // 2**12*2**12
     shutil.move(home, home.parent/'before')
     home.mkdir()
-    why = mounted(home, size)
+    why = mounted(home, '1g')
     if why: return f'skipped: {why}'
     try:
         shutil.copytree(home.parent/'before', home, dirs_exist_ok=True)
         shutil.rmtree(home.parent/'before')
+        resized(home, used_bytes(home) + max(2**12, int(.5*(bench.bytes - began))))
         problems = list(ends_in_a_sentence(bench, home, bench.call(home).end()))
-        subprocess.run(['mount', '-o', 'remount,size=1g', str(home)], check=True)
+        resized(home, '1g')
         return problems + bench.finish(home)
     finally: subprocess.run(['umount', '-l', str(home)], check=True)
 
@@ -649,7 +680,8 @@ def worker_killed(bench):
     problems = [] if end.how == 'done' else list(ends_in_a_sentence(bench, home, end))
     return problems + bench.finish(home)
 
-ANY = ('fetch', 'save_cube', 'make_chips', 'split_chips', 'save_model', 'finetune', 'adapt', 'experiment', 'map')
+ANY = ('fetch', 'save_cube', 'make_chips', 'split_chips', 'save_model', 'finetune', 'adapt', 'experiment', 'map',
+       'first_label', 'save_labels', 'label_next', 'turn')
 CASES = {
     'full disk': (full_disk, ANY),
     'read-only folder': (read_only_folder, ANY),

@@ -22,6 +22,8 @@ from xml.etree.ElementTree import Element, indent, tostring
 
 import sqlite3
 
+from .shapes import unwritten_said, write_shapes
+
 if TYPE_CHECKING: # loaded when they are needed
     import xarray as xr
     from geopandas import GeoDataFrame
@@ -341,7 +343,7 @@ def dress(
     looks:dict[str, list], # of `vector_look`, by layer
 ) -> None:
     "Write styles and descriptions of columns into a GeoPackage"
-    with closing(sqlite3.connect(path)) as db, db:
+    with unwritten_said(), closing(sqlite3.connect(path)) as db, db:
         add_styles(db, looks)
         describe_fields(db, layers)
 
@@ -481,11 +483,11 @@ def write_in_degrees(
     shapes = polygons.to_crs('OGC:CRS84') # longitude first: GDAL before 3.9 takes 4326 the other way round here
     shapes = shapes.set_geometry([cut_at_180(shape) for shape in shapes.geometry])
     geojson = dict(driver='GeoJSON', RFC7946='YES', geometry_type='MultiPolygon', promote_to_multi=True)
-    shapes.to_file(folder/'landslides.geojson', engine='pyogrio', **geojson)
+    write_shapes(shapes, folder/'landslides.geojson', **geojson)
     driver = kml_driver()
     if driver is None: return
     named = shapes.assign(Name=[f'landslide {rank}' for rank in shapes['rank']])
-    named.to_file(folder/'landslides.kml', engine='pyogrio', driver=driver, layer='landslides')
+    write_shapes(named, folder/'landslides.kml', driver=driver, layer='landslides')
 
 # %% ../nbs/08_styles.ipynb #5e71003c
 PROJECT = 'map.qgs'

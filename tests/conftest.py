@@ -6,6 +6,7 @@ import pytest
 root = Path(__file__).parents[1]
 DATA = root.parent/'shared'/'data'
 BIN = Path(sys.executable).parent
+os.environ['PYTHONPATH'] = os.pathsep.join([str(root), *filter(None, [os.environ.get('PYTHONPATH')])]) # processes of tests run this copy
 
 @pytest.fixture(scope='session')
 def shared():

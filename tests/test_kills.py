@@ -11,6 +11,7 @@ from conftest import root
 
 QUICK = ('fetch', 'save_cube', 'make_chips', 'split_chips', 'save_model')
 TRAINED = ('finetune', 'adapt', 'experiment')
+LABELLED = ('first_label', 'save_labels')
 
 def campaign(folder, steps, *options):
     "The page of a short campaign"
@@ -53,6 +54,11 @@ def test_other_disturbances_end_in_a_sentence_and_leave_nothing(quick):
 def test_killed_trainings_and_studies_end_with_the_undisturbed_result(trained):
     assert {row['step'] for row in rows(trained, 'step')} == set(TRAINED)
     assert failures(trained) == ''
+
+def test_decisions_are_saved_or_not_made_whenever_the_process_ends(tmp_path):
+    page = campaign(tmp_path, LABELLED, '--case', 'full disk')
+    assert [int(row['kills']) >= 2 for row in rows(page, 'step')] == [True, True]
+    assert failures(page) == ''
 
 def test_a_campaign_finds_what_a_careless_step_leaves(tmp_path):
     "A step that writes under the final name, and leaves a scratch file, is found out by the same means"

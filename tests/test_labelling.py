@@ -1,13 +1,16 @@
 "Labels in one file: killed processes, other programs that edit and lock it, bad files; and a model that learns from them by command."
-import shutil, sqlite3, subprocess, sys
+import resource, shutil, signal, sqlite3, subprocess, sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 import geopandas as gpd, numpy as np, pandas as pd, pytest, shapely
 from shapely.geometry import box
 from conftest import command, one_sentence
+from landslide_nb.core import LandslideError, OutputError
 from landslide_nb.labelling import labels as module
 from landslide_nb.labelling.labels import LABELS, WAITING, LabelError, chip_boxes, decide, make_labels, read_labels, save_decisions, sight_of, write_labels
 from landslide_nb.labelling.ground import label_image
+from landslide_nb.labelling.suggest import hand_out
 from landslide_nb.testing import mock_landscape
 
 pair = mock_landscape((256, 384), 16)
@@ -170,6 +173,77 @@ def test_both_ways_by_two_people(tmp_path):
     assert 'marked both ways by different people' in found.said[-1]
     image = label_image(found, pair).values[:128, :128]
     assert (image == 255).sum() == 400 and (image == 1).sum() == 0
+
+CUT_OFF = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute('PRAGMA cache_size = 1') # pages go into the file before the change ends
+db.execute('BEGIN IMMEDIATE')
+db.execute("UPDATE gpkg_contents SET table_name = 'lost' WHERE table_name = 'seen'")
+db.execute('CREATE TABLE half (a)')
+db.executemany('INSERT INTO half VALUES (?)', [['x'*3000]]*500)
+os._exit(9)
+"""
+
+def test_a_change_that_was_cut_off_in_the_file_is_undone(tmp_path):
+    "Half of it lies in the file, and the journal beside it says how it was before"
+    save_decisions(tmp_path, decision(0))
+    journal, before = tmp_path/f'{LABELS}-journal', (tmp_path/LABELS).stat().st_size
+    out = subprocess.run([sys.executable, '-c', CUT_OFF, str(tmp_path/LABELS)])
+    assert out.returncode == 9 and journal.exists() and (tmp_path/LABELS).stat().st_size > 2*before
+    assert decided(tmp_path) == [(chips.chip[0], 'landslide')]
+    subprocess.run([sys.executable, '-c', CUT_OFF, str(tmp_path/LABELS)])
+    assert journal.exists() and save_decisions(tmp_path, decision(1, bob)) == ''
+    assert decided(tmp_path) == [(chips.chip[0], 'landslide'), (chips.chip[1], 'landslide')]
+    assert [path.name for path in tmp_path.iterdir()] == [LABELS]
+
+# ------------------------------------------------------------------ no room
+
+@contextmanager
+def no_larger_file(size):
+    "Stands in for a full disk: no file may grow further"
+    before, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    try: yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+
+def polygons_in_degrees(folder):
+    from landslide_nb.mapping.runfolder import whole_folder
+    from landslide_nb.styles import write_in_degrees
+    with whole_folder(folder/'run') as half: write_in_degrees(half, gpd.GeoDataFrame(dict(rank=[1, 2]), geometry=[outline(0), outline(1)], crs=chips.crs))
+
+def layers_of_a_map(folder):
+    from landslide_nb.mapping.runfolder import whole_folder, write_layers
+    with whole_folder(folder/'run') as half: write_layers(dict(cells=chips), half/'landslides.gpkg')
+
+WRITERS = {
+    'first decision': lambda folder: save_decisions(folder, decision(0)),
+    'label file': lambda folder: write_labels(decision(0), folder/'own.gpkg'),
+    'chips to label': lambda folder: hand_out(folder, chips.head(2).assign(purpose='teach')),
+    'layers of a map': layers_of_a_map,
+    'polygons in degrees': polygons_in_degrees,
+}
+
+@pytest.mark.parametrize('size', [100, 5000, 60_000])
+@pytest.mark.parametrize('writer', WRITERS)
+def test_a_full_disk_is_one_sentence_whoever_writes_features(tmp_path, writer, size):
+    "GDAL says of a full disk that a table is not there, or that a feature could not be added"
+    if writer == 'polygons in degrees': size //= 50 # text is shorter than a database
+    with no_larger_file(size), pytest.raises(OutputError, match='^Cannot write .*make room') as e: WRITERS[writer](tmp_path)
+    assert len(str(e.value)) < 400 and '\n' not in str(e.value)
+    assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+
+def test_a_decision_for_which_there_is_no_room_is_one_sentence(tmp_path):
+    save_decisions(tmp_path, decision(0))
+    before = (tmp_path/LABELS).read_bytes()
+    with no_larger_file(len(before) + 4096), pytest.raises(LandslideError, match='make room') as e:
+        save_decisions(tmp_path, decide(chips, 'none', ann, note='a'*50_000))
+    assert '\n' not in str(e.value)
+    assert decided(tmp_path) == [(chips.chip[0], 'landslide')]
+    assert save_decisions(tmp_path, decision(1)) == ''
+    assert [path.name for path in tmp_path.iterdir()] == [LABELS]
 
 # ------------------------------------------------------------------ commands
 

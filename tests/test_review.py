@@ -1,5 +1,7 @@
 "Reviewing in a real headless Chromium: keys and mouse decide, draw and paint, and everything is in the file at once."
-import shutil, time
+import shutil
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,12 +22,22 @@ def folder(tmp_path_factory):
     write_products(out/'demo', pair, likely(pair), dict(arch='log-ratio', calibration=dict(threshold=.6)))
     return out
 
+@pytest.fixture
+def run(folder, request):
+    "A run for one test alone: what is decided stays in it"
+    return Path(shutil.copytree(folder/'demo', folder/request.node.name.removeprefix('test_')))
+
 BRIEF = ('import landslide_nb.labelling.turn as t; whole = t.retrain; ' # a real training, but short
          't.retrain = lambda folder: whole(folder, plan=t.TurnPlan(epochs=1)); ')
 
 @pytest.fixture(scope='module')
 def server(folder):
     with serving(folder, folder.parent/'server.log', BRIEF) as url: yield url
+
+@pytest.fixture
+def review(chromium, server, run):
+    "Somebody, with a name or without, reviews the run of a test"
+    return lambda name='': Reviewer(chromium, f'{server}?run={run.name}&tab=review', name)
 
 MODELS = '[...Bokeh.documents[0]._all_models.values()]'
 STATUS = """() => {
@@ -49,8 +61,8 @@ def eventually(test):
 
 class Reviewer(Visitor):
     "A browser page on which somebody reviews"
-    def __init__(self, chromium, url, name='', query='?run=demo&tab=review', **context):
-        super().__init__(chromium, url + query, **context)
+    def __init__(self, chromium, url, name='', **context):
+        super().__init__(chromium, url, **context)
         self.page.wait_for_function(SHOWN, timeout=60_000)
         if name: self.introduce(name)
 
@@ -142,13 +154,13 @@ class Reviewer(Visitor):
         self.page.wait_for_function(f"() => {LARGE}.renderers.filter(r => r.glyph.type == 'MultiLine')[0].data_source.data.xs.length == 0", timeout=10_000)
         self.page.wait_for_timeout(200)
 
-def labels_of(folder):
+def labels_of(run):
     from landslide_nb.labelling.labels import read_labels
-    return read_labels(folder/'demo')
+    return read_labels(run)
 
-def test_ten_items_with_keys_and_mouse(chromium, server, folder):
+def test_ten_items_with_keys_and_mouse(review, run):
     "Each decision is in the file before the next item comes; a second press at once decides nothing"
-    v = Reviewer(chromium, server)
+    v = review()
     v.page.keyboard.press('a') # nobody has a name yet
     v.page.get_by_text('Write your name first').wait_for()
     v.introduce('anna')
@@ -163,23 +175,23 @@ def test_ten_items_with_keys_and_mouse(chromium, server, folder):
     v.page.wait_for_function(f'before => ({SHOWN})() != before', arg=before)
     for key in ('Shift+A', 'r', 'a'): v.press(key)
     v.said('10 decided')
-    seen = labels_of(folder).seen.sort_values('time')
+    seen = labels_of(run).seen.sort_values('time')
     assert seen.decision.tolist() == ['landslide', 'none', 'landslide', 'unsure', 'none', 'landslide', 'none', 'landslide', 'none', 'landslide']
     assert seen.sure.tolist()[7] == 'unsure' and set(seen.reviewer) == {'anna'}
     assert seen.pre.str.contains('2018-08-28').all() and (seen.pair == 'demo_a').all()
     v.press('z')
-    assert len(labels_of(folder).seen) == 9
+    assert len(labels_of(run).seen) == 9
     v.press('n')
     v.press('b')
     assert v.bad == []
     v.close()
 
-def test_what_is_drawn_survives_a_closed_tab(chromium, server, folder):
+def test_what_is_drawn_survives_a_closed_tab(review, run):
     "Outlines drawn, painted, erased and undone are in the file at once, and back on the page after a crash"
-    v = Reviewer(chromium, server, 'dora').list('All chips')
+    v = review('dora').list('All chips')
     first = v.status().split(' · ')[0].split()[1]
     def mine(layer='landslides'):
-        table = getattr(labels_of(folder), layer)
+        table = getattr(labels_of(run), layer)
         return table[(table.reviewer == 'dora') & (table.chip == first)]
     def area(): return mine().area.sum()
     v.drag((.3, .3), (.5, .3), (.5, .5), (.3, .5), (.3, .31)) # around something
@@ -187,7 +199,7 @@ def test_what_is_drawn_survives_a_closed_tab(chromium, server, folder):
     drawn = area()
     chip = 1280*1.12 # m across the map
     assert mine().area.between(.8*(.2*chip)**2, 1.5*(.2*chip)**2).any()
-    assert (mine().sure == 'unsure').all() and first not in set(labels_of(folder).seen[labels_of(folder).seen.reviewer == 'dora'].chip)
+    assert (mine().sure == 'unsure').all() and first not in set(labels_of(run).seen[labels_of(run).seen.reviewer == 'dora'].chip)
     v.key('p', 'Paint')
     v.drag((.7, .72), (.85, .72)) # painted
     assert eventually(lambda: area() > drawn)
@@ -204,7 +216,7 @@ def test_what_is_drawn_survives_a_closed_tab(chromium, server, folder):
     assert eventually(lambda: mine('not_landslides').note.tolist() == ['harvest'])
     kept = area()
     v.close() # in the middle
-    v = Reviewer(chromium, server, 'dora').list('All chips')
+    v = review('dora').list('All chips')
     assert v.status().startswith(f'Chip {first}')
     assert len(v.outlines(0)) == len(mine()) and len(v.outlines(1)) == 1
     v.press('a')
@@ -219,9 +231,9 @@ def test_what_is_drawn_survives_a_closed_tab(chromium, server, folder):
     assert v.bad == []
     v.close()
 
-def test_corners_are_set_and_moved(chromium, server, folder):
-    v = Reviewer(chromium, server, 'egon').list('All chips')
-    def areas(): return sorted(labels_of(folder).landslides.query('reviewer == "egon"').area)
+def test_corners_are_set_and_moved(review, run):
+    v = review('egon').list('All chips')
+    def areas(): return sorted(labels_of(run).landslides.query('reviewer == "egon"').area)
     v.key('c', 'Corners')
     v.hold(.15, .4)
     for place in ((.25, .4), (.25, .5)): v.click(*place)
@@ -239,8 +251,8 @@ def test_corners_are_set_and_moved(chromium, server, folder):
 
 EVIL = '<img src=x onerror=document.title="owned">'
 
-def test_hostile_names_and_notes_are_text(chromium, server, folder):
-    v = Reviewer(chromium, server, EVIL)
+def test_hostile_names_and_notes_are_text(review, run):
+    v = review(EVIL)
     note = v.page.get_by_placeholder('A note')
     note.fill('r' + EVIL)
     note.press('a') # a letter of the note, not a decision
@@ -250,16 +262,16 @@ def test_hostile_names_and_notes_are_text(chromium, server, folder):
     place = v.status()
     v.press('a')
     v.press('b')
-    landslides = labels_of(folder).landslides
+    landslides = labels_of(run).landslides
     assert (landslides.reviewer == EVIL).any() and landslides.note.str.contains('<img').any()
     v.said('<img')
     assert place.split(' · ')[0] == v.status().split(' · ')[0]
     assert v.page.title() != 'owned' and v.page.locator('img[src=x]').count() == 0
     v.close()
 
-def test_two_reviewers_see_each_other(chromium, server, folder):
+def test_two_reviewers_see_each_other(review, run):
     "And the second is led to what the first has not seen"
-    one, two = Reviewer(chromium, server, 'gina'), Reviewer(chromium, server, 'hugo')
+    one, two = review('gina'), review('hugo')
     for v in (one, two): v.list('All chips')
     assert one.status().split(' · ')[0] == two.status().split(' · ')[0]
     one.press('r')
@@ -272,9 +284,9 @@ def test_two_reviewers_see_each_other(chromium, server, folder):
     assert one.bad == two.bad == []
     for v in (one, two): v.close()
 
-def test_the_next_item_comes_at_once(chromium, server):
+def test_the_next_item_comes_at_once(review):
     "Every key brings an item, however busy the machine; how fast is measured by `python -m benchmarks.review`"
-    v = Reviewer(chromium, server, 'ida')
+    v = review('ida')
     v.page.evaluate(HOOK)
     for key in 'nnnnrrrr': v.press(key)
     v.page.wait_for_timeout(300)
@@ -283,10 +295,9 @@ def test_the_next_item_comes_at_once(chromium, server):
     v.close()
 
 @pytest.mark.timeout(600)
-def test_round_the_loop(chromium, server, folder):
+def test_round_the_loop(review, run):
     "Chips are drawn and suggested, the area follows, a model learns, and the new map stands beside the old one"
-    shutil.copytree(folder/'demo', folder/'alone', ignore=shutil.ignore_patterns('*label*')) # nobody else has decided here
-    v = Reviewer(chromium, server, 'jane', '?run=alone&tab=review')
+    v = review('jane')
     v.ask('Draw chips to estimate the area', 'drawn')
     assert '1 of 5' in v.status()
     for k in range(5): v.yes(map_first=True) if k < 2 else v.press('r')
@@ -298,10 +309,10 @@ def test_round_the_loop(chromium, server, folder):
     v.page.get_by_role('button', name='Cancel').wait_for(timeout=30_000)
     v.press('b') # the page goes on
     v.page.get_by_role('button', name='Cancel').wait_for(state='hidden', timeout=400_000)
-    v.page.get_by_text('The new map is alone-2').wait_for(timeout=10_000)
-    assert (folder/'alone-2'/'probability.tif').exists()
+    v.page.get_by_text(f'The new map is {run.name}-2').wait_for(timeout=10_000)
+    assert (run.with_name(f'{run.name}-2')/'probability.tif').exists()
     v.page.get_by_role('button', name='Compare with the new map').click()
-    v.page.get_by_text('B: alone-2').first.wait_for(timeout=30_000)
+    v.page.get_by_text(f'B: {run.name}-2').first.wait_for(timeout=30_000)
     assert v.bad == []
     v.close()
 

@@ -30,7 +30,9 @@ from .runs import AppError, RunFolder, open_raster
 from .outlines import edges, mapped_lines, mask_view
 from ..mapping.marginalia import MapPlace, draw_scale, tidy_ticks
 from ..mapping.words import level_text, shortened, source_text
+from ..core import unwritable_said
 from ..data.grid import area_text
+from ..shapes import write_shapes
 from ..styles import RAMP, kml_driver
 
 if TYPE_CHECKING: from landslide_nb.study.analysis import Results # the study is heavy, and few visitors look at one
@@ -300,9 +302,9 @@ def _written(polygons, driver):
         if name is None: raise AppError("The GDAL of this machine writes no KML; take GeoJSON.")
         ranks = polygons.get('rank', range(1, len(polygons) + 1))
         polygons = polygons.assign(Name=[f'landslide {rank}' for rank in ranks])
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, unwritable_said(folder):
         path = Path(folder)/f'polygons.{driver.lower()}'
-        polygons.to_file(path, driver=name, layer='polygons')
+        write_shapes(polygons, path, driver=name, layer='polygons')
         return io.BytesIO(path.read_bytes())
 
 # %% ../../nbs/64_browser.panels.ipynb #cd61a2ff

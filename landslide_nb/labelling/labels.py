@@ -27,6 +27,7 @@ import xarray as xr
 from ..core import LandslideError, OutputError, hidden_beside, remove_abandoned, unwritable_said
 from ..data.grid import grid_of, named_layer, sure_enough
 from ..mapping.areas import only_polygons
+from ..shapes import write_shapes
 
 # %% ../../nbs/45_labelling.labels.ipynb #3e6eeb1e
 class LabelError(LandslideError): "Labels that cannot be read, kept or used as they are"
@@ -210,7 +211,7 @@ _AS_LAYER = dict(driver='GPKG', geometry_type='MultiPolygon', promote_to_multi=T
                  dataset_options=dict(VERSION='1.2')) # types even without a row, for GIS of any age
 
 def _write_layers(labels, path):
-    for layer, table in labels.tables.items(): pyogrio.write_dataframe(table, path, layer=layer, **_AS_LAYER)
+    for layer, table in labels.tables.items(): write_shapes(table, path, layer=layer, **_AS_LAYER)
 
 # %% ../../nbs/45_labelling.labels.ipynb #a38a260e
 def write_labels(
@@ -245,7 +246,7 @@ def _refusal(path:Path, e:sqlite3.Error) -> LabelError:
     if 'locked' in text or 'busy' in text:
         return LockedError(f"{path} is locked by another program, perhaps a GIS that saves edits; save or close it there, and try again.")
     if 'readonly' in text or 'unable to open' in text: return LabelError(f"{path} cannot be opened ({text}); choose a folder you may write to.")
-    if 'full' in text: return LabelError(f"{path} cannot be written, the disk is full; make room and try again.")
+    if 'full' in text or 'I/O' in text: return LabelError(f"{path} cannot be written ({text}); make room on its disk and try again.")
     return LabelError(f"{path} is damaged or half-written ({text}); put a copy in its place, or move it away and a new one is begun.")
 
 # %% ../../nbs/45_labelling.labels.ipynb #6f8240ca
@@ -384,8 +385,9 @@ def _complete_layers(path, crs):
     "Make a layer of a label file that somebody removed"
     with _database(path) as db:
         there = {name for name, in db.execute('SELECT table_name FROM gpkg_contents')}
-    for layer in LABEL_LAYERS.keys() - there:
-        pyogrio.write_dataframe(no_shapes(layer, crs), path, layer=layer, append=True, **_AS_LAYER)
+    with unwritable_said(path):
+        for layer in LABEL_LAYERS.keys() - there:
+            write_shapes(no_shapes(layer, crs), path, layer=layer, append=True, **_AS_LAYER)
 
 # %% ../../nbs/45_labelling.labels.ipynb #805c9f04
 def _file_crs(path:Path) -> str|None: # not asked of GDAL, whose own SQLite would break our locks

@@ -23,6 +23,7 @@ from ..data.grid import pixel_area
 from ..mapping.runfolder import open_cog
 from .labels import CHIP_PX, LabelError, Labels, Sight
 from .labels import chip_boxes, decide, label_file, make_labels, read_labels
+from ..shapes import write_shapes
 
 if TYPE_CHECKING: from geopandas import GeoDataFrame # loaded when it is needed
 
@@ -337,7 +338,7 @@ def hand_out(
         others = before[~before.purpose.isin(chips.purpose)]
         chips = pd.concat([o for o in (others, chips) if len(o)], ignore_index=True)
     with atomic(path) as tmp:
-        chips.to_file(tmp, layer=CHIP_LAYER, driver='GPKG', engine='pyogrio')
+        write_shapes(chips, tmp, layer=CHIP_LAYER, driver='GPKG')
     return path
 
 # %% ../../nbs/46_labelling.suggest.ipynb #ead32450

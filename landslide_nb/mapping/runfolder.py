@@ -41,6 +41,7 @@ from .scene import check_scene
 from .sheet import draw_sheet, png_bytes
 from .update import update_facts
 from .words import event_in_words, event_title, is_simulated, model_in_words, source_text
+from ..shapes import write_shapes
 from ..styles import write_styles
 
 if TYPE_CHECKING: # loaded when they are needed
@@ -434,9 +435,9 @@ def write_layers(
     layers:dict[str, 'GeoDataFrame'], # of `find_layers`
     path:Path, # .gpkg
 ) -> None:
-    "Write vector layers into one file"
+    "Write vector layers into one file; raises `OSError` where the disk is full"
     kind = dict(geometry_type='MultiPolygon', promote_to_multi=True)
-    for name, layer in layers.items(): layer.to_file(path, layer=name, driver='GPKG', engine='pyogrio', **kind)
+    for name, layer in layers.items(): write_shapes(layer, path, layer=name, driver='GPKG', **kind)
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #2bc3fd55
 def map_attrs(
