@@ -123,7 +123,7 @@ def compress_cog(
     "Turn a plain GeoTIFF into a cloud-optimised one, whole or not at all"
     from rasterio.shutil import copy
     overviews = 'FORCE_USE_EXISTING' if factors else 'NONE'
-    packing = dict(compress='DEFLATE', level=1, predictor='YES', num_threads='ALL_CPUS', BIGTIFF='IF_SAFER')
+    packing = dict(compress='ZSTD', level=1, predictor='YES', num_threads='ALL_CPUS', BIGTIFF='IF_SAFER')
     with atomic(path) as tmp:
         copy(plain, tmp, driver='COG', blocksize=512, overviews=overviews, sparse_ok=True, **packing)
 
@@ -221,12 +221,14 @@ def from_cogs(
     folder:Path,       # run folder
     prob:xr.DataArray, # what was written into it
     pair:xr.Dataset,   # what was written into it
+    kept:bool=False,   # the pair need not be read from its raster, only whether it has `ratio_std`
 ) -> tuple[xr.DataArray, xr.Dataset]: # (prob, pair), lazy, on the same grid
     "Probability and pair as they lie in a run folder; other variables stay as they were"
     bands = open_cog(folder/'pair.tif').data
     dims = ('moment', 'y', 'x')
-    found = dict(vv=(dims, bands[[0, 2]]), vh=(dims, bands[[1, 3]]))
+    found = dict(vv=(dims, bands[0:4:2]), vh=(dims, bands[1:4:2]))
     if len(bands) > len(PAIR_BANDS): found[RATIO_STD] = dims[1:], bands[len(PAIR_BANDS)]
+    if kept: found = {name: pair[name] for name in found}
     written = open_cog(folder/'probability.tif').data[0]
     return prob.copy(data=written), pair.drop_vars(['vv', 'vh', RATIO_STD], errors='ignore').assign(found)
 
@@ -543,6 +545,7 @@ def write_products(
     prob:xr.DataArray,     # dims (y, x), calibrated probability, in memory or lazy
     meta:dict|None=None,   # of the model that made it: arch, version, training, input, calibration, model_file
     singles:dict[str, xr.DataArray]|None=None, # track -> its own map, of a fused one: shown beside it
+    kept:bool=False,       # the pair is quickly read, as often as one likes: in memory, or kept in tiles
     **options,             # of `LayerOptions`: min_area, cell, zones, exposure
 ) -> dict:                 # what metrics.json holds
     "Write the run folder: COGs, GeoPackage, metrics, STAC item, picture and report; raises `OutputError` if it is not empty"
@@ -555,7 +558,7 @@ def write_products(
     tags = made | attrs | simulated
     with whole_folder(folder) as tmp, bounded():
         write_rasters(tmp, pair, prob, tags)
-        prob, pair = from_cogs(tmp, prob, pair)
+        prob, pair = from_cogs(tmp, prob, pair, kept)
         record, elsewhere = errors_here(meta.get('calibration') or {}, prob, attrs)
         layers = find_layers(pair, prob, threshold, record, options)
         layers = expose(layers, exposed, prob, tmp/'probability.tif')

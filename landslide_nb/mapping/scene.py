@@ -31,6 +31,7 @@ from ..data.pair import views_before
 from ..learn.calibration import calibrate, calibrate_by_neighbourhood, recalibrate
 from ..learn.networks import folded, geometry, inner_logits
 from ..learn.models import check_input, dihedral, fast_dtype, load_model, normalize_pair
+from .kept import TileReader, keep_tile, tile_reader
 from .tiles import NOTHING, WHOLE, Tile, active_client, compute_there, cut_tiles, one_block
 from .tiles import open_work, read_ahead, read_tiles, save_array, tile_path, write_tile
 
@@ -346,17 +347,18 @@ def kept_memory() -> Iterator[None]:
 
 # %% ../../nbs/31_mapping.scene.ipynb #8eeec358
 def map_here(
-    x:np.ndarray|da.Array, # (moment, channel, y, x), dB: the whole scene
+    reader:TileReader, # of the whole scene
     tiles:list[Tile], # to map
     job:TileJob,     # of `ready_job`
     bar:tqdm,        # progress bar
     work:str|Path|None, # folder of tiles; None: only into memory
 ) -> Iterator[tuple[Tile, np.ndarray]]: # (tile, its map), in order
     "Map tiles on this machine, one while the next is read"
-    windows = (x[:, :, tile.outer_ys, tile.outer_xs] for tile in tiles)
+    shape = reader.x.shape[-2:]
     with kept_memory():
-        for tile, window in zip(tiles, read_ahead(windows)):
-            prob = map_tile(window, tile.inner, job, pixels_beyond(x.shape[-2:], tile), bar.update)
+        for tile, (window, deviation) in zip(tiles, read_ahead(reader, tiles)):
+            prob = map_tile(window, tile.inner, job, pixels_beyond(shape, tile), bar.update)
+            if work and reader.keeps: keep_tile(work, tile, window, deviation)
             if work: write_tile(work, tile, prob)
             give_back()
             yield tile, prob
@@ -367,11 +369,13 @@ def map_tiles(
     job:TileJob,
     bar:tqdm,         # progress bar
     work:str|Path|None=None, # folder of tiles; None: only into memory
+    keep:bool=False,  # keep a lazy pair beside its tiles, on this machine
 ) -> Iterator[tuple[Tile, np.ndarray]]: # (tile, its map), as they are finished
     "Map tiles on the cluster in use, or on this machine"
-    x, client = stack_pair(pair, job.spec['channels']).data, active_client()
-    what = x, tiles, ready_job(job), bar, work
-    return map_there(client, *what) if client else map_here(*what)
+    channels, client = job.spec['channels'], active_client()
+    x = stack_pair(pair, channels).data
+    what = tiles, ready_job(job), bar, work
+    return map_there(client, x, *what) if client else map_here(tile_reader(x, pair, channels, keep), *what)
 
 
 # %% ../../nbs/31_mapping.scene.ipynb #b804fb7a
@@ -544,13 +548,14 @@ def map_on_disk(
     job:TileJob,
     work:str|Path,   # folder that keeps finished tiles
     options:MapOptions,
+    keep:bool=False, # keep a lazy pair beside its tiles
 ) -> xr.DataArray:   # dims (y, x), probability, lazy
     "The map of one view of a pair, as tiles on disk"
     tiles = scene_tiles(pair, job, options.tile)
     open_work(work, work_plan(pair, job, options.tile))
     todo = [tile for tile in tiles if not tile_path(work, tile).exists()]
     with map_bar(tiles, todo, options.progress) as bar:
-        for _ in map_tiles(pair, todo, job, bar, work): pass # each tile goes into its file
+        for _ in map_tiles(pair, todo, job, bar, work, keep): pass # each tile goes into its file
     prob = calibrate_mosaic(read_tiles(work, tiles).rechunk(ONE_BLOCK), job.calibration)
     return as_map(calibrate_curve(prob, job.calibration), pair)
 
@@ -560,12 +565,13 @@ def predict_tiles(
     model:torch.nn.Module|str|Path, # stage-2 network, or the path of a saved one
     meta:dict|None,      # what `load_model` returned beside the network: input, calibration
     work:str|Path,       # folder that keeps finished tiles; the same call continues one that was cut off
+    keep:bool=False,     # keep a lazy pair beside its tiles, for `kept_pair`
     **options,           # of `MapOptions`: tile, tta, fast, progress
 ) -> xr.DataArray:       # dims (y, x), float32 calibrated probability, NaN = no data, lazy
     "Landslide probability of a whole scene as tiles on disk; raises `OutputError` if the folder holds tiles of another map"
     options = MapOptions(**options)
     job = tile_job(model, meta, options)
     first, *others = views_before(pair)
-    maps = [map_on_disk(first, job, work, options)]
+    maps = [map_on_disk(first, job, work, options, keep)]
     maps += [map_on_disk(view, job, Path(work)/view.before, options) for view in others]
     return lower_map(maps)
