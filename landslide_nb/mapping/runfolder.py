@@ -267,10 +267,9 @@ def cannot_write(
     to_do = 'choose a folder you may write to' if e.errno in FORBIDDEN else 'the disk may be full: make room or choose another folder'
     return OutputError(f"Cannot write {folder}: {e.strerror or e}; {to_do}.")
 
-# %% ../../nbs/40_mapping.runfolder.ipynb #5412ae08
+# %% ../../nbs/40_mapping.runfolder.ipynb #34f48e62
 LEFT_BEHIND = {'.half', '.tiles', '.tracks', '.moved'} # of a killed mapping, inside its folder
 
-# %% ../../nbs/40_mapping.runfolder.ipynb #34f48e62
 def can_continue(
     folder:Path,
 ) -> bool:
