@@ -2800,6 +2800,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'landslide_nb.gaps._equal_to': ('gaps.html#_equal_to', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps._numbers': ('gaps.html#_numbers', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.declared_no_data': ('gaps.html#declared_no_data', 'landslide_nb/gaps.py'),
+                                   'landslide_nb.gaps.extent': ('gaps.html#extent', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.letters_of': ('gaps.html#letters_of', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.packing_of': ('gaps.html#packing_of', 'landslide_nb/gaps.py'),
                                    'landslide_nb.gaps.unpack': ('gaps.html#unpack', 'landslide_nb/gaps.py'),
