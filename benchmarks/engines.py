@@ -76,7 +76,7 @@ def main():
     from scipy.special import expit
     from landslide_nb.learn.models import load_model
     from landslide_nb.learn.networks import folded
-    from landslide_nb.mapping.scene import kept_memory
+    from landslide_nb.memory import kept_memory
     net, meta = load_model('base')
     net = folded(net)
     found = windows(meta['input'])

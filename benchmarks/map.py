@@ -118,6 +118,8 @@ def child(what, source, size, options):
 
 def run_child(what, source, size, options):
     "What the process does"
+    from landslide_nb.memory import one_arena
+    one_arena() # as the command does
     import torch
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', os.cpu_count())))
     with tempfile.TemporaryDirectory() as d:

@@ -20,6 +20,7 @@ from time import perf_counter
 
 from . import __version__
 from .core import EVENTS, CubeError, LandslideError, OutputError, new_folder
+from .memory import one_arena
 from .commands.archive import BBOX, add_build, add_source_options, added_to_archive, added_to_cube
 from .commands.archive import build, build_for_map, more_passes, refuse_without_box
 from .commands.options import CUBE, MODEL, add_block, add_pair_options, add_seed
@@ -204,6 +205,7 @@ def map_scene(
     from landslide_nb.mapping.runfolder import new_run_folder
     new_run_folder(args.out)
     event_of(args) # a wrong date is refused before any work
+    one_arena() # before threads are started
     several = args.track is not None and (args.track == 'all' or ',' in args.track)
     with uncollected():
         from landslide_nb.learn.models import load_model

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NO_DATA_NAMES', 'LIMITS', 'GAP_CODES', 'DECLARED', 'IMPOSSIBLE', 'DARKEST', 'STEEP', 'letters_of', 'declared_no_data',
-           'with_file', 'packing_of', 'unpack', 'NoData', 'zero_areas', 'Gaps', 'unseen_shares', 'unseen_text',
-           'unseen_of_map']
+           'with_file', 'packing_of', 'unpack', 'extent', 'NoData', 'zero_areas', 'Gaps', 'unseen_shares',
+           'unseen_text', 'unseen_of_map']
 
 # %% ../nbs/04_gaps.ipynb #fce6aef8
 import json
@@ -84,6 +84,12 @@ def _equal_to(values:np.ndarray, code:float) -> np.ndarray: # bool
     if values.dtype.kind != 'f': return values == code
     with np.errstate(over='ignore'): return values == values.dtype.type(code)
 
+def extent(
+    values:np.ndarray, # any shape; NaN = no data
+) -> tuple[float, float]: # infinity and its negative where there is none
+    "The lowest and the highest number"
+    return np.fmin.reduce(values, axis=None, initial=np.inf), np.fmax.reduce(values, axis=None, initial=-np.inf)
+
 # %% ../nbs/04_gaps.ipynb #937ae584
 DECLARED, IMPOSSIBLE = 'declared as no data', 'which no radar measures' # why a number is no data
 
@@ -106,9 +112,11 @@ class NoData:
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]: # float32, NaN = no data; why -> the numbers that are gone
         "The values without their gaps"
         clean = values.astype('float32')
+        low, high = self.limits
+        lowest, highest = extent(clean)
+        if not self.declared and low <= lowest and highest <= min(high, 9000): return clean, {} # as nearly always
         gone = np.zeros(clean.shape, bool)
         for code in self.declared: gone |= _equal_to(values, code)
-        low, high = self.limits
         odd = ((clean < low) | (clean > high)) & ~gone
         if self.undeclared and (clean > 9000).any(): odd |= np.isin(clean, self.undeclared)
         found = {DECLARED: clean[gone], IMPOSSIBLE: clean[odd]}
@@ -170,6 +178,8 @@ class Gaps:
     ) -> np.ndarray:             # float32, NaN = no data
         "The values without their gaps"
         clean = self.clean(values)
+        lowest, highest = extent(clean)
+        if lowest > DARKEST and highest < 1: return clean
         dark = abs(clean) <= DARKEST
         whole = (clean >= 1) & (clean == np.rint(clean))
         if other is not None and (dark.any() or whole.any()): self.compare(clean, other(), dark, whole)

@@ -351,9 +351,12 @@ def box_mean(
 ) -> np.ndarray:  # (y, x), NaN where `a` is
     "Mean over the valid pixels of a size x size box"
     from scipy.ndimage import uniform_filter
+    def boxed(o): return uniform_filter(o.astype('float64'), size, mode='constant')
     valid = np.isfinite(a)
-    total = uniform_filter(np.where(valid, a, 0).astype('float64'), size, mode='constant')
-    share = uniform_filter(valid.astype('float64'), size, mode='constant')
+    if valid.all(): # the share of a box within the image is known
+        rows, columns = (boxed(np.ones(length)) for length in a.shape)
+        return (boxed(a)/rows[:, None]/columns).astype(a.dtype)
+    total, share = boxed(np.where(valid, a, 0)), boxed(valid)
     return np.where(valid, total/np.maximum(share, 1e-9), np.nan).astype(a.dtype)
 
 # %% ../../nbs/14_data.pair.ipynb #f7a2963c

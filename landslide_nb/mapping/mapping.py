@@ -22,6 +22,7 @@ from ..data.pair import described, make_pair, with_ratio_std
 from ..learn.models import load_model
 from .areas import settle_zones
 from .exposure import Exposed, ExposureFiles, settle_exposure
+from .kept import kept_pair
 from .place import settle_place
 from .runfolder import hidden_folder, new_run_folder, write_products
 from .scene import check_scene, number_type, predict_tiles
@@ -61,7 +62,7 @@ def only_mapping(
     return nullcontext() if tiles.parent == folder else sole_writer(tiles)
 
 # %% ../../nbs/41_mapping.mapping.ipynb #d67ac3c9
-BYTES_A_PIXEL = 48 # tiles, two rasters, and one of them twice
+BYTES_A_PIXEL = 68 # tiles, the kept pair, two rasters, and one of them twice
 
 # %% ../../nbs/41_mapping.mapping.ipynb #ebc9ab82
 def map_pair(
@@ -82,9 +83,11 @@ def map_pair(
     exposure = settle_exposure(exposure, pair)
     check_room(folder, pair.sizes['y']*pair.sizes['x']*BYTES_A_PIXEL)
     with only_mapping(folder), kept_tiles(folder) as work:
-        with full_disk_said(work): prob = predict_tiles(pair, net, meta, work, **options)
+        with full_disk_said(work): prob = predict_tiles(pair, net, meta, work, keep=True, **options)
         meta = {**meta, 'computed_in': number_type(net, options.get('fast', False))}
-        return write_products(folder, pair, prob, meta, min_area=min_area, cell=cell, zones=zones, exposure=exposure)
+        at_hand, layers = kept_pair(pair, work), dict(min_area=min_area, cell=cell, zones=zones, exposure=exposure)
+        kept = at_hand is not pair or not pair.vv.chunks
+        return write_products(folder, at_hand, prob, meta, kept=kept, **layers)
 
 # %% ../../nbs/41_mapping.mapping.ipynb #a3786269
 def scene_pair(

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..learn.calibration import FALSE_ALARMS, recalibrate
 from .nulls import can_check, is_small, null_windows, read_pairs, window_probabilities
-from .scene import kept_memory
+from ..memory import kept_memory
 
 # %% ../../nbs/33_mapping.place.ipynb #63c45cd7
 KNOTS = np.linspace(logit(5e-4), logit(.99), 48) # logits

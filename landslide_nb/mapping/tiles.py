@@ -132,14 +132,14 @@ def active_client() -> object: # `distributed.Client` or None
 
 # %% ../../nbs/30_mapping.tiles.ipynb #fa904775
 def read_ahead(
-    lazy:Iterable[da.Array|np.ndarray], # arrays
-) -> Iterator[np.ndarray]: # the same, in order
-    "Read arrays one after the other, each while the one before it is in use"
-    def read(array): return dask.compute(array, scheduler='threads')[0]
+    read:Callable, # of one of them
+    what:Iterable,
+) -> Iterator:     # what is read, in order
+    "Read one after the other, each while the one before it is in use"
     coming = deque()
     with ThreadPoolExecutor(1) as reader:
-        for array in lazy:
-            coming.append(reader.submit(read, array))
+        for one in what:
+            coming.append(reader.submit(read, one))
             if len(coming) > 1: yield coming.popleft().result()
         while coming: yield coming.popleft().result()
 
