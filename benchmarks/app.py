@@ -2,7 +2,7 @@
 Run `python benchmarks/app.py [SIDE [VISITORS [ROUNDS]]]` (default 10000 px, 100 visitors, 3 rounds; needs datashader); `python benchmarks/app.py rounds FOLDER` repeats the first view of a folder with one run, `run`.
 `larger FOLDER` makes scenes of two sizes in an empty folder and compares their first views; `hands RUNS` measures layer switches and the swipe in Chromium; `fifty RUNS` asks for 50 pages in one second.
 The sides take turns, each in a fresh process; ratios are those of a round, their median and range."""
-import asyncio, gc, json, os, re, resource, socket, subprocess, sys, tempfile, time, uuid
+import asyncio, contextlib, gc, json, os, re, resource, socket, subprocess, sys, tempfile, time, uuid
 from pathlib import Path
 
 root, SECONDS = Path(__file__).parents[1], 1200 # of a server, at most
@@ -42,12 +42,24 @@ def write_shapes(path:Path, width:int, height:int):
 
 # --- first view: from a path to the document a browser is sent, in a fresh process after its imports, and once more
 
-def timed(make):
-    "Seconds and more GB of a thing's first document, seconds of its second; the same in CPU time of all threads, which other work on the machine disturbs less, and of the thread that makes it, without the scan behind it"
+def visited():
+    "A document as a server begins it when a visitor comes, and what must be kept for it"
     from bokeh.document import Document
+    from bokeh.server.contexts import BokehSessionContext, _RequestProxy
+    from tornado.httputil import HTTPServerRequest
+    doc = Document(); context = BokehSessionContext(uuid.uuid4().hex, None, doc)
+    context._request = _RequestProxy(HTTPServerRequest(method='GET', uri='/'), arguments={}, cookies={}, headers={})
+    doc._session_context = lambda: context
+    return doc, context
+
+def timed(make, served=True):
+    "Seconds and more GB of a thing's first document, as a server sends it to a visitor or else as a whole, seconds of its second; the same in CPU time of all threads, which other work on the machine disturbs less, and of the thread that makes it, without the scan behind it"
+    from bokeh.document import Document
+    from panel.io.state import set_curdoc
     def document():
-        start, cpu, own, doc = time.perf_counter(), time.process_time(), time.thread_time(), Document()
-        make().server_doc(doc); doc.to_json()
+        start, cpu, own = time.perf_counter(), time.process_time(), time.thread_time()
+        doc, _ = visited() if served else (Document(), None)
+        with set_curdoc(doc) if served else contextlib.nullcontext(): make().server_doc(doc); doc.to_json()
         return time.perf_counter() - start, time.process_time() - cpu, time.thread_time() - own
     gc.collect(); gc.freeze() # as a server does with what the imports left
     base = peak_gb(); first, first_cpu, first_own = document()
@@ -72,7 +84,7 @@ def view(folder):
     return timed(make)
 
 def ours(folder):
-    "The page with all its widgets, tables and numbers, the scan of the scene already running behind it"
+    "The page as a visitor is sent it first, with headline, numbers and map; then the scan of the scene and the numbers of any threshold"
     from dataclasses import replace
     import panel as pn
     from landslide_nb.app import Browser
@@ -92,6 +104,13 @@ def ours(folder):
         return took
     for t in range(1, 100): count_landslides(scan, t/100) # what the background thread does after a scan
     return out | dict(peak_gb=peak_gb(), threshold_s=slowest(True), threshold_before_counted_s=slowest(False))
+
+def whole(folder):
+    "The page with what it is sent after its headline, numbers and map: list of cells, controls and files"
+    import panel as pn
+    from landslide_nb.app import Browser
+    pn.extension('tabulator', inline=False)
+    return timed(lambda: Browser(folder, {}).template(), served=False)
 
 def peer(folder):
     "hvplot's rasterize of the same raster, and nothing else"
@@ -273,10 +292,10 @@ def span(values):
 
 def rounds(folder, n=3):
     "The sides in turn, n times, each in a fresh process: what each took, and how many times longer the peer took than the view and the page of its round"
-    all = [{name: child(name, folder) for name in ('ours', 'view', 'peer')} for _ in range(n)]
+    all = [{name: child(name, folder) for name in ('ours', 'whole', 'view', 'peer')} for _ in range(n)]
     timing = [f'{k}_view_{unit}' for k in ('first', 'second') for unit in ('s', 'cpu_s', 'own_s')]
     out = {name: {k: span([o[name][k] for o in all]) for k in all[0][name]} for name in all[0]}
-    for name in ('ours', 'view'): out[name] |= {f'{k}_ratio': span([o['peer'][k]/o[name][k] for o in all]) for k in timing}
+    for name in ('ours', 'whole', 'view'): out[name] |= {f'{k}_ratio': span([o['peer'][k]/o[name][k] for o in all]) for k in timing}
     return out | dict(rounds=n, load=os.getloadavg()[0])
 
 def main(side=10_000, n=100, times=3):
@@ -286,5 +305,5 @@ def main(side=10_000, n=100, times=3):
         return dict(side=side, first_view=rounds(d, times), visitors=visitors(d, n), fifty=fifty(d))
 
 if __name__ == '__main__':
-    if sys.argv[1:2] in (['view'], ['ours'], ['peer'], ['rounds'], ['larger'], ['hands'], ['fifty']): print(json.dumps(globals()[sys.argv[1]](sys.argv[2])))
+    if sys.argv[1:2] in (['view'], ['ours'], ['whole'], ['peer'], ['rounds'], ['larger'], ['hands'], ['fifty']): print(json.dumps(globals()[sys.argv[1]](sys.argv[2])))
     else: print(json.dumps(main(*map(int, sys.argv[1:])), indent=1))

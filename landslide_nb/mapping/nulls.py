@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_PAIRS', 'LONGEST', 'WHOLE_UP_TO', 'SPREAD', 'pass_stretch', 'season_splits', 'null_passes', 'split_event',
-           'stds_of', 'has_two_images', 'null_pair', 'spread_passes', 'null_pairs', 'is_small', 'windows_in',
-           'null_windows', 'windows_side_by_side', 'nulls_of_windows', 'read_pairs', 'map_whole',
-           'window_probabilities', 'can_check']
+           'stds_of', 'has_two_images', 'null_pair', 'averaged_passes', 'alike_splits', 'spread_passes', 'null_pairs',
+           'is_small', 'windows_in', 'null_windows', 'windows_side_by_side', 'nulls_of_windows', 'read_pairs',
+           'map_whole', 'window_probabilities', 'can_check']
 
 # %% ../../nbs/32_mapping.nulls.ipynb #cd646ad0
 import math
@@ -18,7 +18,8 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from ..core import Event, get_event
+from ..core import CubeError, Event, get_event, note
+from ..data.alike import PassLook, check_looks, copies_among, pass_looks
 from ..data.grid import spread_starts, spread_windows
 from ..data.pair import SEASON_IMAGES, STDS, balanced, make_pair, pair_of_passes
 from ..data.passes import choose_passes
@@ -120,6 +121,43 @@ def null_pair(
     dates = str(first_after - 1), str(first_after)
     return make_pair(passes, dates, len(pair.passes_pre), before='each', **made)
 
+# %% ../../nbs/32_mapping.nulls.ipynb #04fbe62b
+def averaged_passes(
+    cube:xr.Dataset, # canonical cube
+    pair:xr.Dataset, # of `make_pair` from it
+) -> list[int]:      # positions along time
+    "The passes that a pair averages"
+    event = get_event((pair.event_start, pair.event_end))
+    _, before, after = choose_passes(cube, event, None, pair.orbit, pair.attrs.get('track'))
+    days = cube.time.values.astype('datetime64[D]').astype(str)
+    named = {*pair.passes_pre, *pair.passes_post}
+    return [k for k in (*before, *after) if days[k] in named]
+
+# %% ../../nbs/32_mapping.nulls.ipynb #4e21bf4e
+def _check_null(looks:list[PassLook], own:list[PassLook], name:str) -> None:
+    "Raise `CubeError` if passes of a null pair are copies, or of another kind than those of the pair"
+    copies = copies_among(looks)
+    if copies: raise CubeError(f"{name}: the passes of {' and '.join(copies[0])} hold the same image.")
+    check_looks([*{look.day: look for look in (*own, *looks)}.values()], name)
+
+def alike_splits(
+    cube:xr.Dataset, # canonical cube
+    pair:xr.Dataset, # of `make_pair` from it
+    splits:list[tuple[list, list]], # (positions before, positions after)
+) -> list[tuple[list, list]]: # those whose passes are of the kind of the pair's, and no copies
+    "Null pairs without those of another kind; says why they are left out"
+    name, own = cube.attrs.get('source', 'The cube'), averaged_passes(cube, pair)
+    days = cube.time.values.astype('datetime64[D]').astype(str)
+    every = {*own, *(k for sides in splits for side in sides for k in side)}
+    looks = {look.day: look for look in pass_looks(cube, sorted(every))}
+    def seen(passes): return [looks[days[k]] for k in passes if days[k] in looks]
+    kept = []
+    for before, after in splits:
+        try: _check_null(seen([*before, *after]), seen(own), name)
+        except CubeError as e: note(f'{e} The null pair of it is left out.')
+        else: kept.append((before, after))
+    return kept
+
 # %% ../../nbs/32_mapping.nulls.ipynb #7feff2a8
 def spread_passes(
     cube:xr.Dataset, # canonical cube
@@ -129,7 +167,7 @@ def spread_passes(
     passes = null_passes(cube, pair)
     if not passes: return []
     spread = {round(k) for k in np.linspace(0, len(passes) - 1, MOST_PAIRS)}
-    return [passes[k] for k in sorted(spread)]
+    return alike_splits(cube, pair, [passes[k] for k in sorted(spread)])
 
 
 # %% ../../nbs/32_mapping.nulls.ipynb #ad8781cb
