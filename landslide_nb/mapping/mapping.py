@@ -24,7 +24,8 @@ from .areas import settle_zones
 from .exposure import Exposed, ExposureFiles, settle_exposure
 from .place import settle_place
 from .runfolder import hidden_folder, new_run_folder, write_products
-from .scene import check_scene, number_type, predict_tiles
+from .scales import predict_scales, with_scales
+from .scene import check_scene, number_type
 
 if TYPE_CHECKING: from geopandas import GeoDataFrame # loaded when it is needed
 
@@ -82,7 +83,7 @@ def map_pair(
     exposure = settle_exposure(exposure, pair)
     check_room(folder, pair.sizes['y']*pair.sizes['x']*BYTES_A_PIXEL)
     with only_mapping(folder), kept_tiles(folder) as work:
-        with full_disk_said(work): prob = predict_tiles(pair, net, meta, work, **options)
+        with full_disk_said(work): prob = predict_scales(pair, net, meta, work, **options)
         meta = {**meta, 'computed_in': number_type(net, options.get('fast', False))}
         return write_products(folder, pair, prob, meta, min_area=min_area, cell=cell, zones=zones, exposure=exposure)
 
@@ -149,6 +150,7 @@ def map_cube(
     crs:str|None=None,           # of a cube that has none, such as EPSG:32654
     track:str|int|None=None,     # relative orbit; None: the one with most usable passes
     before:str='last',           # last | season | both | each: which passes make the image before, see `make_pair`
+    scale:str|int='auto',        # auto: as the images say; 1, 2 or 3: so many pixels a side, see `with_scales`
     **options,                   # of `map_pair`
 ) -> dict:                       # what metrics.json holds
     "Open a cube, pair it, map it, write the run folder"
@@ -157,5 +159,6 @@ def map_cube(
     cube = located_cube(source, crs)
     options = with_settled_zones(options, cube)
     pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit, track, before)
+    meta = with_scales(meta, pair, scale)
     meta = settle_place(cube, pair, net, meta, progress=options.get('progress', True))
     return map_pair(pair, (net, meta), folder, **options)
