@@ -226,8 +226,8 @@ def window_probabilities(
     "What a model sees in the windows of a pair, in the fast type of the machine"
     found, job = [], tile_job(folded(model), meta, MapOptions(fast=True))
     views = [stack_pair(view, job.spec['channels']).values for view in views_before(pair)]
-    step = 1 if small else 2
     scales, between = scales_of(meta)
+    step = (1 if small else 2)*(1 if between else scales[0]) # a copied pixel counts once
     for rows, columns in windows_in(views[0].shape[-2:], small):
         maps = [window_scales(x[..., rows, columns], scales, partial(map_whole, job=job), between) for x in views]
         prob = reduce(lower, maps)[::step, ::step]
