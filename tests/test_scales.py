@@ -90,7 +90,8 @@ def test_real_ground_with_speckle_in_smaller_pixels_is_seen(shared):
         cube = open_cube(folder).load()
         days = [str(day)[:10] for day in cube.time.values]
         fine = speckled(copied(make_pair(cube, (days[9], days[10]), passes=3), 3), 4)
-        assert choose_scales(fine)['why'] == 'white'
+        assert choose_scales(fine)['why'] in ('copied', 'white')
+        assert 3 in choose_scales(fine)['scales']
 
 
 # What must not change a map
@@ -109,15 +110,15 @@ def test_a_copy_in_smaller_pixels_has_the_same_map(tmp_path, scale):
     assert 'since every pixel stands there several times' in (tmp_path/'copy'/'report.html').read_text()
 
 def test_speckle_moves_the_ranking_little_and_less_than_in_own_pixels(tmp_path):
-    "A scene of 30 m in pixels of 10 m, with speckle of four looks; measured: own map .61, three scales .53, own pixels .25"
+    "A scene of 30 m in pixels of 10 m, with speckle of four looks"
     cube = simulate_event('demo_b', 3, 256, passes=3)
     pair, truth = on_grid(make_pair(cube), 30.), cube.landslides.values
     noisy = speckled(copied(pair, 3), 4)
     fine_truth = truth.repeat(3, 0).repeat(3, 1)
     clean = average_precision(pair_map(pair, tmp_path/'clean'), truth)
-    three, own = (average_precision(pair_map(noisy, tmp_path/str(scale), scale), fine_truth) for scale in ('auto', 1))
-    assert three > own + .1, (clean, three, own)
-    assert three > .7*clean, (clean, three, own)
+    auto, own = (average_precision(pair_map(noisy, tmp_path/str(scale), scale), fine_truth) for scale in ('auto', 1))
+    assert auto > own + .1, (clean, auto, own)
+    assert auto > .7*clean, (clean, auto, own)
 
 def test_the_real_landslide_survives_pixels_of_10_m(shared, tmp_path):
     "Measured: .89 as a copy, .84 with 12 looks and .46 with 4, of which its own pixels show .11 and .03"
