@@ -25,7 +25,8 @@ from .exposure import Exposed, ExposureFiles, settle_exposure
 from .kept import kept_pair
 from .place import settle_place
 from .runfolder import hidden_folder, new_run_folder, write_products
-from .scene import check_scene, number_type, predict_tiles
+from .scales import predict_scales, with_scales
+from .scene import check_scene, number_type
 
 if TYPE_CHECKING: from geopandas import GeoDataFrame # loaded when it is needed
 
@@ -83,7 +84,7 @@ def map_pair(
     exposure = settle_exposure(exposure, pair)
     check_room(folder, pair.sizes['y']*pair.sizes['x']*BYTES_A_PIXEL)
     with only_mapping(folder), kept_tiles(folder) as work:
-        with full_disk_said(work): prob = predict_tiles(pair, net, meta, work, keep=True, **options)
+        with full_disk_said(work): prob = predict_scales(pair, net, meta, work, keep=True, **options)
         meta = {**meta, 'computed_in': number_type(net, options.get('fast', False))}
         at_hand, layers = kept_pair(pair, work), dict(min_area=min_area, cell=cell, zones=zones, exposure=exposure)
         kept = at_hand is not pair or not pair.vv.chunks
@@ -152,6 +153,7 @@ def map_cube(
     crs:str|None=None,           # of a cube that has none, such as EPSG:32654
     track:str|int|None=None,     # relative orbit; None: the one with most usable passes
     before:str='last',           # last | season | both | each: which passes make the image before, see `make_pair`
+    scale:str|int='auto',        # auto: as the images say; 1, 2 or 3: so many pixels a side, see `with_scales`
     **options,                   # of `map_pair`
 ) -> dict:                       # what metrics.json holds
     "Open a cube, pair it, map it, write the run folder"
@@ -160,5 +162,6 @@ def map_cube(
     cube = located_cube(source, crs)
     options = with_settled_zones(options, cube)
     pair = scene_pair(cube, meta['input']['channels'], event, passes, orbit, track, before)
+    meta = with_scales(meta, pair, scale)
     meta = settle_place(cube, pair, net, meta, progress=options.get('progress', True))
     return map_pair(pair, (net, meta), folder, **options)

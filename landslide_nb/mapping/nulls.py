@@ -10,7 +10,7 @@ __all__ = ['MOST_PAIRS', 'LONGEST', 'WHOLE_UP_TO', 'SPREAD', 'pass_stretch', 'se
 
 # %% ../../nbs/32_mapping.nulls.ipynb #cd646ad0
 import math
-from functools import reduce
+from functools import partial, reduce
 
 import dask
 import numpy as np
@@ -26,6 +26,7 @@ from ..data.passes import choose_passes
 from ..data.pair import views_before
 from ..data.passes import season_before
 from ..learn.networks import folded
+from .scales import scales_of, window_scales
 from .scene import MapOptions, TileJob, calibrate_map, lower, map_tile, stack_pair, tile_job
 from .tiles import WHOLE
 
@@ -263,9 +264,10 @@ def window_probabilities(
     "What a model sees in the windows of a pair, in the fast type of the machine"
     found, job = [], tile_job(folded(model), meta, MapOptions(fast=True))
     views = [stack_pair(view, job.spec['channels']).values for view in views_before(pair)]
-    step = 1 if small else 2
+    scales, between = scales_of(meta)
+    step = (1 if small else 2)*(1 if between else scales[0]) # a copied pixel counts once
     for rows, columns in windows_in(views[0].shape[-2:], small):
-        maps = [map_whole(x[..., rows, columns], job) for x in views]
+        maps = [window_scales(x[..., rows, columns], scales, partial(map_whole, job=job), between) for x in views]
         prob = reduce(lower, maps)[::step, ::step]
         found.append(prob[np.isfinite(prob)])
         bar.update()

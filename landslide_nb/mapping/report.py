@@ -6,10 +6,10 @@
 __all__ = ['MOST_DAYS', 'OF_SEASON', 'CELLS_HEAD', 'GUIDE', 'KNOWN_INTERVAL', 'UNKNOWN_INTERVAL', 'FRONT', 'BACK',
            'MOST_WARNINGS', 'AreaCount', 'TruthCount', 'fraction', 'overlap_scores', 'baseline_streams',
            'add_baselines', 'truth_scores', 'scene_metrics', 'expected_text', 'doubtful_text', 'found_text', 'suspect',
-           'area_facts', 'day_list', 'pass_facts', 'truth_facts', 'track_line', 'fused_facts', 'source_table',
-           'numbers_table', 'area_name', 'place_text', 'between_text', 'areas_in', 'place_cell', 'cells_table',
-           'worst_place_text', 'may_conclude', 'may_not_conclude', 'guide_text', 'update_line', 'page_title',
-           'when_text', 'front_warnings', 'Pictures', 'front_page', 'report_page']
+           'area_facts', 'day_list', 'pass_facts', 'scale_facts', 'truth_facts', 'track_line', 'fused_facts',
+           'source_table', 'numbers_table', 'area_name', 'place_text', 'between_text', 'areas_in', 'place_cell',
+           'cells_table', 'worst_place_text', 'may_conclude', 'may_not_conclude', 'guide_text', 'update_line',
+           'page_title', 'when_text', 'front_warnings', 'Pictures', 'front_page', 'report_page']
 
 # %% ../../nbs/38_mapping.report.ipynb #ec37db02
 import base64, html
@@ -30,8 +30,8 @@ from .hits import READ_EXPOSURE, area_words, exposure_text, scene_rows, with_cap
 from .update import update_text
 from landslide_nb.mapping.words import (
     SIMULATED_EVENT, days_text, degree_text, event_title, html_list, html_page, html_row, html_sentence,
-    html_table, is_simulated, level_text, model_in_words, orbit_text, rule_text, shortened, source_text, warning_box,
-    wrong_tenths)
+    html_table, is_simulated, larger_text, level_text, model_in_words, orbit_text, rule_text, shortened, source_text,
+    warning_box, wrong_tenths)
 
 if TYPE_CHECKING: # loaded when they are needed
     import pandas as pd
@@ -253,6 +253,15 @@ def pass_facts(
     unseen = unseen_of_map(m)
     return {**facts, 'hidden by the terrain': unseen} if unseen else facts
 
+# %% ../../nbs/38_mapping.report.ipynb #f9455df2
+def scale_facts(
+    m:dict, # metrics of `write_products`
+) -> dict:  # what -> text; empty where the scene was mapped in its own pixels
+    "In which pixels a scene was mapped"
+    text = larger_text(m)
+    return {'scale': text} if text else {}
+
+
 # %% ../../nbs/38_mapping.report.ipynb #c6f56943
 def truth_facts(
     m:dict, # metrics of `write_products`
@@ -293,7 +302,8 @@ def source_table(
     files_used = m.get('exposure', {}).get('files') or {}
     made |= {f'{name} from': clean_name(file) for name, file in files_used.items() if file}
     known = {name: text for name, text in made.items() if text}
-    return html_table(pass_facts(m) | fused_facts(m) | known | {'software': f'landslide_nb {__version__}'})
+    how_made = pass_facts(m) | scale_facts(m) | fused_facts(m)
+    return html_table(how_made | known | {'software': f'landslide_nb {__version__}'})
 
 # %% ../../nbs/38_mapping.report.ipynb #f9aca7d7
 def numbers_table(

@@ -460,14 +460,14 @@ def threshold_of(
 def model_facts(
     meta:dict,   # of a model
     record:dict, # of its areas at this place
-) -> dict:       # `model`; `nulls` if there was a null check, `fusion` if several tracks were fused
+) -> dict:       # `model`; `nulls` if there was a null check, `scales` if chosen, `fusion` if several tracks were fused
     "What metrics.json says about the model"
     model = {key: meta[key] for key in ('arch', 'version', 'training', 'computed_in') if key in meta}
     if meta.get('calibration'):
         area = {key: value for key, value in record.items() if key != 'examples'} # one number a chip: too long
         model['calibration'] = {**meta['calibration'], 'area': area}
     facts = dict(model=model)
-    return facts | {key: meta[key] for key in ('nulls', 'fusion') if key in meta}
+    return facts | {key: meta[key] for key in ('nulls', 'scales', 'fusion') if key in meta}
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #a0fedcbd
 def scene_pixels(
