@@ -16,11 +16,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SIDE = 1024 # of the simulated scene, px
 PHASES = { # phase -> functions, as module.name; none calls another
-    'network': ['mapping.predict_tiles'],
+    'network': ['mapping.predict_scales'],
     'null pairs': ['mapping.settle_place'],
     'rasters': ['runfolder.write_rasters'],
-    'polygons': ['runfolder.landslide_polygons', 'runfolder.mapped_polygons', 'runfolder.with_words', 'runfolder.write_layers'],
-    'cells': ['runfolder.ranked_cells', 'runfolder.errors_here'],
+    'polygons': ['layers.landslide_polygons', 'layers.mapped_polygons', 'runfolder.with_words', 'runfolder.write_layers'],
+    'cells': ['layers.ranked_cells', 'runfolder.errors_here'],
     'metrics': ['runfolder.scene_metrics', 'runfolder.map_warnings'],
     'picture': ['runfolder.plot_scene', 'runfolder.png_bytes'],
     'sheet and report': ['runfolder.draw_sheet', 'runfolder.report_page'],

@@ -215,7 +215,8 @@ def polygons_in_degrees(folder):
     with whole_folder(folder/'run') as half: write_in_degrees(half, gpd.GeoDataFrame(dict(rank=[1, 2]), geometry=[outline(0), outline(1)], crs=chips.crs))
 
 def layers_of_a_map(folder):
-    from landslide_nb.mapping.runfolder import whole_folder, write_layers
+    from landslide_nb.mapping.layers import write_layers
+    from landslide_nb.mapping.runfolder import whole_folder
     with whole_folder(folder/'run') as half: write_layers(dict(cells=chips), half/'landslides.gpkg')
 
 WRITERS = {

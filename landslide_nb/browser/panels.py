@@ -283,7 +283,8 @@ def polygon_file(
     "Polygons of a run at a threshold; raises `AppError` if there is no readable probability map"
     import rioxarray
     from landslide_nb.mapping.areas import landslide_polygons
-    from landslide_nb.mapping.runfolder import heights_beside, with_words
+    from landslide_nb.mapping.layers import with_words
+    from landslide_nb.mapping.runfolder import heights_beside
     if 'probability.tif' not in run.files: raise AppError("There is no probability map to draw polygons from.")
     path = run.files['probability.tif']
     with open_raster(path): prob = rioxarray.open_rasterio(path, driver='GTiff')[0].load()

@@ -412,7 +412,7 @@ def said_tiles(out:Path, pair:xr.Dataset, say:Say) -> Iterator[None]:
     tiles = -(-pair.sizes['y']//side)*-(-pair.sizes['x']//side)
     def watch():
         while not over.wait(.5):
-            done = len(list(work.glob('*.npy')))
+            done = len(list(work.glob('[0-9]*.npy')))
             say(.6 + .3*min(done/tiles, 1), f'mapping, {done} of {tiles} tiles')
     threading.Thread(target=watch, daemon=True).start()
     try: yield

@@ -8,10 +8,9 @@ __all__ = ['CACHE_BYTES', 'NUMBER_LAYER', 'CLASS_LAYER', 'PAIR_BANDS', 'DEVIATIO
            'write_plain', 'add_overviews', 'compress_cog', 'write_cog', 'open_cog', 'with_grid', 'pair_bands',
            'write_pair', 'layers_beside', 'write_rasters', 'from_cogs', 'hidden_folder', 'clear_unfinished',
            'cannot_write', 'can_continue', 'finish_tracks', 'clear_tiles', 'new_run_folder', 'moving_order',
-           'move_file', 'fill_folder', 'put_in_place', 'whole_folder', 'LayerOptions', 'find_layers', 'with_words',
-           'write_layers', 'map_attrs', 'threshold_of', 'model_facts', 'scene_pixels', 'expected_interval',
-           'map_warnings', 'layer_facts', 'write_json', 'write_page', 'write_products', 'heights_beside',
-           'polygons_again']
+           'move_file', 'fill_folder', 'put_in_place', 'whole_folder', 'map_attrs', 'threshold_of', 'model_facts',
+           'scene_pixels', 'expected_interval', 'map_warnings', 'write_json', 'write_page', 'write_products',
+           'heights_beside', 'polygons_again']
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #b77a5d1a
 import errno, json, os, shutil
@@ -32,17 +31,17 @@ from ..data.grid import pixel_area, scene_windows
 from ..data.pair import pair_statistics, static_layer
 from ..learn.uncertainty import area_interval, doubts
 from ..learn.models import domain_shift
-from .areas import errors_here, landslide_polygons, mapped_polygons, middle_of, ranked_cells, ranked_zones
-from .exposure import Exposed, ExposureFiles, expose, settle_exposure
+from .areas import errors_here, landslide_polygons
+from .exposure import expose, settle_exposure
 from .hits import exposure_facts
 from .item import stac_item
+from .layers import LayerOptions, find_layers, layer_facts, with_words, write_layers
 from .picture import plot_scene
-from .report import Pictures, report_page, scene_metrics, suspect
+from .report import Pictures, report_page, scene_metrics
 from .scene import check_scene
 from .sheet import draw_sheet, png_bytes
 from .update import update_facts
-from .words import event_in_words, event_title, is_simulated, model_in_words, source_text
-from ..shapes import write_shapes
+from .words import event_in_words, event_title, is_simulated, source_text
 from ..styles import write_styles
 
 if TYPE_CHECKING: # loaded when they are needed
@@ -389,57 +388,6 @@ def whole_folder(
     except OSError as e: raise cannot_write(final, e) from e
     finally: shutil.rmtree(half, ignore_errors=True)
 
-# %% ../../nbs/40_mapping.runfolder.ipynb #d6191f13
-@dataclass(frozen=True)
-class LayerOptions:
-    "What a user chooses about polygons, cells and zones"
-    min_area:float=500. # minimum mapping unit of polygons, m2
-    cell:float=1000.    # side of a ranked cell, m
-    zones:'str|Path|GeoDataFrame|None'=None # polygons to rank beside the cells: they become the layer `zones`
-    exposure:ExposureFiles|Exposed|None=None # roads, places and population to count
-
-# %% ../../nbs/40_mapping.runfolder.ipynb #a765eca7
-def find_layers(
-    pair:xr.Dataset,   # dims (moment, y, x); may carry `landslides`, `dem`, `slope`
-    prob:xr.DataArray, # dims (y, x), calibrated probability, in memory or lazy
-    threshold:float,   # of the polygons
-    record:dict,       # of `area_errors`, gives the intervals
-    options:LayerOptions,
-) -> dict[str, 'GeoDataFrame']: # polygons, cells and perhaps zones and mapped
-    "The vector layers of a map; raises `CubeError` if no pixel holds data"
-    cells = ranked_cells(prob, options.cell, record)
-    if not len(cells):
-        raise CubeError("The scene has no pixel with data in every channel before and after the event; "
-                        "choose other passes or another orbit.")
-    layers = dict(polygons=landslide_polygons(prob, threshold, options.min_area, pair), cells=cells)
-    if options.zones is not None: layers['zones'] = ranked_zones(prob, options.zones, record)
-    if 'landslides' in pair: layers['mapped'] = mapped_polygons(pair.landslides)
-    return layers
-
-# %% ../../nbs/40_mapping.runfolder.ipynb #5e720004
-def with_words(
-    polygons:'GeoDataFrame', # of `landslide_polygons`
-    attrs:dict,      # of the pair, or metrics.json: event_name
-    threshold:float, # lowest probability inside a polygon
-    model:dict,      # arch, training
-) -> 'GeoDataFrame': # with id, rank, lon, lat before, and event, threshold, model after what was measured
-    "Polygons that can be handed on alone"
-    likely = polygons.area_m2*polygons.mean_probability
-    rank = likely.rank(method='first', ascending=False).astype('int64')
-    middle = middle_of(polygons)
-    first = dict(id=np.arange(1, len(polygons) + 1), rank=rank, lon=middle.x, lat=middle.y)
-    last = dict(event=event_in_words(attrs), threshold=float(threshold), model=model_in_words(model))
-    return polygons.assign(**first, **last)[[*first, *polygons.columns.drop('geometry'), *last, 'geometry']]
-
-# %% ../../nbs/40_mapping.runfolder.ipynb #5a1e0021
-def write_layers(
-    layers:dict[str, 'GeoDataFrame'], # of `find_layers`
-    path:Path, # .gpkg
-) -> None:
-    "Write vector layers into one file; raises `OSError` where the disk is full"
-    kind = dict(geometry_type='MultiPolygon', promote_to_multi=True)
-    for name, layer in layers.items(): write_shapes(layer, path, layer=name, driver='GPKG', **kind)
-
 # %% ../../nbs/40_mapping.runfolder.ipynb #2bc3fd55
 def map_attrs(
     pair:xr.Dataset, # of `make_pair`
@@ -500,16 +448,6 @@ def map_warnings(
     unlike = domain_shift(meta, pair_statistics(pair)) if 'input' in meta else []
     expected, valid, _ = scene_pixels(metrics, prob)
     return [*unlike, *doubts(meta.get('calibration') or {}, expected, valid)]
-
-# %% ../../nbs/40_mapping.runfolder.ipynb #43146f0c
-def layer_facts(
-    layers:dict[str, 'GeoDataFrame'], # of `find_layers`
-    min_area:float, # minimum mapping unit of polygons, m2
-) -> dict: # polygons (their number), polygon_area_m2, min_area_m2, worst_cell_m2, the highest probability and its place
-    "What metrics.json says about polygons and cells"
-    cells, found = layers['cells'], layers['polygons']
-    return dict(polygons=len(found), polygon_area_m2=float(found.area_m2.sum()), min_area_m2=float(min_area),
-                worst_cell_m2=float(cells.expected_m2.max()), **suspect(cells))
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #6125a690
 def write_json(

@@ -34,7 +34,8 @@ from ..mapping.mapping import located_cube, map_pair, only_mapping, scene_pair, 
 from ..mapping.nulls import can_check, null_pairs, null_windows
 from ..mapping.place import settle_place, with_place
 from ..mapping.update import OF_COMMAND
-from ..mapping.runfolder import LayerOptions, finish_tracks, hidden_folder, new_run_folder, open_cog, write_products
+from ..mapping.layers import LayerOptions
+from ..mapping.runfolder import finish_tracks, hidden_folder, new_run_folder, open_cog, write_products
 from ..mapping.scene import as_map, calibrate_curve, predict_scene, weights_hash
 from ..mapping.tiles import NOTHING, open_work
 
