@@ -106,7 +106,7 @@ REFUSED = { # what is wrong: how to make it so, what the sentence says
     'latitude and longitude exchanged': (lambda ds: in_degrees(ds, 42 + X*1e-4, 142 + Y*1e-4), 'correct its CRS'),
     'seconds since 1970': (lambda ds: ds.assign_coords(timestep=np.arange(16)*500_000 + 1_533_000_000), 'are not dates'),
     'year and day of the year': (lambda ds: ds.assign_coords(timestep=np.arange(16)*6 + 2018200), 'are not dates'),
-    'month first': (lambda ds: ds.assign_coords(timestep=[pd.Timestamp(o).strftime('%m/%d/%Y') for o in ds.timestep.values]), 'are not dates'),
+    'month first': (lambda ds: ds.assign_coords(timestep=[pd.Timestamp(str(o)).strftime('%m/%d/%Y') for o in ds.timestep.values]), 'are not dates'),
     'names of products as labels': (lambda ds: ds.assign_coords(timestep=[f'S1A_IW_GRDH_1SDV_{o}T084748' for o in ds.timestep.values]), 'are not dates'),
     'a label in dB': (lambda ds: ds.assign(landslides=xr.where(ds.landslides > 0, -3., -30.)), 'landslides has no value'),
 }
