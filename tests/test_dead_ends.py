@@ -122,7 +122,7 @@ def no_work(*args, **options): raise AssertionError('work was done before the zo
 @pytest.mark.parametrize('case', [*REFUSED])
 def test_zones_are_refused_before_any_work(case, tmp_path, monkeypatch):
     zones, said = REFUSED[case]
-    monkeypatch.setattr(mapping, 'predict_tiles', no_work)
+    monkeypatch.setattr(mapping, 'predict_scales', no_work)
     with pytest.raises(OutputError, match=said) as e:
         map_pair(bare_pair((60, 80)), toy_model(**SMALL), tmp_path/'run', zones=zones, progress=False)
     assert str(e.value).count('\n') == 0
@@ -130,7 +130,7 @@ def test_zones_are_refused_before_any_work(case, tmp_path, monkeypatch):
 
 def test_a_table_without_geometry_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path/'zones.csv').write_text('name,people\nAtsuma,4000\n')
-    monkeypatch.setattr(mapping, 'predict_tiles', no_work)
+    monkeypatch.setattr(mapping, 'predict_scales', no_work)
     with pytest.raises(OutputError, match=r'zones\.csv.* no geometry'):
         map_pair(bare_pair((60, 80)), toy_model(**SMALL), tmp_path/'run', zones=tmp_path/'zones.csv', progress=False)
 
@@ -249,9 +249,9 @@ def test_a_folder_below_one_that_may_not_be_written(tmp_path, monkeypatch):
     seen = []
     def predict(pair, net, meta, work, **options):
         seen.append(work)
-        return predict_tiles(pair, net, meta, work, **options)
-    predict_tiles = mapping.predict_tiles
-    monkeypatch.setattr(mapping, 'predict_tiles', predict)
+        return predict_scales(pair, net, meta, work, **options)
+    predict_scales = mapping.predict_scales
+    monkeypatch.setattr(mapping, 'predict_scales', predict)
     map_pair(bare_pair((60, 80)), toy_model(**SMALL), run, progress=False)
     assert seen == [run/'.tiles']
     assert names(run) == FILES

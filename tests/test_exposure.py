@@ -132,7 +132,7 @@ def wrong(place):
 def test_a_file_that_cannot_be_used_is_one_sentence_before_any_work(case, wrong, capsys, monkeypatch):
     option, name, why = WRONG[case]
     def never(*args, **kwargs): raise AssertionError('the map was made before its files were looked at')
-    monkeypatch.setattr('landslide_nb.mapping.mapping.predict_tiles', never)
+    monkeypatch.setattr('landslide_nb.mapping.mapping.predict_scales', never)
     monkeypatch.setattr('landslide_nb.mapping.nulls.predict_tiles', never, raising=False)
     source = name if name.startswith('http') else wrong/name
     assert map_words(wrong, '--out', wrong/'never', option, source) == 1
