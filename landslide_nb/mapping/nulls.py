@@ -21,10 +21,8 @@ from tqdm import tqdm
 from ..core import CubeError, Event, get_event, note
 from ..data.alike import PassLook, check_looks, copies_among, pass_looks
 from ..data.grid import spread_starts, spread_windows
-from ..data.pair import SEASON_IMAGES, STDS, balanced, make_pair, pair_of_passes
-from ..data.passes import choose_passes
-from ..data.pair import views_before
-from ..data.passes import season_before
+from ..data.pair import SEASON_IMAGES, STDS, balanced, make_pair, pair_of_passes, views_before
+from ..data.passes import choose_passes, season_before
 from ..learn.networks import folded
 from .scales import scales_of, window_scales
 from .scene import MapOptions, TileJob, calibrate_map, lower, map_tile, stack_pair, tile_job
