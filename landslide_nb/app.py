@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRIVERS', 'OWN_MAPS', 'LIFETIME', 'file_button', 'Sidebar', 'Browser', 'known_good', 'page_template', 'Page', 'page',
-           'stays_here', 'settle', 'serve', 'Embedded', 'browser']
+           'stays_here', 'remember_defaults', 'settle', 'serve', 'Embedded', 'browser']
 
 # %% ../nbs/69_app.ipynb #c035e06f
 if __name__.startswith('bokeh_app'):
@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import panel as pn
+from bokeh.core.has_props import HasProps
+from bokeh.core.property.descriptors import PropertyDescriptor
 from bokeh.core.property.validation import validate
 from bokeh.document import Document
 from bokeh.models import Div
@@ -408,34 +409,43 @@ def page_template() -> Template:
     return pn.Template(page_file('page.html')).template
 
 # %% ../nbs/69_app.ipynb #5e52bd82
-class Page(pn.Template):
+class Page:
     "The page around the widgets"
-    title = 'Landslide map'
-
     def __init__(self,
         address:Div,    # of `address_bar`
         **items:object, # head, side, tabs, rule, main: what Panel shows there
     ):
-        super().__init__(page_template(), items=items)
-        self.add_variable('page_style', style('page'))
-        self.add_variable('page_script', page_file('page.js'))
         self.address = address
-
-    def _build_layout(self): return [SimpleNamespace(object='')] # what Panel would show in a notebook, never seen here
-
-    def __repr__(self): return 'Page' # else Panel writes out every widget for each piece that is added
+        self.items = items
 
     def server_doc(self,
         doc:Document|None=None, # None: that of the request
-        *args:object,           # of Panel
-        **kwargs:object,        # of Panel
     ) -> Document:
         "Put the page into a document"
         doc = doc or pn.state.curdoc
+        if doc.session_context: pn.config.browser_info = False # nobody asks what browser it is
         with doc.models.freeze(), known_good():
-            doc.template_variables['dist_url'] = _dist_url()
+            doc.template = page_template()
+            look = dict(page_style=style('page'), page_script=page_file('page.js'))
+            doc.template_variables.update(look, dist_url=_dist_url())
             doc.add_root(self.address)
-            return super().server_doc(doc, *args, **kwargs)
+            stack(*self.items.values()).server_doc(doc, 'Landslide map', location=False)
+            self.part(doc)
+        return doc
+
+
+# %% ../nbs/69_app.ipynb #0a5e7c31
+@patch
+def part(self:Page,
+    doc:Document, # whose last root holds all items
+):
+    "Make each item a root of its own"
+    together = doc.roots[-1]
+    doc.remove_root(together)
+    for name, model in zip(self.items, together.children):
+        model.name = name
+        doc.add_root(model)
+
 
 # %% ../nbs/69_app.ipynb #c09e1e21
 def _dist_url(): # where Panel's own style sheets are
@@ -478,12 +488,24 @@ def stays_here(
     "Is the page for this machine only?"
     return not origins and address in ('127.0.0.1', 'localhost', '::1')
 
+# %% ../nbs/69_app.ipynb #062e0687
+@cache
+def remember_defaults():
+    "Let Bokeh find out once for each class what its defaults are, and not anew for each property of each object"
+    of_class = vars(HasProps).get('_overridden_defaults')
+    if isinstance(of_class, classmethod): HasProps._overridden_defaults = classmethod(cache(of_class.__func__))
+    own_copy = cache(PropertyDescriptor.has_unstable_default) # has each object a default of its own?
+    PropertyDescriptor.has_unstable_default = lambda self, thing: own_copy(self, type(thing))
+
+
 # %% ../nbs/69_app.ipynb #1cbe4afa
 def settle():
     "A process that only serves pages need not look through all it has imported for each of them"
     settings.perform_document_validation = False
+    remember_defaults()
     gc.collect()
     gc.freeze()
+
 
 # %% ../nbs/69_app.ipynb #447ff793
 def serve(
@@ -506,7 +528,8 @@ def serve(
     if not threaded: settle()
     visitors = Visitors()
     if review is None: review = stays_here(address, origins)
-    pages = {'/': lambda: page(runs, visitors, review, users)}
+    def made(): page(runs, visitors, review, users).server_doc() # nothing is left for Panel to put there
+    pages = {'/': made}
     return pn.serve(pages, port=port, address=address, show=show, title='Landslide map', threaded=threaded,
                     verbose=False, admin=False, websocket_origin=origins,
                     check_unused_sessions_milliseconds=5000, unused_session_lifetime_milliseconds=LIFETIME,
@@ -552,4 +575,4 @@ def browser(
 # %% ../nbs/69_app.ipynb #56b722d9
 if __name__.startswith('bokeh_app'):
     from landslide_nb.app import page as served_page
-    served_page(sys.argv[1] if len(sys.argv) > 1 else '.').servable()
+    served_page(sys.argv[1] if len(sys.argv) > 1 else '.').server_doc()

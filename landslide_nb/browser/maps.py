@@ -6,8 +6,8 @@
 __all__ = ['LAYERS', 'BACKSCATTER', 'OF_TWO', 'CLEAR', 'ON_MAP', 'MEANINGS_OF', 'HINTS', 'BACKGROUND_GROUPS', 'BACKGROUNDS',
            'KEY_TITLES', 'ALPHAS', 'page_file', 'style', 'paragraph', 'stack', 'choice', 'button', 'select',
            'plot_pane', 'Layer', 'palette', 'byte_mapper', 'image_data', 'scale_bar', 'north_arrow', 'map_figure',
-           'bar_marks', 'Key', 'key_html', 'swatch', 'backgrounds_of', 'add_worst_cells', 'add_zones', 'add_lost',
-           'add_flash', 'key_values', 'Maps', 'set_opacity']
+           'bar_marks', 'Key', 'key_html', 'swatch', 'backgrounds_of', 'add_marks', 'add_worst_cells', 'add_zones',
+           'add_lost', 'add_flash', 'key_values', 'Maps', 'set_opacity']
 
 # %% ../../nbs/65_browser.maps.ipynb #e9f7aa27
 import html
@@ -23,8 +23,8 @@ import numpy as np
 import panel as pn
 from bokeh.core.property.validation import validate
 from bokeh.events import MouseMove
-from bokeh.models import (ColumnDataSource, CustomJS, GlyphRenderer, Image, Label, Line, LinearColorMapper,
-    MetricLength, PanTool, Plot, Quad, Range1d, ScaleBar, Scatter, Text, Toolbar, WheelZoomTool)
+from bokeh.models import (CDSView, ColumnDataSource, CustomJS, Glyph, GlyphRenderer, Image, Label, Line,
+    LinearColorMapper, MetricLength, PanTool, Plot, Quad, Range1d, ScaleBar, Scatter, Text, Toolbar, WheelZoomTool)
 from fastcore.basics import patch
 from matplotlib.colors import to_hex
 
@@ -279,6 +279,17 @@ def backgrounds_of(
     found = {group: [title for title in titles if titles[title] in here] for group, titles in BACKGROUND_GROUPS.items()}
     return {group: titles for group, titles in found.items() if titles}
 
+# %% ../../nbs/65_browser.maps.ipynb #94d12b85
+def add_marks(
+    plot:Plot,               # the map
+    source:ColumnDataSource, # what to draw
+    glyph:Glyph,             # how
+) -> GlyphRenderer:
+    "Put marks on a map; what those of a map can share is made once, for every object of a page takes time"
+    view = CDSView(filter=plot.renderers[0].view.filter) if plot.renderers else CDSView()
+    return plot.add_glyph(source, glyph, view=view)
+
+
 # %% ../../nbs/65_browser.maps.ipynb #d76db1cc
 def add_worst_cells(
     plot:Plot,              # the map
@@ -287,14 +298,14 @@ def add_worst_cells(
 ) -> list:                  # of renderers
     "Frames and ranks of the worst cells on a map"
     worst = cells.head(n)
-    boxes = worst.bounds
-    source = ColumnDataSource(dict(left=boxes.minx, right=boxes.maxx, bottom=boxes.miny, top=boxes.maxy,
-                                   rank=[str(rank) for rank in worst['rank']]))
+    left, bottom, right, top = worst.bounds.to_numpy().T
+    ranks = [str(rank) for rank in worst['rank']]
+    source = ColumnDataSource(dict(left=left, right=right, bottom=bottom, top=top, rank=ranks))
     frame = Quad(left='left', right='right', bottom='bottom', top='top', fill_color=None, line_color=CHOSEN,
                  line_width=1.3)
     number = Text(x='left', y='top', text='rank', text_color='black', text_font_size='13px', padding=1,
                   text_font_style='bold', text_baseline='top', background_fill_color=CHOSEN, border_radius=2)
-    return [plot.add_glyph(source, frame), plot.add_glyph(source, number)]
+    return [add_marks(plot, source, frame), add_marks(plot, source, number)]
 
 # %% ../../nbs/65_browser.maps.ipynb #edb3f827
 def add_zones(
@@ -312,7 +323,7 @@ def add_zones(
     words = dict(x=places.x, y=places.y, text=[f'{k} {name}'.strip() for k, name in enumerate(names[:5], 1)])
     number = Text(x='x', y='y', text='text', text_color='black', text_font_size='13px', padding=2, text_align='center',
                   text_font_style='bold', text_baseline='middle', background_fill_color=CHOSEN, border_radius=2)
-    return [plot.add_glyph(ColumnDataSource(outlines), line), plot.add_glyph(ColumnDataSource(words), number)]
+    return [add_marks(plot, ColumnDataSource(outlines), line), add_marks(plot, ColumnDataSource(words), number)]
 
 # %% ../../nbs/65_browser.maps.ipynb #440699d1
 def add_lost(
@@ -402,7 +413,7 @@ def add_image(self:Maps,
 ) -> GlyphRenderer:
     "Put a layer on a map"
     glyph = Image(image='image', x='x', y='y', dw='dw', dh='dh', color_mapper=self.mapper(LAYERS[layer].colours, fade))
-    return plot.add_glyph(self.sources[layer], glyph)
+    return add_marks(plot, self.sources[layer], glyph)
 
 # %% ../../nbs/65_browser.maps.ipynb #e7663a33
 @patch
@@ -415,7 +426,7 @@ def add_outline(self:Maps,
 ):
     "Put an outline on a map"
     glyph = Line(x='x', y='y', line_color=colour, line_width=width)
-    self.overlays.append((box, plot.add_glyph(self.lines[line], glyph)))
+    self.overlays.append((box, add_marks(plot, self.lines[line], glyph)))
 
 # %% ../../nbs/65_browser.maps.ipynb #1e356e72
 @patch
@@ -426,7 +437,7 @@ def add_user(self:Maps,
     "Put the lines and points of a user's layer on a map"
     self.add_outline(plot, f'{layer.name} lines', layer.name, layer.colour, 1.8)
     dots = Scatter(x='x', y='y', size=6, fill_color=layer.colour, line_color='white', line_width=.6)
-    self.overlays.append((layer.name, plot.add_glyph(self.lines[f'{layer.name} points'], dots)))
+    self.overlays.append((layer.name, add_marks(plot, self.lines[f'{layer.name} points'], dots)))
 
 # %% ../../nbs/65_browser.maps.ipynb #74b7277d
 @patch

@@ -13,9 +13,10 @@ from bokeh.models import GlyphRenderer, ImageURL
 from fastcore.basics import patch
 
 from landslide_nb.browser.maps import (BACKGROUNDS, BACKSCATTER, HINTS, KEY_TITLES, LAYERS, Key,
-    add_flash, add_lost, add_worst_cells, add_zones, backgrounds_of, button, key_html, key_values, paragraph, plot_pane,
-    stack, style)
+    add_flash, add_lost, add_marks, add_worst_cells, add_zones, backgrounds_of, button, key_html, key_values, paragraph,
+    plot_pane, stack, style)
 from .panels import RAMP
+from .runs import kept
 from .swipe import Swipe
 from .views import VIEW, WEB_MAPS, fit, zoom
 from .visit import Tab, Visit, swatches
@@ -76,7 +77,7 @@ def ranked_places(self:MapTab) -> list: # of renderers
 def sentence(self:MapTab) -> pn.pane.HTML:
     "Where to look first, and what not to trust"
     run = self.visit.run
-    worst = html.escape(worst_text(run))
+    worst = html.escape(kept((run.stamp, 'worst place'), lambda: worst_text(run)))
     return paragraph(f'<p class="worst">{worst}</p>{update_line(run.metrics)}{alarm_html(run.warnings)}', margin=(2, 5))
 
 # %% ../../nbs/66b_browser.mapview.ipynb #de7a7670
@@ -150,7 +151,7 @@ def web_map(self:MapTab) -> GlyphRenderer:
     "Tiles of a web map, turned into the run's coordinates"
     tiles = ImageURL(url='url', x='x', y='y', w='w', h='h', angle='angle', anchor='center')
     if self.lost is None: self.lost = add_lost(self.plot, self.visit.maps.tiles)
-    return self.plot.add_glyph(self.visit.maps.tiles, tiles)
+    return add_marks(self.plot, self.visit.maps.tiles, tiles)
 
 # %% ../../nbs/66b_browser.mapview.ipynb #63f7a9ee
 @patch

@@ -331,8 +331,7 @@ class Timeline:
     ):
         self.choose = choose
         self.slider = None # until there are several maps
-        self.words = stack()
-        self.view = stack(self.words)
+        self.view = stack()
 
     def slide(self,
         stops:dict, # of `runs_in_time`
@@ -343,7 +342,6 @@ class Timeline:
             look = dict(margin=(4, 8), sizing_mode='stretch_width', stylesheets=[style('focus')])
             self.slider = pn.widgets.DiscreteSlider(name='Map after the pass of', options=stops, value=name, **look)
             self.slider.param.watch(lambda event: self.choose(event.new), 'value_throttled')
-            self.view.insert(0, self.slider)
         self.slider.param.update(options=stops, value=name)
 
     def show(self,
@@ -351,13 +349,14 @@ class Timeline:
     ):
         "Show where in time a run stands"
         stops = kept_times(visit.session.root, visit.run.name)
-        self.words.objects = []
-        if self.slider is not None: self.slider.visible = len(stops) > 1
-        if len(stops) < 2: return
+        if len(stops) < 2:
+            self.view.objects = []
+            return
         self.slide(stops, visit.run.name)
+        self.view.objects = [self.slider]
         before = map_before(visit.run, stops)
         if before is None: return
         for name in LATER_BOXES: visit.controls.add_box(name)
         visit.tabs['changes'] = Changes(visit, before)
-        self.words.objects = [visit.tabs['changes'].view]
+        self.view.append(visit.tabs['changes'].view)
         if visit.scan is not None: visit.tabs['changes'].compare()
