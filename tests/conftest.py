@@ -31,7 +31,7 @@ def chromium():
         browser.close()
 
 def command(*words, cwd, timeout=600, cold=False, **env):
-    "`landslide-nb` as a person runs it: in a process of its own, from another folder; `cold`: in which nothing is loaded yet"
+    "`landslide-nb` as a person runs it: in a process of its own, from another folder; `cold`: that has to load everything, once for each command"
     settings = {**os.environ, 'LANDSLIDE_NB_CACHE': str(Path(cwd)/'cache'), **env}
     if warm.POSSIBLE and not cold:
         return warm.called('landslide_nb.cli:main', BIN/'landslide-nb', *words, cwd=cwd, env=settings, timeout=timeout)

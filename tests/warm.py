@@ -5,6 +5,8 @@ each command. Here one process loads them once, none of this package, and forks 
 the folder, environment, words and output that it was given, which ends as any Python does. Linux only; elsewhere, and for
 `cold` calls, a process is started as usual.
 """
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -13,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +40,8 @@ def become(call):
         os.close(opened)
     os.environ.clear()
     os.environ.update(call['env'])
+    more = call['env'].get('PYTHONPATH', '').split(os.pathsep)
+    sys.path[:0] = [path for path in more if path and path not in sys.path]
     os.chdir(call['cwd'])
     sys.argv = call['words']
     tempfile.tempdir = None
@@ -111,8 +115,29 @@ def called(
 
 def main():
     sys.path.pop(0) # the folder of the tests
-    sys.stdout.reconfigure(encoding='utf-8')
     load()
+    gc.collect()
+    gc.freeze() # a collection in a child would touch, and so copy, every page
     return answer_calls()
 
-if __name__ == '__main__': sys.exit(main()())
+class Ending:
+    "The end of a process as Python ends it, but for the taking apart of every library"
+    status = 0
+    def __enter__(self): return self
+    def __exit__(self, kind, error, trace):
+        if kind is SystemExit: self.status = error.code
+        elif kind is not None:
+            sys.excepthook(kind, error, trace)
+            self.status = 1
+        if isinstance(self.status, str):
+            print(self.status, file=sys.stderr)
+            self.status = 1
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self.status or 0)
+
+if __name__ == '__main__':
+    function = main()
+    with Ending() as ending: ending.status = function() # fastcore looks whether a script calls its command
