@@ -1,6 +1,6 @@
 """Commands in processes that begin with the libraries loaded.
 
-Loading torch, fastai and their like takes 4 to 6 seconds of the processor, which the suite would pay for each notebook and
+Loading torch, geopandas and their like takes up to 6 seconds of the processor, which the suite would pay for each notebook and
 each command. Here one process loads them once, none of this package, and forks for each call: a process of its own, with
 the folder, environment, words and output that it was given, which ends as any Python does. Linux only; elsewhere, and for
 `cold` calls, a process is started as usual.
@@ -19,8 +19,9 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-LIBRARIES = ('torch', 'fastai.vision.all', 'xarray', 'rioxarray', 'geopandas', 'zarr', 'dask.array', 'matplotlib.pyplot',
-             'scipy.ndimage', 'sklearn.linear_model', 'sklearn.isotonic', 'hvplot', 'nbdev.test')
+# those that change others when they are loaded are not among them: fastai (torch), rioxarray and hvplot (xarray, pandas)
+LIBRARIES = ('torch', 'torchvision', 'xarray', 'rasterio.warp', 'pyproj', 'geopandas', 'zarr', 'dask.array', 'IPython',
+             'matplotlib.pyplot', 'scipy.ndimage', 'sklearn.linear_model', 'sklearn.isotonic', 'holoviews', 'panel')
 POSSIBLE = sys.platform == 'linux'
 
 
