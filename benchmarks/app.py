@@ -152,7 +152,7 @@ class Visitor:
         token = re.search(r'"token":"([^"]+)"', page).group(1)
         self.socket = await websocket_connect(HTTPRequest(f'ws://127.0.0.1:{server.port}/ws', request_timeout=120), subprotocols=['bokeh', token], max_message_size=2**28)
         await self.until('ACK'); await self.send('PULL-DOC-REQ', {})
-        doc = (await self.until('PULL-DOC-REPLY'))['doc']
+        self.doc = doc = (await self.until('PULL-DOC-REPLY'))['doc']
         self.opened_s, self.slider = time.perf_counter() - start, find(doc, lambda o: isinstance(o.get('attributes'), dict) and o['attributes'].get('title') == 'Threshold of probability')['id']
         self.ready, self.whole = ('counting' not in (said := json.dumps(doc))), 'DataTabulator' in said
         await self.send('PATCH-DOC', dict(events=[dict(kind='MessageSent', msg_type='bokeh_event', msg_data=dict(type='event', name='document_ready', values={}))]))
