@@ -772,7 +772,7 @@ def worker_killed(bench):
     return problems + bench.finish(home)
 
 ANY = ('fetch', 'build', 'save_cube', 'make_chips', 'split_chips', 'save_model', 'finetune', 'adapt', 'experiment', 'map',
-       'first_label', 'save_labels', 'label_next', 'download', 'turn')
+       'first_label', 'save_labels', 'label_next', 'turn')
 CASES = {
     'full disk': (full_disk, ANY),
     'read-only folder': (read_only_folder, ANY),
