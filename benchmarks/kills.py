@@ -10,7 +10,8 @@ whole may refuse to write it again.
 The cases after the kills disturb the steps in other ways: a full disk, a folder that may not be written, a clock that was
 set back, two processes at once, a killed worker, too little memory.
 
-Everything is small and made up; nothing is fetched but from a server on this machine that plays Zenodo.
+Everything is small and made up; nothing is fetched but from servers on this machine that play Zenodo and a catalogue of
+passes.
 """
 import argparse, hashlib, io, json, multiprocessing, os, platform, random, re, resource, shutil, signal, socket, sqlite3
 import subprocess, sys, tempfile, time, traceback, warnings, zipfile
