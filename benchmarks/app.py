@@ -122,10 +122,10 @@ def peer(folder):
 # --- visitors: real websocket sessions of a server in its own process
 
 class Server:
-    "The app as `landslide-nb app` starts it, for at most `seconds`"
-    def __init__(self, folder, seconds=SECONDS):
+    "The app as `landslide-nb app` starts it, for at most `seconds`; `first` is Python that runs before"
+    def __init__(self, folder, seconds=SECONDS, first=''):
         with socket.socket() as s: s.bind(('127.0.0.1', 0)); self.port = s.getsockname()[1]
-        code = f"import os, threading; end = threading.Timer({seconds}, os._exit, (0,)); end.daemon = True; end.start(); from landslide_nb.app import serve; serve({str(Path(folder).resolve())!r}, port={self.port}, show=False)"
+        code = f"import os, threading; end = threading.Timer({seconds}, os._exit, (0,)); end.daemon = True; end.start(); {first}from landslide_nb.app import serve; serve({str(Path(folder).resolve())!r}, port={self.port}, show=False)"
         self.process = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], cwd=root)
     def __enter__(self):
         for _ in range(480):
@@ -152,7 +152,7 @@ class Visitor:
         token = re.search(r'"token":"([^"]+)"', page).group(1)
         self.socket = await websocket_connect(HTTPRequest(f'ws://127.0.0.1:{server.port}/ws', request_timeout=120), subprotocols=['bokeh', token], max_message_size=2**28)
         await self.until('ACK'); await self.send('PULL-DOC-REQ', {})
-        doc = (await self.until('PULL-DOC-REPLY'))['doc']
+        self.doc = doc = (await self.until('PULL-DOC-REPLY'))['doc']
         self.opened_s, self.slider = time.perf_counter() - start, find(doc, lambda o: isinstance(o.get('attributes'), dict) and o['attributes'].get('title') == 'Threshold of probability')['id']
         self.ready, self.whole = ('counting' not in (said := json.dumps(doc))), 'DataTabulator' in said
         await self.send('PATCH-DOC', dict(events=[dict(kind='MessageSent', msg_type='bokeh_event', msg_data=dict(type='event', name='document_ready', values={}))]))

@@ -10,9 +10,10 @@ whole may refuse to write it again.
 The cases after the kills disturb the steps in other ways: a full disk, a folder that may not be written, a clock that was
 set back, two processes at once, a killed worker, too little memory.
 
-Everything is small and made up; nothing is fetched but from a server on this machine that plays Zenodo.
+Everything is small and made up; nothing is fetched but from servers on this machine that play Zenodo and a catalogue of
+passes.
 """
-import argparse, hashlib, io, json, multiprocessing, os, platform, random, re, resource, shutil, signal, sqlite3
+import argparse, hashlib, io, json, multiprocessing, os, platform, random, re, resource, shutil, signal, socket, sqlite3
 import subprocess, sys, tempfile, time, traceback, warnings, zipfile
 from collections.abc import Callable
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
@@ -213,6 +214,95 @@ def turn(inputs, home):
     from landslide_nb.labelling.turn import TurnPlan, take_turn
     take_turn(inputs/'run', inputs/'every.gpkg', home/'run', TurnPlan(str(inputs/'model.safetensors'), epochs=1))
 
+def archive(folder):
+    "A catalogue of simulated passes, and the words that ask for a cube of its place; the server adds its address"
+    from landslide_nb.data.simulate import simulate_archive
+    from landslide_nb.radar_items import write_catalog
+    cube = simulate_archive('demo_a', 7, 96, 0)
+    write_catalog([cube], folder)
+    corners = cube.rio.transform_bounds('EPSG:4326')
+    box = [f'{corner + inwards:.6f}' for corner, inwards in zip(corners, (.0005, .0005, -.0005, -.0005))]
+    words = ['--bbox', *box, '--start', '2018-09-05', '--end', '2018-09-07', '--archive', 'none', '--dem', 'none']
+    (folder/'words.json').write_text(json.dumps(words))
+
+def serve_archive(pipe, folder):
+    from landslide_nb.loopback import serve_catalog
+    with serve_catalog(folder) as api:
+        def a_moment(request): return time.sleep(.01) if '.tiff' in request.path else None # to be cut off in
+        api.faults.append(a_moment)
+        pipe.send(api.url)
+        signal.pause()
+
+@contextmanager
+def catalogue(inputs):
+    "A STAC server on this machine, in a process of its own"
+    folder = inputs/'archive'
+    folder.mkdir()
+    in_child(archive, folder)
+    here, there = FORK.Pipe()
+    server = FORK.Process(target=serve_archive, args=(there, folder), daemon=True)
+    server.start()
+    (inputs/'url').write_text(here.recv())
+    try: yield
+    finally:
+        server.kill()
+        server.join()
+
+def build_command(inputs, home):
+    from landslide_nb.cli import main
+    os.environ['NO_PROXY'] = '127.0.0.1'
+    words = json.loads((inputs/'archive'/'words.json').read_text())
+    code = main(['build', '--catalog', (inputs/'url').read_text(), *words, '--out', str(home/'cube.zarr')])
+    if code: raise Refused
+
+SAVED = {'Polygons, GPKG': 'polygons.gpkg', 'Polygons, GeoJSON': 'polygons.geojson', 'Polygons, KML': 'polygons.kml',
+         'Cells, CSV': 'cells.csv', 'View, PNG': 'view.png'} # label of a button of the page -> name of the file
+
+def wait_for(port):
+    "Until somebody listens"
+    for _ in range(600):
+        try: return socket.create_connection(('127.0.0.1', port), 1).close()
+        except OSError: time.sleep(.1)
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+async def save_all(port, folder):
+    "Come as a visitor, press each button for a file, and keep what comes, as a browser does: whole or not at all"
+    from base64 import b64decode
+    from types import SimpleNamespace
+    from benchmarks.app import Visitor, find
+    from landslide_nb.core import atomic
+    visitor = await Visitor.open(SimpleNamespace(port=port))
+    buttons = {}
+    def look(content):
+        for label in SAVED:
+            one = find(content, lambda o: isinstance(o.get('attributes'), dict) and o['attributes'].get('label') == label)
+            if one and 'id' in one: buttons[label] = one['id']
+        return len(buttons) == len(SAVED)
+    if not look(visitor.doc): await visitor.until('PATCH-DOC', look)
+    for label, button in buttons.items():
+        def sent(o): return o.get('attr') == 'data' and o.get('new') and o['model']['id'] == button
+        change = dict(kind='ModelChanged', model=dict(id=button), attr='clicks', new=1)
+        await visitor.send('PATCH-DOC', dict(events=[change]))
+        patch = await visitor.until('PATCH-DOC', lambda content: find(content, sent))
+        body = b64decode(find(patch, sent)['new'].partition('base64,')[2])
+        with atomic(folder/SAVED[label]) as tmp: tmp.write_bytes(body)
+
+def download(inputs, home):
+    "The page and its visitor in one process: the kill ends both"
+    import asyncio
+    from landslide_nb.app import serve
+    port = free_port()
+    (home/'saved').mkdir(exist_ok=True)
+    server = serve(home, port=port, show=False, threaded=True)
+    wait_for(port)
+    ready()
+    asyncio.run(save_all(port, home/'saved'))
+    server.stop()
+
 def save_model(inputs, home):
     small_model(home/'model.safetensors', width=16, levels=4)
 
@@ -247,6 +337,8 @@ STEPS = {step.name: step for step in (
     Step('first_label', save_labels, begin=copied_run, **LABELLED),
     Step('save_labels', save_labels, begin=labelled_run, **LABELLED),
     Step('label_next', label_next, begin=labelled_run, **LABELLED),
+    Step('build', build_command, around=catalogue, wholes=('cube.zarr',)),
+    Step('download', download, prepare=prepare_run, begin=copied_run, cluster=True),
     Step('turn', turn, prepare=prepare_run, wholes=('run',)),
     Step('map_cluster', map_cluster, cluster=True, **RUN),
 )}
@@ -680,7 +772,7 @@ def worker_killed(bench):
     problems = [] if end.how == 'done' else list(ends_in_a_sentence(bench, home, end))
     return problems + bench.finish(home)
 
-ANY = ('fetch', 'save_cube', 'make_chips', 'split_chips', 'save_model', 'finetune', 'adapt', 'experiment', 'map',
+ANY = ('fetch', 'build', 'save_cube', 'make_chips', 'split_chips', 'save_model', 'finetune', 'adapt', 'experiment', 'map',
        'first_label', 'save_labels', 'label_next', 'turn')
 CASES = {
     'full disk': (full_disk, ANY),
@@ -770,7 +862,7 @@ def import_all():
     import psutil, torch # noqa: F401
     import pyarrow.parquet, safetensors.torch, xarray.backends.zarr, zarr.storage # noqa: F401
     import landslide_nb.all # noqa: F401
-    import landslide_nb.cli, landslide_nb.download, landslide_nb.study.experiment, landslide_nb.weights.adapt # noqa: F401
+    import landslide_nb.app, landslide_nb.cli, landslide_nb.download, landslide_nb.study.experiment, landslide_nb.weights.adapt # noqa: F401
     torch.set_num_threads(1)
 
 def main(argv=None):

@@ -2,6 +2,7 @@
 import os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
+import warm
 
 root = Path(__file__).parents[1]
 DATA = root.parent/'shared'/'data'
@@ -29,9 +30,11 @@ def chromium():
         yield browser
         browser.close()
 
-def command(*words, cwd, timeout=600, **env):
-    "`landslide-nb` as a person runs it: in a process of its own, from another folder"
+def command(*words, cwd, timeout=600, cold=False, **env):
+    "`landslide-nb` as a person runs it: in a process of its own, from another folder; `cold`: that has to load everything, once for each command"
     settings = {**os.environ, 'LANDSLIDE_NB_CACHE': str(Path(cwd)/'cache'), **env}
+    if warm.POSSIBLE and not cold:
+        return warm.called('landslide_nb.cli:main', BIN/'landslide-nb', *words, cwd=cwd, env=settings, timeout=timeout)
     return subprocess.run([BIN/'landslide-nb', *map(str, words)], cwd=cwd, timeout=timeout, capture_output=True, text=True, env=settings)
 
 def one_sentence(out, word):

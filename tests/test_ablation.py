@@ -9,7 +9,7 @@ import pytest
 
 import conftest
 
-SPEC = dict(scene=512, size=32, block=1, epochs=1, epoch_chips=16, budgets=(2,), seeds=2, levers=('pretraining', 'bce', 'tta'))
+SPEC = dict(scene=384, size=32, block=1, epochs=1, epoch_chips=16, budgets=(2,), seeds=2, levers=('pretraining', 'bce', 'tta'))
 SHIPPED = 'from the shipped weights'
 PROGRAM = """
 import sys, json, torch

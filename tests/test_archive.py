@@ -332,6 +332,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(place, calm, tmp_path):
         assert not out.exists()
         done = finished_in(hidden, names)
         assert 2 <= len(done) < len(names)
+        (hidden/'cube.zarr'/'.zgroup.0123abcd.partial').write_text('half') # as Zarr leaves what it is writing
         api.faults.clear()
         with api.lock: api.requests.clear()
         again = build(api, place, out)
@@ -339,6 +340,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(place, calm, tmp_path):
         assert passes_read(api) == set(names) - done
     same_cube(out, calm)
     assert left_over(tmp_path) == ['cube.zarr'] and not hidden.exists()
+    assert not list(out.rglob('*.partial'))
 
 def test_refused_in_the_middle_it_goes_on_where_it_was(place, calm, tmp_path, build_here):
     "A busy archive ends a build with a sentence; the next call reads only what is missing"

@@ -49,7 +49,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say_and_are_narrow(event, chi
 def test_commands_draw_and_estimate(event, chips, tmp_path):
     folder, truth = event
     one_sentence(command('area', folder, cwd=tmp_path), 'does not exist')
-    out = command('label', folder, '--sample', DRAWN, '--seed', 3, cwd=tmp_path)
+    out = command('label', folder, '--sample', DRAWN, '--seed', 3, cwd=tmp_path, cold=True)
     assert out.returncode == 0 and f'{DRAWN} chips to look at, drawn at random (seed 3)' in out.stdout, out.stderr[-2000:]
     drawn = chips_to_label(folder)
     assert drawn.chip.tolist() == draw_chips(folder, DRAWN, 3).chip.tolist()
@@ -60,7 +60,7 @@ def test_commands_draw_and_estimate(event, chips, tmp_path):
     from shapely.geometry import box
     zones = gpd.GeoDataFrame(dict(name=['west', 'east']), geometry=[box(west, south, middle, north), box(middle, south, east, north)], crs=prob.rio.crs)
     zones.to_file(tmp_path/'zones.gpkg')
-    out = command('area', folder, '--zones', 'zones.gpkg', '--out', 'areas.csv', cwd=tmp_path)
+    out = command('area', folder, '--zones', 'zones.gpkg', '--out', 'areas.csv', cwd=tmp_path, cold=True)
     assert out.returncode == 0 and 'zone west' in out.stdout, out.stderr[-2000:]
     table = pd.read_csv(tmp_path/'areas.csv')
     scene = table.iloc[0]

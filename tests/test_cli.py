@@ -9,7 +9,7 @@ from landslide_nb.cli import COMMANDS, parser
 def demo(tmp_path_factory):
     "The demo on small scenes with short training: what it leaves behind and what it said"
     home = tmp_path_factory.mktemp('demo')
-    out = command('demo', '--out', 'out', '--size', 1024, '--block', 256, '--epochs', 1, 1, cwd=home)
+    out = command('demo', '--out', 'out', '--size', 1024, '--block', 256, '--epochs', 1, 1, cwd=home, cold=True)
     assert out.returncode == 0, out.stderr[-3000:]
     return home/'out', out.stdout
 
@@ -30,7 +30,7 @@ def test_help_names_every_argument_and_needs_no_heavy_import(name, tmp_path):
     assert options_of(name) and all(option.replace('_', '-') in said or option.rstrip('s') in said for option in options_of(name))
 
 def test_help_lists_every_command(tmp_path):
-    out = command('--help', cwd=tmp_path)
+    out = command('--help', cwd=tmp_path, cold=True)
     assert out.returncode == 0 and all(re.search(rf'^ +{name}\b', out.stdout, re.M) for name in COMMANDS)
 
 @pytest.mark.parametrize('name', COMMANDS)
@@ -78,7 +78,7 @@ def test_output_folder_is_never_mixed(demo):
 def test_png_2024_maps_on_its_own_grid(shared, tmp_path):
     "The shipped weights on the one real landslide: on the cube's grid, and ranked as well as the log-ratio at least"
     cube = shared/'png_2024'/'png_landslide_2024_track9.nc'
-    out = command('map', cube, '--out', 'run', '--passes', 'all', cwd=tmp_path)
+    out = command('map', cube, '--out', 'run', '--passes', 'all', cwd=tmp_path, cold=True)
     assert out.returncode == 0, out.stderr[-2000:]
     said = re.search(r'AUPRC model ([\d.]+), log-ratio ([\d.]+)', out.stdout)
     assert float(said[2]) == pytest.approx(.884, abs=.01) and float(said[1]) > .88 # the share of landslide pixels is .038
@@ -94,7 +94,7 @@ def test_weights_adapted_to_a_place_map_it(tmp_path):
     from landslide_nb.data.simulate import simulate_archive
     save_cube(simulate_archive('demo_a', 0, 256, years=1, passes=4, orbits=('ascending',)), tmp_path/'cube.zarr')
     place = ('cube.zarr', '--passes', 1)
-    out = command('adapt', *place, '--scenes', 40, '--epochs', 1, '--out', 'here.safetensors', cwd=tmp_path)
+    out = command('adapt', *place, '--scenes', 40, '--epochs', 1, '--out', 'here.safetensors', cwd=tmp_path, cold=True)
     assert out.returncode == 0, out.stderr[-2000:]
     assert re.search(r'AUPRC [\d.]+, before [\d.]+', out.stdout) # what it is worth: test_adapt.py
     assert sorted(p.name for p in tmp_path.iterdir()) == ['cube.zarr', 'here.safetensors']

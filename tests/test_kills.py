@@ -12,6 +12,7 @@ from conftest import root
 QUICK = ('fetch', 'save_cube', 'make_chips', 'split_chips', 'save_model')
 TRAINED = ('finetune', 'adapt', 'experiment')
 LABELLED = ('first_label', 'save_labels')
+SERVED = ('build', 'download') # with a server of their own
 
 def campaign(folder, steps, *options):
     "The page of a short campaign"
@@ -58,6 +59,12 @@ def test_killed_trainings_and_studies_end_with_the_undisturbed_result(trained):
 def test_decisions_are_saved_or_not_made_whenever_the_process_ends(tmp_path):
     page = campaign(tmp_path, LABELLED, '--case', 'full disk')
     assert [int(row['kills']) >= 2 for row in rows(page, 'step')] == [True, True]
+    assert failures(page) == ''
+
+def test_a_killed_build_goes_on_and_a_killed_page_leaves_no_half_file(tmp_path):
+    page = campaign(tmp_path, SERVED, '--no-cases', '--times', '1')
+    assert {row['step'] for row in rows(page, 'step')} == set(SERVED)
+    assert all(int(row['kills']) >= 1 for row in rows(page, 'step'))
     assert failures(page) == ''
 
 def test_a_campaign_finds_what_a_careless_step_leaves(tmp_path):

@@ -266,7 +266,7 @@ def place(tmp_path_factory):
     return folder
 
 def test_two_chips_make_a_model_and_a_map(place):
-    out = command('finetune', 'cube.zarr', '--event', 'demo_a', '--labels', 'slides.geojson', '--seen', 'seen.geojson', '--epochs', 1, '--out', 'm.safetensors', cwd=place)
+    out = command('finetune', 'cube.zarr', '--event', 'demo_a', '--labels', 'slides.geojson', '--seen', 'seen.geojson', '--epochs', 1, '--out', 'm.safetensors', cwd=place, cold=True)
     assert out.returncode == 0, out.stderr[-2000:]
     assert '2 extents looked at' in out.stdout and 'none is left to check with' in out.stdout, out.stdout
     out = command('map', 'cube.zarr', '--event', 'demo_a', '--model', 'm.safetensors', '--out', 'run', cwd=place)

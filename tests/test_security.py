@@ -51,11 +51,11 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def server(runs):
-    "The page in a process of its own, which lets in three visitors and hands out 20 kB"
+    "The page in a process of its own, which lets in three visitors, forgets them soon and hands out 20 kB"
     port = free_port()
     code = (f"import threading, os; end = threading.Timer(600, os._exit, (0,)); end.daemon = True; end.start(); "
             f"from landslide_nb import guard; guard.MAX_DOWNLOAD = 20_000; guard.Visitors.__init__.__defaults__ = (3,); "
-            f"from landslide_nb.app import serve; serve({str(runs)!r}, port={port}, show=False)")
+            f"from landslide_nb import app; app.LIFETIME = 8000; app.serve({str(runs)!r}, port={port}, show=False)")
     with open(runs.parent/'server.log', 'w') as log:
         process = subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=log, stderr=log, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     try:
@@ -163,7 +163,7 @@ def test_a_notebook_of_this_machine_can(chromium, runs):
 
 # how many, and how much
 
-GONE = 28 # seconds after which the server has thrown away the session of somebody who left
+GONE = 15 # seconds after which the server of these tests has thrown away the session of somebody who left
 
 def is_let_in(chromium, address):
     "Is somebody who comes now shown a run?"

@@ -120,7 +120,7 @@ def test_two_sheets_of_a4_whatever_the_map(page, name, tmp_path):
 def test_the_command_prints_the_page_with_all_it_has_to_say(runs, tmp_path):
     pypdf = pytest.importorskip('pypdf', reason='without pypdf the text of a PDF cannot be read')
     if CHROMIUM is None: pytest.skip(NO_CHROMIUM)
-    out = command('report', runs/'full', '--pdf', 'sheet.pdf', cwd=tmp_path)
+    out = command('report', runs/'full', '--pdf', 'sheet.pdf', cwd=tmp_path, cold=True)
     assert out.returncode == 0 and out.stdout.strip() == 'printed: sheet.pdf', out.stderr
     front, back = [''.join(sheet.extract_text().split()) for sheet in pypdf.PdfReader(tmp_path/'sheet.pdf').pages]
     for said in ('Simulated earthquake in a Hokkaido-like region', SIMULATED_EVENT, 'Worst hit is cell 1, at 42.', 'You may not conclude',

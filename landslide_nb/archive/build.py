@@ -201,8 +201,11 @@ def begin_or_resume(
     folder = hidden_of(out)
     remove_abandoned(folder)
     if not folder.exists(): _begin(layout, folder)
-    if (folder/'layout').read_text() == layout_digest(layout): return Growing(folder)
-    raise OutputError(f"{folder} holds passes of another plan for {out.name}; give another --out, or remove that folder to begin again.")
+    if (folder/'layout').read_text() != layout_digest(layout):
+        raise OutputError(f"{folder} holds passes of another plan for {out.name}; give another --out, or remove that folder to begin again.")
+    growing = Growing(folder)
+    for left in growing.store.rglob('*.partial'): left.unlink() # what Zarr was writing when it was killed
+    return growing
 
 # %% ../../nbs/79_archive.build.ipynb #6e31cfe5
 def _edges(length:int, size:int) -> list[int]: # pixels

@@ -317,7 +317,8 @@ def corners_apart(
 ) -> np.ndarray:     # (n,) bool: those to keep
     "The ends of lines, and each corner that lies in another pixel than the one before"
     if not len(xy): return np.zeros(0, bool)
-    moved = (np.diff(np.floor(xy/pixel), axis=0, prepend=np.nan) != 0).any(1)
+    pixels = np.floor((xy - xy.min(0))/pixel) # from a corner of all: a border at zero would part them at any size
+    moved = (np.diff(pixels, axis=0, prepend=np.nan) != 0).any(1)
     first = np.diff(line, prepend=-1) != 0
     return moved | first | np.append(first[1:], True)
 

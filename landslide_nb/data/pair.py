@@ -346,15 +346,15 @@ def static_layer(
 
 # %% ../../nbs/14_data.pair.ipynb #1fca0dca
 def box_mean(
-    a:np.ndarray, # (y, x), NaN = no data
+    a:np.ndarray, # (..., y, x), NaN = no data
     size:int,     # side of the box, odd, pixels
-) -> np.ndarray:  # (y, x), NaN where `a` is
+) -> np.ndarray:  # (..., y, x), NaN where `a` is
     "Mean over the valid pixels of a size x size box"
     from scipy.ndimage import uniform_filter
-    def boxed(o): return uniform_filter(o.astype('float64'), size, mode='constant')
+    def boxed(o, axes=(-2, -1)): return uniform_filter(o.astype('float64'), size, mode='constant', axes=axes)
     valid = np.isfinite(a)
     if valid.all(): # the share of a box within the image is known
-        rows, columns = (boxed(np.ones(length)) for length in a.shape)
+        rows, columns = (boxed(np.ones(length), -1) for length in a.shape[-2:])
         return (boxed(a)/rows[:, None]/columns).astype(a.dtype)
     total, share = boxed(np.where(valid, a, 0)), boxed(valid)
     return np.where(valid, total/np.maximum(share, 1e-9), np.nan).astype(a.dtype)

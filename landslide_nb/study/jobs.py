@@ -6,7 +6,7 @@
 __all__ = ['STUDIES', 'UNFINISHED_TRIAL', 'BAR_FORMAT', 'key_of', 'file_hash', 'fingerprint', 'imported_modules',
            'needed_modules', 'code_version', 'check_folder', 'spec_differences', 'locked', 'remove_unfinished',
            'open_experiment', 'TrialScores', 'Tick', 'StudyBench', 'test_places', 'write_trial', 'read_tables',
-           'job_bar', 'do_in_turn', 'do_side_by_side', 'run_jobs']
+           'job_bar', 'do_in_turn', 'do_side_by_side', 'job_pool', 'run_jobs']
 
 # %% ../../nbs/53_study.jobs.ipynb #3c822ba9
 import ast, fcntl, hashlib, json, os, shutil, threading
@@ -62,6 +62,7 @@ def fingerprint(
     return key_of(table, *arrays)
 
 # %% ../../nbs/53_study.jobs.ipynb #677bfd99
+@cache
 def imported_modules(
     name:str,   # of a module of this package
 ) -> list[str]: # names of modules of this package; empty for what is no module
@@ -304,28 +305,25 @@ def do_in_turn(
 # %% ../../nbs/53_study.jobs.ipynb #ef4bc5ba
 def do_side_by_side(
     jobs:dict,        # job -> path that exists once it is done
-    bench:StudyBench, # each process makes one like it
+    bench:StudyBench, # gives the words
     progress:tqdm,    # the bar to move
     cost:dict,        # job -> what it counts in the bar
-    workers:int,      # processes of one thread each, at most
+    pool:ProcessPoolExecutor, # of `job_pool`
 ) -> None:
     "Do jobs in several processes at once"
-    many = min(workers, len(jobs))
-    progress.set_description(f'{many} at once')
-    with ProcessPoolExecutor(many, get_context('spawn'), _enter, (type(bench), bench.spec, bench.folder)) as pool:
-        waiting = {pool.submit(_do, job, where): job for job, where in jobs.items()}
-        try:
-            for future in as_completed(waiting):
-                future.result()
-                job = waiting[future]
-                progress.set_description(f'last: {bench.words(job)}')
-                progress.update(cost[job])
-        except BrokenProcessPool as e:
-            raise ExperimentError("One of the processes was killed, perhaps because memory ran out; "
-                "run this again with fewer workers: what is finished is kept.") from e
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    waiting = {pool.submit(_do, job, where): job for job, where in jobs.items()}
+    try:
+        for future in as_completed(waiting):
+            future.result()
+            job = waiting[future]
+            progress.set_description(f'last: {bench.words(job)}')
+            progress.update(cost[job])
+    except BrokenProcessPool as e:
+        raise ExperimentError("One of the processes was killed, perhaps because memory ran out; "
+            "run this again with fewer workers: what is finished is kept.") from e
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
 
 # %% ../../nbs/53_study.jobs.ipynb #28efd5df
 def _enter(kind:type, spec:StudySpec, folder:Path) -> None: # first thing in each process
@@ -342,6 +340,15 @@ def _end_with_parent() -> None:
 # %% ../../nbs/53_study.jobs.ipynb #0a2a2170
 def _do(job:object, where:Path) -> None: _bench.do(job, where)
 
+# %% ../../nbs/53_study.jobs.ipynb #f15f0417
+def job_pool(
+    bench:StudyBench, # each process makes one like it
+    workers:int,      # processes of one thread each, at most; they start when there is a job for them
+) -> ProcessPoolExecutor:
+    "Processes that do jobs of a study"
+    like_it = (type(bench), bench.spec, bench.folder)
+    return ProcessPoolExecutor(workers, get_context('spawn'), _enter, like_it)
+
 # %% ../../nbs/53_study.jobs.ipynb #2c405f36
 def run_jobs(
     bench:StudyBench, # what the jobs share
@@ -351,9 +358,9 @@ def run_jobs(
     workers:int=1,    # processes of one thread each; 1: this process, with its threads
 ) -> None:
     "Do every job that is not yet done"
-    with job_bar(stages, cost, bar) as progress:
+    with job_bar(stages, cost, bar) as progress, job_pool(bench, workers) as pool:
         for jobs in stages:
             missing = {job: where for job, where in jobs.items() if not where.exists()}
             if not missing: continue
             if workers == 1: do_in_turn(missing, bench, progress, cost)
-            else: do_side_by_side(missing, bench, progress, cost, workers)
+            else: do_side_by_side(missing, bench, progress, cost, pool)

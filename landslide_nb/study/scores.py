@@ -55,15 +55,22 @@ class CountMetric:
     sign:str      # signed | absolute
     statistic:str # mean | median
 
+# %% ../../nbs/50_study.scores.ipynb #44ef3797
+@patch
+def errors_of(self:CountMetric,
+    chosen:pd.DataFrame, # chips of this kind: true and the column
+) -> pd.Series:          # pixels
+    "Predicted minus true, of chips that are chosen already"
+    error = chosen[self.column] - chosen.true
+    return error.abs() if self.sign == 'absolute' else error
+
 # %% ../../nbs/50_study.scores.ipynb #fbcac5ae
 @patch
 def errors(self:CountMetric,
     chips:pd.DataFrame, # a row a chip: kind, true and the column
 ) -> pd.Series:         # pixels, of the chips of this kind
     "Predicted minus true"
-    chosen = chips[chips.kind.isin(KINDS[self.kind])]
-    error = chosen[self.column] - chosen.true
-    return error.abs() if self.sign == 'absolute' else error
+    return self.errors_of(chips[chips.kind.isin(KINDS[self.kind])])
 
 # %% ../../nbs/50_study.scores.ipynb #ec346d74
 @patch
@@ -84,7 +91,9 @@ def count_numbers(
     chips:pd.DataFrame, # a row a chip: kind, true, predicted, likely, raw
 ) -> dict[str, float]:  # by the names of COUNT_METRICS, pixels a chip
     "Every count error of some chips"
-    return {name: metric.value(chips) for name, metric in COUNT_METRICS.items()}
+    chosen = {kind: chips[chips.kind.isin(words)] for kind, words in KINDS.items()}
+    errors = {name: metric.errors_of(chosen[metric.kind]) for name, metric in COUNT_METRICS.items()}
+    return {name: float(errors[name].agg(metric.statistic)) for name, metric in COUNT_METRICS.items()}
 
 # %% ../../nbs/50_study.scores.ipynb #b2bb7090
 @dataclass(frozen=True)
