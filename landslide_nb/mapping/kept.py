@@ -24,8 +24,11 @@ from .tiles import Tile, save_array, tile_path
 def in_memory(
     array:np.ndarray|da.Array,
 ) -> np.ndarray:
-    "An array computed by the threads of this machine"
-    return dask.compute(array, scheduler='threads')[0]
+    "An array computed by the threads of this machine, each block put where it belongs"
+    if isinstance(array, np.ndarray): return array
+    found = np.empty(array.shape, array.dtype)
+    da.store(array, found, lock=False, scheduler='threads')
+    return found
 
 KEPT_BANDS = ['vv', 'vh'] # the first channels of a model whose pair is kept
 
