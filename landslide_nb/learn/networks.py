@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHOLE_IMAGE', 'PRIOR', 'PRIOR_LOGIT', 'ARCHITECTURES', 'MOST_STRIDE', 'stack_moments', 'conv_block',
-           'pad_to_multiple', 'with_stride', 'level_reads', 'cut_part', 'halved', 'UNet', 'pool_evidence',
+           'pad_to_multiple', 'level_parts', 'doubled', 'level_reads', 'cut_part', 'halved', 'UNet', 'pool_evidence',
            'EvidenceNet', 'in_own_type', 'fit_embedding', 'SegmentNet', 'inner_logits', 'ShallowUNet',
            'PublishedSiamese', 'conv8', 'PublishedSegment', 'FrozenNet', 'build_model', 'frozen_model',
            'transfer_weights', 'trunk_and_head', 'folded', 'geometry', 'receptive_field', 'model_stride']
@@ -56,29 +56,37 @@ def _encoder_block(c_in, c_out, level): # one convolution on the two finest leve
 # %% ../../nbs/20_learn.networks.ipynb #0f62748c
 WHOLE_IMAGE = (slice(None), slice(None)) # rows and columns
 
-def with_stride(
-    part:slice, # pixels along an axis that are wanted
-    stride:int, # of a network, pixels
-) -> tuple[slice, slice]: # what is decoded, on the network's grid; where the part lies in it
-    "A part of an axis with one stride around it"
-    start = max(0, part.start//stride - 1)*stride
-    stop = (-(-part.stop//stride) + 1)*stride
-    return slice(start, stop), slice(part.start - start, part.stop - start)
+def level_parts(
+    part:slice,  # pixels along an axis that are wanted
+    length:int,  # of the axis, a multiple of the stride
+    levels:int,
+) -> list[slice]: # of each level, at its own resolution, from fine to coarse
+    "What each level gives on the way up"
+    parts = [part]
+    for level in range(1, levels):
+        first, last = parts[-1].start - 1, parts[-1].stop + 1
+        parts.append(slice(max(0, first//2), min(length >> level, -(-last//2))))
+    return parts
+
+def doubled(
+    part:slice, # of a level
+) -> slice:
+    "The same part at the next finer level"
+    return slice(2*part.start, 2*part.stop)
 
 
 # %% ../../nbs/20_learn.networks.ipynb #b01204c6
 def level_reads(
-    part:slice, # of an axis of level 0, on the network's grid
-    length:int, # of that axis, pixels; a multiple of the stride
+    coarsest:slice, # what the coarsest level gives, at its own resolution
+    length:int, # of the axis at the finest level, a multiple of the stride
     reach:list[int], # convolutions of each level, from fine to coarse
 ) -> list[slice]: # of each level, at its own resolution
-    "What each level of an encoder reads, so that the part is known at all levels"
-    coarsest = len(reach) - 1
-    given, reads = slice(part.start >> coarsest, part.stop >> coarsest), []
+    "What each level reads on the way down"
+    given, reads = coarsest, []
     for level in reversed(range(len(reach))):
         first, last = given.start - reach[level], given.stop + reach[level]
         reads.insert(0, slice(max(0, first), min(length >> level, last)))
-        given = slice(2*reads[0].start, 2*reads[0].stop)
+        given = doubled(reads[0])
     return reads
 
 
@@ -119,37 +127,41 @@ class UNet(nn.Module):
         self.squeeze = nn.ModuleList(nn.Conv2d(coarse, fine, 1, bias=False) for fine, coarse in fine_and_coarse)
         self.decoder = nn.ModuleList(conv_block(fine, fine) for fine, _ in fine_and_coarse)
 
-    def encode(self, x:Tensor, part:tuple=WHOLE_IMAGE) -> list:
-        # (B, c_in, H, W), (rows, columns) on the network's grid -> for each level l (B, width*2**l, rows/2**l, columns/2**l)
-        "Features of a part at every resolution, from fine to coarse; H and W are multiples of the stride"
-        size = x.shape[-2:]
-        part = [slice(*o.indices(n)) for o, n in zip(part, size)]
-        reads = list(zip(*(level_reads(o, n, self.reach) for o, n in zip(part, size))))
+    def encode(self, x:Tensor, parts:list|None=None) -> list:
+        # (B, c_in, H, W), for each level (rows, columns) of `level_parts` -> for each level l (B, width*2**l, ., .)
+        "Features of every resolution, from fine to coarse, as far as `decode` takes them; H and W are multiples of the stride"
+        parts = parts or self.parts_of(WHOLE_IMAGE, x.shape[-2:])
+        reads = list(zip(*(level_reads(o, n, self.reach) for o, n in zip(parts[-1], x.shape[-2:]))))
         x = x[..., reads[0][0], reads[0][1]].contiguous(memory_format=torch.channels_last)
         features = []
         for level, block in enumerate(self.encoder):
-            if level:
-                given = [slice(2*o.start, 2*o.stop) for o in reads[level]]
-                x = halved(cut_part(x, given, reads[level-1]))
+            if level: x = halved(cut_part(x, map(doubled, reads[level]), reads[level-1]))
             x = block(x)
-            features.append(cut_part(x, [slice(o.start >> level, o.stop >> level) for o in part], reads[level]))
+            taken = map(doubled, parts[level+1]) if level < len(self.decoder) else parts[level]
+            features.append(cut_part(x, taken, reads[level]))
         return features
 
-    def decode(self, features:list) -> Tensor: # of `encode` -> (B, width, H, W)
+    def decode(self, features:list, parts:list) -> Tensor: # of `encode` -> (B, width, rows, columns)
         "Features of every resolution, joined at full resolution"
         *finer, x = features
         for level in reversed(range(len(finer))):
             enlarged = F.interpolate(self.squeeze[level](x), scale_factor=2., mode='nearest')
             x = self.decoder[level](enlarged.add_(finer[level]))
+            x = cut_part(x, parts[level], list(map(doubled, parts[level+1])))
         return x
+
+    def parts_of(self, inner:tuple, size:tuple) -> list: # (row slice, column slice), (H, W) -> for each level (rows, columns)
+        "What of an image each level gives"
+        axes = [slice(*part.indices(n)) for part, n in zip(inner, size)]
+        return list(zip(*(level_parts(part, n, len(self.encoder)) for part, n in zip(axes, size))))
 
     def forward(self, x:Tensor, inner:tuple=WHOLE_IMAGE) -> Tensor:
         # (B, c_in, H, W), (row slice, column slice) that is wanted -> (B, width, rows, columns)
         height, width = x.shape[-2:]
-        rows, columns = (slice(*part.indices(n)) for part, n in zip(inner, (height, width)))
-        near, within = zip(*(with_stride(part, self.stride) for part in (rows, columns)))
-        features = self.encode(pad_to_multiple(x, self.stride), near)
-        return self.decode(features)[..., within[0], within[1]]
+        inner = [slice(*part.indices(n)) for part, n in zip(inner, (height, width))]
+        x = pad_to_multiple(x, self.stride)
+        parts = self.parts_of(inner, x.shape[-2:])
+        return self.decode(self.encode(x, parts), parts)
 
 
 # %% ../../nbs/20_learn.networks.ipynb #91029d83
