@@ -129,7 +129,7 @@ class UNet(nn.Module):
 
     def encode(self, x:Tensor, parts:list|None=None) -> list:
         # (B, c_in, H, W), for each level (rows, columns) of `level_parts` -> for each level l (B, width*2**l, ., .)
-        "Features of every resolution, from fine to coarse, as far as `decode` takes them; H and W are multiples of the stride"
+        "Features of every resolution, from fine to coarse, as `decode` takes them; H and W are multiples of the stride"
         parts = parts or self.parts_of(WHOLE_IMAGE, x.shape[-2:])
         reads = list(zip(*(level_reads(o, n, self.reach) for o, n in zip(parts[-1], x.shape[-2:]))))
         x = x[..., reads[0][0], reads[0][1]].contiguous(memory_format=torch.channels_last)

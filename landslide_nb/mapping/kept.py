@@ -191,7 +191,8 @@ def part_boxes(
     widths = [np.load(path, mmap_mode='r').shape[-1] for path in files[0]]
     tops, lefts = (np.cumsum([0, *sizes]).tolist() for sizes in (heights, widths))
     down, across = list(zip(tops, heights)), list(zip(lefts, widths))
-    return [dict(xOff=left, yOff=top, xSize=width, ySize=height) for top, height in down for left, width in across]
+    places = [(x, y) for y in down for x in across]
+    return [dict(xOff=left, yOff=top, xSize=width, ySize=height) for (left, width), (top, height) in places]
 
 def kept_raster(
     work:str|Path, # folder of tiles, in which a pair was kept
@@ -200,7 +201,8 @@ def kept_raster(
     "What was kept of a scene as one raster, which copies nothing"
     images, deviation = (kept_files(work, what) for what in (IMAGES, SPREAD_BEFORE))
     boxes = part_boxes(images)
-    root = new_vrt((boxes[-1]['yOff'] + boxes[-1]['ySize'], boxes[-1]['xOff'] + boxes[-1]['xSize']), transform)
+    last = boxes[-1]
+    root = new_vrt((last['yOff'] + last['ySize'], last['xOff'] + last['xSize']), transform)
     for files, bands in ((images, 2*len(KEPT_BANDS)), (deviation, 1)):
         parts = [raw_raster(path) for row in files for path in row]
         for number in range(1, bands + 1 if parts else 1):
