@@ -150,7 +150,8 @@ class UNet(nn.Module):
             x = cut_part(x, parts[level], list(map(doubled, parts[level+1])))
         return x
 
-    def parts_of(self, inner:tuple, size:tuple) -> list: # (row slice, column slice), (H, W) -> for each level (rows, columns)
+    def parts_of(self, inner:tuple, size:tuple) -> list:
+        # (row slice, column slice), (H, W) -> for each level (rows, columns)
         "What of an image each level gives"
         axes = [slice(*part.indices(n)) for part, n in zip(inner, size)]
         return list(zip(*(level_parts(part, n, len(self.encoder)) for part, n in zip(axes, size))))

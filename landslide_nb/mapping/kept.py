@@ -224,6 +224,6 @@ def kept_pair(
     found = {band: (('moment', 'y', 'x'), images[:, k]) for k, band in enumerate(KEPT_BANDS)}
     deviation = kept_mosaic(work, SPREAD_BEFORE, shape)
     if deviation is not None: found[RATIO_STD] = ('y', 'x'), deviation
-    kept = described(pair.assign(found))
-    if deviation is not None or RATIO_STD not in pair: kept.encoding[KEPT_RASTER] = kept_raster(work, pair.rio.transform())
+    kept, whole = described(pair.assign(found)), deviation is not None or RATIO_STD not in pair
+    if whole: kept.encoding[KEPT_RASTER] = kept_raster(work, pair.rio.transform())
     return kept
