@@ -43,7 +43,6 @@ from .scene import check_scene
 from .sheet import draw_sheet, png_bytes
 from .update import update_facts
 from .words import event_in_words, event_title, is_simulated, source_text
-from ..memory import give_back
 from ..styles import write_styles
 
 if TYPE_CHECKING: # loaded when they are needed
@@ -58,7 +57,6 @@ def bounded() -> Iterator[None]:
     "Read and write in this thread with a small GDAL cache, so that memory stays that of a few windows"
     import rasterio
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), dask.config.set(scheduler='single-threaded'): yield
-    give_back()
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #83465531
 @dataclass(frozen=True)
@@ -508,10 +506,8 @@ def write_page(
     singles:dict[str, xr.DataArray], # track -> its own map, of a fused one
 ) -> None:
     "Write the picture and the page"
-    give_back()
     fig = plot_scene(pair, prob, event_title(metrics), singles=singles, source=source_text(metrics))
     (folder/'map.png').write_bytes(png_bytes(fig, 150))
-    give_back() # the sheet is the largest picture
     rasters = {path.name: path for path in folder.glob('*.tif')}
     sheet, worst, kind = draw_sheet(rasters, layers, metrics['threshold'])
     pictures = Pictures(sheet, (folder/'map.png').read_bytes())
