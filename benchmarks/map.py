@@ -1,7 +1,9 @@
 """Where the seconds of a whole map go, and how many times the network's own pass in float32 they are.
 
     python -m benchmarks.map --size 2048 --threads 1
-    python -m benchmarks.map --size 12000 --columns 8500
+    python -m benchmarks.map --size 12000 --columns 8500 --work frame
+
+With `--work` what is made stays in that folder, and the same call continues a map that was cut off (its clock counts what was left).
 
 A simulated scene of 1,024 px, nine passes before and three after, is laid out mirrored to the size that is asked for, block by block while it is
 read. `map_cube` maps it in a process of its own with the shipped weights, null pairs and all products. The clock stands around each phase;
@@ -107,23 +109,22 @@ def network(cube, folder, options):
     predict_tiles(pair, net, meta, folder/'tiles', progress=False, **options)
     return dict(whole=since(start), mb=peak_mb())
 
-def child(what, source, size, options):
+def child(what, source, size, options, work):
     "Do one of both in a process of its own"
     rows, columns = size
     words = [sys.executable, '-W', 'ignore', '-m', 'benchmarks.map', '--child', what, str(source), '--size', str(rows), '--columns', str(columns),
-             '--options', json.dumps(options)]
+             '--options', json.dumps(options), '--work', str(work)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode: raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
 
-def run_child(what, source, size, options):
+def run_child(what, source, size, options, work):
     "What the process does"
     from landslide_nb.memory import one_arena
     one_arena() # as the command does
     import torch
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', os.cpu_count())))
-    with tempfile.TemporaryDirectory() as d:
-        print(json.dumps(dict(whole=whole, network=network)[what](laid_out(source, *size), Path(d), options)))
+    print(json.dumps(dict(whole=whole, network=network)[what](laid_out(source, *size), work, options)))
 
 def page(size, found, alone):
     "The table"
@@ -150,15 +151,17 @@ def main():
     p.add_argument('--options', type=json.loads, default={}, help='JSON options of the whole map, such as {"tile": 1024}')
     p.add_argument('--alone', type=json.loads, default={}, help="JSON options of the network's own pass")
     p.add_argument('--scene', type=Path, help='where the simulated scene is kept; default: made anew')
+    p.add_argument('--work', type=Path, help='where the map grows, and stays; default: a folder that is removed')
     p.add_argument('--child', nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args()
     size = args.size, args.columns or args.size
-    if args.child: return run_child(*args.child, size, args.options)
+    if args.child: return run_child(*args.child, size, args.options, args.work)
     os.environ |= dict(OMP_NUM_THREADS=str(args.threads), GDAL_NUM_THREADS=str(args.threads))
     with tempfile.TemporaryDirectory() as d:
-        source = args.scene or Path(d)/'scene.zarr'
+        source, work = args.scene or Path(d)/'scene.zarr', (args.work or Path(d)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
         if not source.exists(): simulate(source)
-        found = child('whole', source, size, args.options)
-        print(page(size, found, child('network', source, size, args.alone)))
+        found = child('whole', source, size, args.options, work)
+        print(page(size, found, child('network', source, size, args.alone, work)))
 
 if __name__ == '__main__': main()

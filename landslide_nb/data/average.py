@@ -114,12 +114,15 @@ def _ratio_std_over(*power:np.ndarray) -> np.ndarray: # VV and VH of each pass i
     "Standard deviation over passes of VV - VH; NaN where fewer than `LEAST_BEFORE` are valid"
     n, mean, squares = np.zeros((3, *power[0].shape), 'float32')
     for vv, vh in zip(power[::2], power[1::2]):
-        ratio = to_db(vv) - to_db(vh)
+        ratio = to_db(vv)
+        ratio -= to_db(vh)
         valid = np.isfinite(ratio)
+        if not valid.all(): ratio = np.where(valid, ratio, mean) # takes no step
         n += valid
-        step = np.where(valid, ratio - mean, 0)
+        step = ratio - mean
         mean += step/np.maximum(n, 1)
-        squares += step*np.where(valid, ratio - mean, 0)
+        ratio -= mean
+        squares += step*ratio
     std = np.sqrt(squares/np.maximum(n - 1, 1))
     return np.where(n >= LEAST_BEFORE, std, np.nan).astype('float32')
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['WHOLE_IMAGE', 'PRIOR', 'PRIOR_LOGIT', 'ARCHITECTURES', 'MOST_STRIDE', 'stack_moments', 'conv_block',
-           'pad_to_multiple', 'with_stride', 'part_of_levels', 'UNet', 'pool_evidence', 'EvidenceNet', 'in_own_type',
-           'fit_embedding', 'SegmentNet', 'inner_logits', 'ShallowUNet', 'PublishedSiamese', 'conv8',
-           'PublishedSegment', 'FrozenNet', 'build_model', 'frozen_model', 'transfer_weights', 'trunk_and_head',
-           'folded', 'geometry', 'receptive_field', 'model_stride']
+           'pad_to_multiple', 'level_parts', 'doubled', 'level_reads', 'cut_part', 'halved', 'UNet', 'pool_evidence',
+           'EvidenceNet', 'in_own_type', 'fit_embedding', 'SegmentNet', 'inner_logits', 'ShallowUNet',
+           'PublishedSiamese', 'conv8', 'PublishedSegment', 'FrozenNet', 'build_model', 'frozen_model',
+           'transfer_weights', 'trunk_and_head', 'folded', 'geometry', 'receptive_field', 'model_stride']
 
 # %% ../../nbs/20_learn.networks.ipynb #98c6a030
 import copy
@@ -56,22 +56,57 @@ def _encoder_block(c_in, c_out, level): # one convolution on the two finest leve
 # %% ../../nbs/20_learn.networks.ipynb #0f62748c
 WHOLE_IMAGE = (slice(None), slice(None)) # rows and columns
 
-def with_stride(
-    part:slice, # pixels along an axis that are wanted
-    stride:int, # of a network, pixels
-) -> tuple[slice, slice]: # what is decoded, on the network's grid; where the part lies in it
-    "A part of an axis with one stride around it"
-    start = max(0, part.start//stride - 1)*stride
-    stop = (-(-part.stop//stride) + 1)*stride
-    return slice(start, stop), slice(part.start - start, part.stop - start)
+def level_parts(
+    part:slice,  # pixels along an axis that are wanted
+    length:int,  # of the axis, a multiple of the stride
+    levels:int,
+) -> list[slice]: # of each level, at its own resolution, from fine to coarse
+    "What each level gives on the way up"
+    parts = [part]
+    for level in range(1, levels):
+        first, last = parts[-1].start - 1, parts[-1].stop + 1
+        parts.append(slice(max(0, first//2), min(length >> level, -(-last//2))))
+    return parts
 
-def part_of_levels(
-    features:list, # of each level l (B, C, H/2**l, W/2**l)
-    part:tuple[slice, slice], # rows and columns of level 0, on the network's grid
-) -> list: # the same, without what lies elsewhere
-    "What of all levels lies within a part"
-    def on(level, o): return slice(o.start >> level, o.stop >> level)
-    return [each[..., on(level, part[0]), on(level, part[1])] for level, each in enumerate(features)]
+def doubled(
+    part:slice, # of a level
+) -> slice:
+    "The same part at the next finer level"
+    return slice(2*part.start, 2*part.stop)
+
+
+# %% ../../nbs/20_learn.networks.ipynb #b01204c6
+def level_reads(
+    coarsest:slice, # what the coarsest level gives, at its own resolution
+    length:int, # of the axis at the finest level, a multiple of the stride
+    reach:list[int], # convolutions of each level, from fine to coarse
+) -> list[slice]: # of each level, at its own resolution
+    "What each level reads on the way down"
+    given, reads = coarsest, []
+    for level in reversed(range(len(reach))):
+        first, last = given.start - reach[level], given.stop + reach[level]
+        reads.insert(0, slice(max(0, first), min(length >> level, last)))
+        given = doubled(reads[0])
+    return reads
+
+
+# %% ../../nbs/20_learn.networks.ipynb #b3b372aa
+def cut_part(
+    x:Tensor,    # (B, C, rows, columns)
+    part:tuple[slice, slice], # rows and columns of the image
+    read:tuple[slice, slice], # those that `x` holds
+) -> Tensor:
+    "A part of an image of which a larger part is known"
+    rows, columns = (slice(o.start - outer.start, o.stop - outer.start) for o, outer in zip(part, read))
+    return x[..., rows, columns]
+
+def halved(
+    x:Tensor, # (B, C, H, W), H and W even
+) -> Tensor:  # (B, C, H/2, W/2)
+    "The largest of each four pixels; without gradients nobody asks where it lay"
+    if torch.is_grad_enabled(): return F.max_pool2d(x, 2)
+    rows = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 # %% ../../nbs/20_learn.networks.ipynb #d8ae66c7
@@ -87,33 +122,47 @@ class UNet(nn.Module):
         steps = zip([c_in, *widths], widths)
         fine_and_coarse = list(zip(widths, widths[1:]))
         self.n_features, self.stride = width, 2**(levels-1)
+        self.reach = [1 if level < 2 else 2 for level in range(levels)] # convolutions, see `_encoder_block`
         self.encoder = nn.ModuleList(_encoder_block(i, o, level) for level, (i, o) in enumerate(steps))
         self.squeeze = nn.ModuleList(nn.Conv2d(coarse, fine, 1, bias=False) for fine, coarse in fine_and_coarse)
         self.decoder = nn.ModuleList(conv_block(fine, fine) for fine, _ in fine_and_coarse)
 
-    def encode(self, x:Tensor) -> list: # (B, c_in, H, W) -> for each level l (B, width*2**l, H/2**l, W/2**l)
-        "Features of every resolution, from fine to coarse; H and W are multiples of the stride"
+    def encode(self, x:Tensor, parts:list|None=None) -> list:
+        # (B, c_in, H, W), for each level (rows, columns) of `level_parts` -> for each level l (B, width*2**l, ., .)
+        "Features of every resolution, from fine to coarse, as `decode` takes them; H and W are multiples of the stride"
+        parts = parts or self.parts_of(WHOLE_IMAGE, x.shape[-2:])
+        reads = list(zip(*(level_reads(o, n, self.reach) for o, n in zip(parts[-1], x.shape[-2:]))))
+        x = x[..., reads[0][0], reads[0][1]].contiguous(memory_format=torch.channels_last)
         features = []
         for level, block in enumerate(self.encoder):
-            x = block(F.max_pool2d(x, 2) if level else x)
-            features.append(x)
+            if level: x = halved(cut_part(x, map(doubled, reads[level]), reads[level-1]))
+            x = block(x)
+            taken = map(doubled, parts[level+1]) if level < len(self.decoder) else parts[level]
+            features.append(cut_part(x, taken, reads[level]))
         return features
 
-    def decode(self, features:list) -> Tensor: # of `encode` -> (B, width, H, W)
+    def decode(self, features:list, parts:list) -> Tensor: # of `encode` -> (B, width, rows, columns)
         "Features of every resolution, joined at full resolution"
         *finer, x = features
         for level in reversed(range(len(finer))):
             enlarged = F.interpolate(self.squeeze[level](x), scale_factor=2., mode='nearest')
             x = self.decoder[level](enlarged.add_(finer[level]))
+            x = cut_part(x, parts[level], list(map(doubled, parts[level+1])))
         return x
+
+    def parts_of(self, inner:tuple, size:tuple) -> list:
+        # (row slice, column slice), (H, W) -> for each level (rows, columns)
+        "What of an image each level gives"
+        axes = [slice(*part.indices(n)) for part, n in zip(inner, size)]
+        return list(zip(*(level_parts(part, n, len(self.encoder)) for part, n in zip(axes, size))))
 
     def forward(self, x:Tensor, inner:tuple=WHOLE_IMAGE) -> Tensor:
         # (B, c_in, H, W), (row slice, column slice) that is wanted -> (B, width, rows, columns)
         height, width = x.shape[-2:]
-        rows, columns = (slice(*part.indices(n)) for part, n in zip(inner, (height, width)))
-        near, within = zip(*(with_stride(part, self.stride) for part in (rows, columns)))
-        features = self.encode(pad_to_multiple(x, self.stride))
-        return self.decode(part_of_levels(features, near))[..., within[0], within[1]]
+        inner = [slice(*part.indices(n)) for part, n in zip(inner, (height, width))]
+        x = pad_to_multiple(x, self.stride)
+        parts = self.parts_of(inner, x.shape[-2:])
+        return self.decode(self.encode(x, parts), parts)
 
 
 # %% ../../nbs/20_learn.networks.ipynb #91029d83
@@ -201,7 +250,7 @@ class SegmentNet(nn.Module):
 
     def inner(self, x:Tensor, wanted:tuple[slice, slice]) -> Tensor: # (B, M, C, H, W) -> (B, rows, columns) logits
         "Logits of the wanted rows and columns, without an embedding"
-        features = self.trunk(stack_moments(x), wanted)
+        features = self.trunk(x.as_subclass(torch.Tensor).flatten(1, 2), wanted)
         return in_own_type(self.head, features)[:, 0]
 
     def forward(self, x:Tensor, embedding:Tensor|None=None) -> Tensor:

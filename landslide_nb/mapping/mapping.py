@@ -63,7 +63,7 @@ def only_mapping(
     return nullcontext() if tiles.parent == folder else sole_writer(tiles)
 
 # %% ../../nbs/41_mapping.mapping.ipynb #d67ac3c9
-BYTES_A_PIXEL = 68 # tiles, the kept pair, two rasters, and one of them twice
+BYTES_A_PIXEL = 58 # tiles, the kept pair, rasters with their overviews
 
 # %% ../../nbs/41_mapping.mapping.ipynb #ebc9ab82
 def map_pair(

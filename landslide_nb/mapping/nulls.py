@@ -6,11 +6,13 @@
 __all__ = ['MOST_PAIRS', 'LONGEST', 'WHOLE_UP_TO', 'SPREAD', 'pass_stretch', 'season_splits', 'null_passes', 'split_event',
            'stds_of', 'has_two_images', 'null_pair', 'averaged_passes', 'alike_splits', 'spread_passes', 'null_pairs',
            'is_small', 'windows_in', 'null_windows', 'windows_side_by_side', 'nulls_of_windows', 'read_pairs',
-           'map_whole', 'window_probabilities', 'can_check']
+           'map_whole', 'map_alike', 'together', 'map_windows', 'window_probabilities', 'can_check']
 
 # %% ../../nbs/32_mapping.nulls.ipynb #cd646ad0
 import math
+from collections.abc import Iterator
 from functools import partial, reduce
+from itertools import groupby
 
 import dask
 import numpy as np
@@ -23,9 +25,11 @@ from ..data.alike import PassLook, check_looks, copies_among, pass_looks
 from ..data.grid import spread_starts, spread_windows
 from ..data.pair import SEASON_IMAGES, STDS, balanced, make_pair, pair_of_passes, views_before
 from ..data.passes import choose_passes, season_before
+from ..learn.calibration import calibrate
 from ..learn.networks import folded
 from .scales import scales_of, window_scales
-from .scene import MapOptions, TileJob, calibrate_map, lower, map_tile, stack_pair, tile_job
+from .scene import PASS_WINDOW, MapOptions, TileJob, calibrate_map, forward, lower, map_tile
+from .scene import stack_pair, tile_job
 from .tiles import WHOLE
 
 # %% ../../nbs/32_mapping.nulls.ipynb #58a85e54
@@ -251,6 +255,38 @@ def map_whole(
     "The map of a window that stands for itself"
     return calibrate_map(map_tile(window, WHOLE, job), job.calibration)
 
+def map_alike(
+    windows:np.ndarray, # (window, moment, channel, y, x), dB
+    job:TileJob,
+) -> list[np.ndarray]:  # (y, x) each, as of `map_whole`
+    "The maps of windows of one size, in one pass of the network"
+    logits = forward(job.model, windows, job.spec, job.fast)
+    logits[np.isnan(windows).any((1, 2))] = np.nan
+    return [calibrate_map(calibrate(one, job.pixelwise), job.calibration) for one in logits]
+
+
+# %% ../../nbs/32_mapping.nulls.ipynb #8a2fb231
+def together(
+    windows:list[tuple[slice, slice]], # (row slice, column slice), perhaps beyond the scene
+    shape:tuple, # (rows, columns) of the scene
+) -> Iterator[list[tuple[slice, slice]]]: # the same, in groups of one size
+    "Which windows go through the network at once"
+    def size(window): return tuple(len(range(*part.indices(length))) for part, length in zip(window, shape))
+    for (rows, columns), alike in groupby(windows, size):
+        alike, most = list(alike), max(1, PASS_WINDOW**2//(rows*columns))
+        yield from (alike[k:k+most] for k in range(0, len(alike), most))
+
+def map_windows(
+    windows:list[np.ndarray], # (moment, channel, y, x) each, dB, of one size
+    job:TileJob,
+    scales:list[int],         # see `scales_of`
+    between:bool,
+) -> list[np.ndarray]:        # (y, x) probabilities, NaN = no data
+    "The maps of windows that stand for themselves, at the scales of the map"
+    if scales == [1] and len(windows) > 1: return map_alike(np.stack(windows), job)
+    return [window_scales(window, scales, partial(map_whole, job=job), between) for window in windows]
+
+
 # %% ../../nbs/32_mapping.nulls.ipynb #39ab35af
 def window_probabilities(
     pair:xr.Dataset, # of `read_pairs`
@@ -264,11 +300,13 @@ def window_probabilities(
     views = [stack_pair(view, job.spec['channels']).values for view in views_before(pair)]
     scales, between = scales_of(meta)
     step = (1 if small else 2)*(1 if between else scales[0]) # a copied pixel counts once
-    for rows, columns in windows_in(views[0].shape[-2:], small):
-        maps = [window_scales(x[..., rows, columns], scales, partial(map_whole, job=job), between) for x in views]
-        prob = reduce(lower, maps)[::step, ::step]
-        found.append(prob[np.isfinite(prob)])
-        bar.update()
+    shape = views[0].shape[-2:]
+    for group in together(windows_in(shape, small), shape):
+        maps = [map_windows([x[..., rows, columns] for rows, columns in group], job, scales, between) for x in views]
+        for same in zip(*maps):
+            prob = reduce(lower, same)[::step, ::step]
+            found.append(prob[np.isfinite(prob)])
+        bar.update(len(group))
     return np.concatenate(found)
 
 

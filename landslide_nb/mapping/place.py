@@ -66,12 +66,11 @@ def landslide_shares(
     nulls:Sequence[np.ndarray], # (n,) scores of each null pair
 ) -> np.ndarray:               # (49,) in (0, 1), never falling
     "One minus the local false discovery rate of each interval of scores (Efron 2004)"
-    from sklearn.isotonic import IsotonicRegression
+    from scipy.optimize import isotonic_regression
     found = count_scores(own)
     false = np.mean([count_scores(stretched(null, own))*len(own)/len(null) for null in nulls], axis=0)
     share = (found - false + FEW*expit(MIDDLES))/(found + FEW)
-    bounds = dict(y_min=1e-5, y_max=.99)
-    return IsotonicRegression(**bounds).fit_transform(MIDDLES, share, sample_weight=found + FEW)
+    return isotonic_regression(share, weights=found + FEW).x.clip(1e-5, .99)
 
 # %% ../../nbs/33_mapping.place.ipynb #ddc938d7
 USUAL = .004 # mean probability of the shipped weights in null pairs of simulated regions

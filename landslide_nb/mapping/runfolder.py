@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'NUMBER_LAYER', 'CLASS_LAYER', 'PAIR_BANDS', 'DEVIATION_BAND', 'RASTER_OF', 'UNITS', 'OF_MODEL',
            'UNFINISHED', 'FORBIDDEN', 'LEFT_BEHIND', 'LAST', 'STAY', 'bounded', 'LayerKind', 'overview_factors',
-           'write_plain', 'add_overviews', 'compress_cog', 'write_cog', 'open_cog', 'with_grid', 'pair_bands',
-           'write_pair', 'layers_beside', 'write_rasters', 'from_cogs', 'hidden_folder', 'clear_unfinished',
-           'cannot_write', 'can_continue', 'finish_tracks', 'clear_tiles', 'new_run_folder', 'moving_order',
-           'move_file', 'fill_folder', 'put_in_place', 'whole_folder', 'map_attrs', 'threshold_of', 'model_facts',
-           'scene_pixels', 'expected_interval', 'map_warnings', 'write_json', 'write_page', 'write_products',
-           'heights_beside', 'polygons_again']
+           'describe', 'write_plain', 'add_overviews', 'compress_cog', 'pack', 'write_cog', 'open_cog', 'with_grid',
+           'pair_bands', 'pack_kept', 'write_pair', 'layers_beside', 'write_rasters', 'from_cogs', 'hidden_folder',
+           'clear_unfinished', 'cannot_write', 'can_continue', 'finish_tracks', 'clear_tiles', 'new_run_folder',
+           'moving_order', 'move_file', 'fill_folder', 'put_in_place', 'whole_folder', 'map_attrs', 'threshold_of',
+           'model_facts', 'scene_pixels', 'expected_interval', 'map_warnings', 'write_json', 'write_page',
+           'write_products', 'heights_beside', 'polygons_again']
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #b77a5d1a
 import errno, json, os, shutil
@@ -35,6 +35,7 @@ from .areas import errors_here, landslide_polygons
 from .exposure import expose, settle_exposure
 from .hits import exposure_facts
 from .item import stac_item
+from .kept import KEPT_RASTER
 from .layers import LayerOptions, find_layers, layer_facts, with_words, write_layers
 from .picture import plot_scene
 from .report import Pictures, report_page, scene_metrics
@@ -46,6 +47,7 @@ from ..styles import write_styles
 
 if TYPE_CHECKING: # loaded when they are needed
     from geopandas import GeoDataFrame
+    from rasterio.io import DatasetWriter
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #17839883
 CACHE_BYTES = 2**26 # of GDAL
@@ -80,6 +82,16 @@ def overview_factors(
     return [2**k for k in range(1, 12) if max(shape) > 256*2**k]
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #43f9b0cd
+def describe(
+    raster:'DatasetWriter',
+    bands:list[str], # one name a band
+    tags:dict,       # provenance
+) -> None:
+    "Write into a raster what it holds and how it was made"
+    raster.update_tags(**{key: str(value) for key, value in tags.items()})
+    for k, name in enumerate(bands, 1): raster.set_band_description(k, name)
+    if 'units' in tags: raster.units = [tags['units']]*len(bands)
+
 def write_plain(
     da:xr.DataArray,  # dims (band, y, x) with a CRS, in memory or lazy
     path:Path,        # .tif
@@ -94,9 +106,7 @@ def write_plain(
     grid = dict(width=width, height=height, count=count, crs=da.rio.crs, transform=da.rio.transform())
     layout = dict(driver='GTiff', tiled=True, blockxsize=512, blockysize=512, interleave='band', sparse_ok=True)
     with rasterio.open(path, 'w', dtype=kind.dtype, nodata=kind.nodata, BIGTIFF='IF_SAFER', **grid, **layout) as f:
-        f.update_tags(**{key: str(value) for key, value in tags.items()})
-        for k, name in enumerate(bands, 1): f.set_band_description(k, name)
-        if 'units' in tags: f.units = [tags['units']]*count
+        describe(f, bands, tags)
         for window in scene_windows(da.shape[1:]):
             block = da.isel(window).values.astype(kind.dtype)
             if kind.is_blank(block): continue
@@ -128,6 +138,17 @@ def compress_cog(
         copy(plain, tmp, driver='COG', blocksize=512, overviews=overviews, sparse_ok=True, **packing)
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #6b257e7a
+def pack(
+    plain:Path, # raster without overviews
+    path:Path,  # .tif
+    shape:tuple[int, int], # (rows, columns)
+    kind:LayerKind,
+) -> None:
+    "A cloud-optimised GeoTIFF of a plain raster"
+    factors = overview_factors(shape)
+    if factors: add_overviews(plain, factors, kind)
+    compress_cog(plain, path, factors)
+
 def write_cog(
     da:xr.DataArray,     # dims (y, x) or (band, y, x) with a CRS, in memory or lazy; uint8: classes, 255 = not mapped
     path:str|Path,       # .tif
@@ -139,12 +160,10 @@ def write_cog(
     plain = path.with_name(f'.{path.stem}.plain.tif')
     if da.ndim == 2: da = da.expand_dims('band')
     kind = CLASS_LAYER if da.dtype == 'uint8' else NUMBER_LAYER
-    factors = overview_factors(da.shape[1:])
     try:
         with bounded():
             write_plain(da, plain, kind, bands, tags or {})
-            if factors: add_overviews(plain, factors, kind)
-            compress_cog(plain, path, factors)
+            pack(plain, path, da.shape[1:], kind)
     finally: plain.unlink(missing_ok=True)
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #f7b3e2e3
@@ -176,12 +195,30 @@ def pair_bands(
     return with_grid(xr.concat([band.reset_coords(drop=True) for band in bands], 'band'), pair)
 
 # %% ../../nbs/40_mapping.runfolder.ipynb #4a672504
+def pack_kept(
+    pair:xr.Dataset, # of `kept_pair`
+    path:Path,       # .tif
+    tags:dict,       # provenance
+) -> None:
+    "Write a pair that was kept in tiles as a raster"
+    import rasterio
+    plain, bands = pair.encoding[KEPT_RASTER], [*PAIR_BANDS, DEVIATION_BAND]
+    overviews = plain.with_name(f'{plain.name}.ovr') # of GDAL, beside a raster that is a text
+    overviews.unlink(missing_ok=True) # of a mapping that was killed
+    with bounded():
+        with rasterio.open(plain, 'r+') as f:
+            f.crs = pair.rio.crs
+            describe(f, bands[:f.count], tags)
+        pack(plain, path, (pair.sizes['y'], pair.sizes['x']), NUMBER_LAYER)
+    overviews.unlink(missing_ok=True)
+
 def write_pair(
     pair:xr.Dataset, # dims (moment, y, x), dB, in memory or lazy; may carry `ratio_std`
     path:Path,       # .tif
     tags:dict,       # provenance
 ) -> None:
     "Write a pair as a raster; without `ratio_std` where a pass before cannot be read"
+    if KEPT_RASTER in pair.encoding: return pack_kept(pair, path, tags)
     whole = [*PAIR_BANDS, DEVIATION_BAND] if RATIO_STD in pair else PAIR_BANDS
     try: write_cog(pair_bands(pair), path, whole, tags)
     except CubeError:

@@ -77,11 +77,11 @@ def check_scene(
 
 # %% ../../nbs/31_mapping.scene.ipynb #1a33fb11
 def to_device(
-    x:np.ndarray,        # (moment, channel, y, x)
+    x:np.ndarray,        # (window, moment, channel, y, x)
     device:torch.device, # of the network
-) -> torch.Tensor:       # (1, moment, channel, y, x), there
-    "A batch of one, on the device"
-    batch = torch.from_numpy(np.ascontiguousarray(x))[None]
+) -> torch.Tensor:       # the same, there
+    "A batch, on the device"
+    batch = torch.from_numpy(np.ascontiguousarray(x))
     if device.type != 'cuda': return batch
     return batch.pin_memory().to(device, non_blocking=True)
 
@@ -96,18 +96,19 @@ def computed_in(
 # %% ../../nbs/31_mapping.scene.ipynb #3a3c6a9a
 def forward(
     model:torch.nn.Module, # stage-2 network in eval mode, on any device
-    x:np.ndarray,    # (moment, channel, y, x), dB, NaN = no data
+    x:np.ndarray,    # (moment, channel, y, x) or several such windows, dB, NaN = no data
     spec:dict,       # its input: channels, change, stats
     fast:bool=False, # in the low-precision type the device computes natively, if any
     inner:tuple=WHOLE, # (row slice, column slice) whose logits are wanted
-) -> np.ndarray:     # (y, x) float32 logits of `inner`
-    "One forward pass over an array of any size"
+) -> np.ndarray:     # (y, x) or (window, y, x) float32 logits of `inner`
+    "One forward pass over an array of any size, or over windows of one size"
+    if x.ndim == 4: return forward(model, x[None], spec, fast, inner)[0]
     device = next(model.parameters()).device
     dtype = computed_in(model, fast)
     precision = torch.autocast(device.type, dtype) if dtype else nullcontext()
     with torch.inference_mode(), precision:
         batch = normalize_pair(to_device(x, device), spec['stats'], spec['change'])
-        return inner_logits(model, batch, inner)[0].float().cpu().numpy()
+        return inner_logits(model, batch, inner).float().cpu().numpy()
 
 # %% ../../nbs/31_mapping.scene.ipynb #e12f4a9c
 def number_type(
