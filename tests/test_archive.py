@@ -364,6 +364,19 @@ def test_what_is_built_is_not_built_again(place, tmp_path, build_here):
         assert build_here(*asked(api, place, *EVENT)).returncode == 0
         assert images_read(api) == {}
 
+def test_a_build_that_waited_for_another_one_leaves_its_cube(place, tmp_path, build_here, monkeypatch):
+    "When it first looked, the other process had not ended"
+    import landslide_nb.archive.build as module
+    looked, built_already = [], module.built_already
+    def looks(out, request):
+        looked.append(out)
+        return len(looked) > 1 and built_already(out, request)
+    with archive_of(place, tmp_path/'archive') as api:
+        assert build_here(*asked(api, place, *EVENT)).returncode == 0
+        monkeypatch.setattr(module, 'built_already', looks)
+        assert build_here(*asked(api, place, *EVENT)).returncode == 0
+    assert left_over(tmp_path) == ['cube.zarr']
+
 def test_the_output_of_another_plan_is_refused(place, tmp_path, build_here):
     with archive_of(place, tmp_path/'archive') as api:
         assert build_here(*asked(api, place, *EVENT)).returncode == 0
