@@ -5395,6 +5395,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'landslide_nb/study/protocol.py'),
                                              'landslide_nb.study.protocol.Trial.setting': ( 'study.protocol.html#trial.setting',
                                                                                             'landslide_nb/study/protocol.py'),
+                                             'landslide_nb.study.protocol._cut_and_split': ( 'study.protocol.html#_cut_and_split',
+                                                                                             'landslide_nb/study/protocol.py'),
                                              'landslide_nb.study.protocol._cut_pretrain_chips': ( 'study.protocol.html#_cut_pretrain_chips',
                                                                                                   'landslide_nb/study/protocol.py'),
                                              'landslide_nb.study.protocol.as_tuple': ( 'study.protocol.html#as_tuple',

@@ -26,7 +26,7 @@ import pandas as pd
 import xarray as xr
 from shapely import box
 
-from ..core import ChipError, EVENTS, EventError, LandslideError, ModelError, atomic
+from ..core import ChipError, EVENTS, EventError, LandslideError, ModelError, atomic, hidden_beside
 from ..data.pair import make_pair, with_ratio_std
 from ..data.events import event_cube
 from ..data.chips import ChipSet, make_chips
@@ -429,6 +429,13 @@ def region_pair(
     event = region if region in EVENTS else None
     return with_ratio_std(make_pair(cube, event, passes=spec.passes), cube)
 
+# %% ../../nbs/52_study.protocol.ipynb #35e92ae5
+def _cut_and_split(pair:xr.Dataset, spec:ExperimentSpec, where:Path) -> None: # seen only when it has its parts
+    with hidden_beside(where) as place, atomic(where) as tmp:
+        chips = make_chips(pair, place/where.name, size=spec.size, step=spec.size)
+        split_chips(chips, block=spec.block)
+        chips.folder.rename(tmp)
+
 # %% ../../nbs/52_study.protocol.ipynb #623a7260
 def region_chips(
     region:str,          # registered event or path of a cube
@@ -437,9 +444,9 @@ def region_chips(
 ) -> ChipSet:            # split
     "The chips of a region, cut and split unless they already are"
     where = folder/'chips'/region_name(region)
-    if not where.exists(): make_chips(region_pair(region, spec), where, size=spec.size, step=spec.size)
+    if not where.exists(): _cut_and_split(region_pair(region, spec), spec, where)
     chips = ChipSet(where)
-    return chips if 'split' in chips.meta else split_chips(chips, block=spec.block)
+    return chips if 'split' in chips.meta else split_chips(chips, block=spec.block) # cut by an older version
 
 # %% ../../nbs/52_study.protocol.ipynb #33df5374
 def square_offsets(
