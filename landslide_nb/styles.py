@@ -152,8 +152,8 @@ def describe_fields(
     tables = ('gpkg_data_columns', 'gpkg_data_column_constraints')
     for command in SCHEMA: db.execute(command)
     db.executemany('INSERT INTO gpkg_extensions VALUES (?, NULL, ?, ?, ?)', [(table, *EXTENSION) for table in tables])
-    into = 'INSERT INTO gpkg_data_columns (table_name, column_name, name, title, description) VALUES (?1, ?2, ?3, ?3, ?4)'
-    db.executemany(into, field_rows(layers))
+    into = 'INSERT INTO gpkg_data_columns (table_name, column_name, name, title, description) VALUES (?, ?, ?, ?, ?)'
+    db.executemany(into, [(table, column, title, title, text) for table, column, title, text in field_rows(layers)])
 
 # %% ../nbs/08_styles.ipynb #5e710014
 def options(
@@ -321,7 +321,7 @@ STYLES = """CREATE TABLE layer_styles (
     id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),
     f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT,
     owner TEXT(30), ui TEXT(30), update_time DATETIME)""" # as QGIS makes it
-CONTENTS = "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id) VALUES (?1, 'attributes', ?1, 0)"
+CONTENTS = "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id) VALUES (?, 'attributes', ?, 0)"
 
 # %% ../nbs/08_styles.ipynb #5e71002c
 def add_styles(
@@ -329,11 +329,11 @@ def add_styles(
     looks:dict[str, list], # of `vector_look`, by layer
 ) -> None:
     "Write a default style for each layer into a GeoPackage, where QGIS looks for it"
-    rows = [(name, 'geom', layer_file(look, labelsEnabled=int(has_labels(look)))) for name, look in looks.items()]
+    rows = [(name, name, layer_file(look, labelsEnabled=int(has_labels(look)))) for name, look in looks.items()]
     db.execute(STYLES)
-    db.execute(CONTENTS, ['layer_styles'])
+    db.execute(CONTENTS, ['layer_styles']*2)
     into = """INSERT INTO layer_styles VALUES
-              (NULL, '', '', ?1, ?2, ?1, ?3, '', 1, 'landslide_nb', '', NULL, '1970-01-01T00:00:00.000Z')"""
+              (NULL, '', '', ?, 'geom', ?, ?, '', 1, 'landslide_nb', '', NULL, '1970-01-01T00:00:00.000Z')"""
     db.executemany(into, rows)
 
 # %% ../nbs/08_styles.ipynb #5e71002d
