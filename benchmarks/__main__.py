@@ -1,5 +1,5 @@
 "Run the duels one after the other, print their ratios, write benchmarks/results.md and results.json"
-import argparse, importlib, json, os, platform, subprocess, sys, time
+import argparse, json, os, platform, subprocess, sys, time
 from pathlib import Path
 
 from benchmarks import archive # noqa: F401 (a duel of its own)

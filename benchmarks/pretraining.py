@@ -9,7 +9,6 @@ import argparse, json, math
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from scipy import stats as st
@@ -17,11 +16,10 @@ from torch import nn
 
 from landslide_nb.core import atomic, set_seed
 from landslide_nb.learn.data import finetune_dls, pretrain_dls
-from landslide_nb.learn.models import normalize_pair
 from landslide_nb.study.experiment import LOOKS
 from landslide_nb.learn.finetune import continued_learner, finetune_learner, frozen_learner, predict_chips, truth_of
 from landslide_nb.learn.metrics import average_precision
-from landslide_nb.learn.networks import EvidenceNet, PRIOR_LOGIT, UNet, build_model, pool_evidence
+from landslide_nb.learn.networks import EvidenceNet, PRIOR_LOGIT, UNet, pool_evidence
 from landslide_nb.learn.pretrain import pretrain_learner
 from landslide_nb.study.protocol import pretrain_chips, quick_spec, region_chips
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from . import __version__
 from .core import EVENTS, CubeError, LandslideError, OutputError, new_folder
@@ -31,6 +32,9 @@ from .commands.report import add_report, report
 from .commands.study import ablation, add_ablation, add_experiment, experiment
 from .commands.train import STAGE1_CHIP, adapt, add_adapt, add_base, add_finetune, add_pretrain, base
 from .commands.train import chips_of_pair, finetune, pretrain, score_table, train_stage1, train_stage2
+
+if TYPE_CHECKING: # loaded when they are needed
+    import xarray as xr
 
 # %% ../nbs/85_cli.ipynb #3dd32c0a
 def map_summary(

@@ -13,8 +13,12 @@ import hashlib, shutil, stat, warnings, zipfile, zlib
 from contextlib import suppress
 from pathlib import Path
 from reprlib import repr as short
+from typing import TYPE_CHECKING
 
 from .core import EVENTS, Event, FetchError, OutputError, atomic, cache_dir, check_room, remove_abandoned, sole_writer
+
+if TYPE_CHECKING: # loaded when they are needed
+    import requests
 
 # %% ../nbs/01_download.ipynb #b3b8a46b
 ZENODO = 'https://zenodo.org'

@@ -1,7 +1,6 @@
 "An ablation from the outside: the command whole, killed and resumed, new weights, and every wrong request answered with a sentence and nothing overwritten."
 import json, os, re, signal, subprocess, sys, time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd

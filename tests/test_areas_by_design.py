@@ -5,7 +5,7 @@ from scipy.stats import t as student
 from conftest import command, one_sentence
 from landslide_nb.data.events import event_cube
 from landslide_nb.labelling.labels import save_decisions
-from landslide_nb.labelling.sample import draw_chips, estimate_area, simulate_draws
+from landslide_nb.labelling.sample import draw_chips, simulate_draws
 from landslide_nb.labelling.suggest import answer_by_truth, chips_of_map, chips_to_label, pixel_areas, run_probability, sums_over_chips
 from landslide_nb.mapping.mapping import map_cube
 

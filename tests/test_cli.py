@@ -1,6 +1,5 @@
 "The commands as a person runs them: in a process of their own, from another folder, with exit codes and one-sentence errors."
 import argparse, inspect, json, os, pickle, re, subprocess, sys
-from pathlib import Path
 import geopandas as gpd, numpy as np, pytest, rasterio
 from conftest import command, one_sentence
 from landslide_nb.cli import COMMANDS, parser

@@ -3,12 +3,12 @@ import resource, shutil, signal, sqlite3, subprocess, sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-import geopandas as gpd, numpy as np, pandas as pd, pytest, shapely
+import geopandas as gpd, pytest, shapely
 from shapely.geometry import box
 from conftest import command, one_sentence
 from landslide_nb.core import LandslideError, OutputError
 from landslide_nb.labelling import labels as module
-from landslide_nb.labelling.labels import LABELS, WAITING, LabelError, chip_boxes, decide, make_labels, read_labels, save_decisions, sight_of, write_labels
+from landslide_nb.labelling.labels import LABELS, WAITING, LabelError, chip_boxes, decide, read_labels, save_decisions, sight_of, write_labels
 from landslide_nb.labelling.ground import label_image
 from landslide_nb.labelling.suggest import hand_out
 from landslide_nb.testing import mock_landscape

@@ -1,6 +1,5 @@
 "The page in a real headless Chromium: a user's own layers, zones, the maps of one event in time, and every size of screen."
 import io
-import json
 import os
 import subprocess
 import sys

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 from conftest import root
-from test_app import CHROMIUM, FLAGS, NO_CHROMIUM, Visitor, free_port, likely, wait_for
+from test_app import CHROMIUM, NO_CHROMIUM, Visitor, free_port, likely, wait_for
 
 playwright = pytest.importorskip('playwright.sync_api', reason='without playwright no browser can be driven')
 pytestmark = pytest.mark.timeout(300)

@@ -1,7 +1,6 @@
 "A run folder opens ready: styles, descriptions of columns, a project, whoever wrote the names in it."
 import json, os, re, sqlite3
 from contextlib import closing
-from pathlib import Path
 from xml.etree.ElementTree import fromstring
 import geopandas as gpd, numpy as np, pyogrio, pytest
 from shapely import box

@@ -20,6 +20,7 @@ from .options import crs_word, event_of, path_word, say
 from ..core import CubeError, Event, EventError, LandslideError, OutputError
 
 if TYPE_CHECKING: # loaded when they are needed
+    import xarray as xr
     from landslide_nb.archive.frames import Frame
     from landslide_nb.mapping.update import LastMap
 

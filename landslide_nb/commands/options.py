@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from ..core import EVENTS, CubeError, Event, EventError, OutputError, get_event, remove_abandoned
 
-if TYPE_CHECKING: from landslide_nb.mapping.update import LastMap # loaded when it is needed
+if TYPE_CHECKING: # loaded when they are needed
+    import xarray as xr
+    from landslide_nb.mapping.update import LastMap
 
 # %% ../../nbs/80_commands.options.ipynb #f0b427aa
 def say(

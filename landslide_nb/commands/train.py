@@ -10,10 +10,16 @@ __all__ = ['STAGE1_CHIP', 'SCORE_COLUMNS', 'chips_of_pair', 'train_stage1', 'pre
 # %% ../../nbs/81_commands.train.ipynb #29eb6da3
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core import ChipError
 from .options import CHANNELS, CUBE, MODEL, add_block, add_model_out, add_pair_options, add_seed
 from .options import cube_of, open_pair, pair_of, path_word, refuse_overwrite, say
+
+if TYPE_CHECKING: # loaded when they are needed
+    import pandas as pd
+    import xarray as xr
+    from landslide_nb.data.chips import ChipSet
 
 # %% ../../nbs/81_commands.train.ipynb #269b9836
 def chips_of_pair(

@@ -11,7 +11,7 @@ __all__ = ['EXPONENT', 'ALIKE', 'PER_STRATUM', 'COVERAGE', 'KNOWN_FACTS', 'FEWES
 
 # %% ../../nbs/47_labelling.sample.ipynb #4907b686
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -8,7 +8,6 @@ __all__ = ['BASE_WEIGHTS', 'MODEL_FORMAT', 'FORMAT_VERSION', 'HEADER_PARTS', 'ST
 
 # %% ../../nbs/21_learn.models.ipynb #66185c51
 import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from reprlib import repr as short
