@@ -494,8 +494,10 @@ def remember_defaults():
     "Let Bokeh find out once for each class what its defaults are, and not anew for each property of each object"
     of_class = vars(HasProps).get('_overridden_defaults')
     if isinstance(of_class, classmethod): HasProps._overridden_defaults = classmethod(cache(of_class.__func__))
-    own_copy = cache(PropertyDescriptor.has_unstable_default) # has each object a default of its own?
-    PropertyDescriptor.has_unstable_default = lambda self, thing: own_copy(self, type(thing))
+    of_property = vars(PropertyDescriptor).get('has_unstable_default') # has each object a default of its own?
+    if of_property is None: return
+    known = cache(of_property)
+    PropertyDescriptor.has_unstable_default = lambda self, thing: known(self, type(thing))
 
 
 # %% ../nbs/69_app.ipynb #1cbe4afa
