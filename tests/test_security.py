@@ -110,9 +110,13 @@ async def is_welcome(address):
     (await connected(address)).close()
     return True
 
+def in_a_thread(coroutine):
+    "What a coroutine returns; playwright keeps a loop in this thread"
+    with ThreadPoolExecutor(1) as pool: return pool.submit(asyncio.run, coroutine).result(60)
+
 def test_the_websocket_is_for_the_page_only(server):
     own = server.rstrip('/')
-    assert asyncio.run(is_welcome(server))
+    assert in_a_thread(is_welcome(server))
     for origin in ('http://evil.example', 'https://evil.example', own.replace('127.0.0.1', '127.0.0.2'), 'null', f'{own}.evil.example'):
         assert ask_for_websocket(server, Origin=origin) == 403, origin
 
@@ -205,10 +209,6 @@ async def survives(address, size):
     answer = asyncio.ensure_future(socket.read_message())
     done, _ = await asyncio.wait([answer], timeout=5)
     return not done or answer.result() is not None
-
-def in_a_thread(coroutine):
-    "What a coroutine returns; playwright keeps a loop in this thread"
-    with ThreadPoolExecutor(1) as pool: return pool.submit(asyncio.run, coroutine).result(60)
 
 def test_a_long_message_ends_the_connection(server):
     from landslide_nb.guard import MAX_MESSAGE
