@@ -99,7 +99,8 @@ def take(self:Pencil,
 ):
     "Take a tool in the hand"
     hand = dict(Move=self.pan, Corners=self.poly, Reshape=self.edit).get(mode, self.free)
-    self.plot.toolbar.update(active_drag=hand, active_tap=hand if mode in ('Corners', 'Reshape') else None)
+    if hand is self.pan: self.plot.toolbar.update(active_multi=None, active_drag=hand)
+    else: self.plot.toolbar.update(active_drag=None, active_multi=hand) # pencils take drags and clicks
     colour = {'landslides': SLIDE, 'others': OTHER}[what]
     self.trail.update(line_width=width, line_color='white' if mode == 'Erase' else colour)
     first, second = (self.marks[name] for name in (what, 'others' if what == 'landslides' else 'landslides'))
