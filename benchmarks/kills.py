@@ -91,15 +91,21 @@ def serve_zenodo(pipe):
     server.serve_forever()
 
 @contextmanager
-def zenodo(inputs):
+def served(play, *args):
+    "A server in a process of its own; what it sends first is where it answers"
     here, there = FORK.Pipe()
-    server = FORK.Process(target=serve_zenodo, args=(there,), daemon=True)
+    server = FORK.Process(target=play, args=(there, *args), daemon=True)
     server.start()
-    (inputs/'url').write_text(f'http://127.0.0.1:{here.recv()}')
-    try: yield
+    try: yield here.recv()
     finally:
         server.kill()
         server.join()
+
+@contextmanager
+def zenodo(inputs):
+    with served(serve_zenodo) as port:
+        (inputs/'url').write_text(f'http://127.0.0.1:{port}')
+        yield
 
 def fetch(inputs, home):
     from landslide_nb.download import fetch_event
@@ -239,14 +245,9 @@ def catalogue(inputs):
     folder = inputs/'archive'
     folder.mkdir()
     in_child(archive, folder)
-    here, there = FORK.Pipe()
-    server = FORK.Process(target=serve_archive, args=(there, folder), daemon=True)
-    server.start()
-    (inputs/'url').write_text(here.recv())
-    try: yield
-    finally:
-        server.kill()
-        server.join()
+    with served(serve_archive, folder) as url:
+        (inputs/'url').write_text(url)
+        yield
 
 def build_command(inputs, home):
     from landslide_nb.cli import main
