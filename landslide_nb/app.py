@@ -433,7 +433,6 @@ class Page:
             self.part(doc)
         return doc
 
-
 # %% ../nbs/69_app.ipynb #0a5e7c31
 @patch
 def part(self:Page,
@@ -445,7 +444,6 @@ def part(self:Page,
     for name, model in zip(self.items, together.children):
         model.name = name
         doc.add_root(model)
-
 
 # %% ../nbs/69_app.ipynb #c09e1e21
 def _dist_url(): # where Panel's own style sheets are
@@ -499,7 +497,6 @@ def remember_defaults():
     known = cache(of_property)
     PropertyDescriptor.has_unstable_default = lambda self, thing: known(self, type(thing))
 
-
 # %% ../nbs/69_app.ipynb #1cbe4afa
 def settle():
     "A process that only serves pages need not look through all it has imported for each of them"
@@ -507,7 +504,6 @@ def settle():
     remember_defaults()
     gc.collect()
     gc.freeze()
-
 
 # %% ../nbs/69_app.ipynb #447ff793
 def serve(

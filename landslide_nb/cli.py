@@ -93,7 +93,6 @@ def with_command(
     warnings = [*meta.get('warnings', []), *([] if same else [NEW_MODEL])]
     return {**facts, 'warnings': warnings, 'update': Update(args.last, added_passes(args.last, after))}
 
-
 # %% ../nbs/85_cli.ipynb #daa4020e
 def map_several(
     cube:'xr.Dataset',       # canonical cube
@@ -132,7 +131,6 @@ def parsed_again(
     if args.update: raise unknown
     return args
 
-
 # %% ../nbs/85_cli.ipynb #f22ffee1
 def refuse_beside_update(
     args:argparse.Namespace, # of `map`
@@ -143,7 +141,6 @@ def refuse_beside_update(
     if not given: return
     raise CubeError(f"--{given[0].replace('_', '-')} is settled by the map that is updated; leave the word out, or map anew without --update.")
 
-
 # %% ../nbs/85_cli.ipynb #95bde856
 def cube_of_last(
     args:argparse.Namespace, # of the last map
@@ -152,7 +149,6 @@ def cube_of_last(
     if not (args.cube in EVENTS or '://' in args.cube or Path(args.cube).exists()):
         raise CubeError(f"{args.last.folder.name} is a map of {args.cube}, which is not there any more; put it back, or map it where it is with `landslide-nb map`.")
     return cube_of(args.cube, args)
-
 
 # %% ../nbs/85_cli.ipynb #0b23e5a6
 def as_last(
@@ -166,7 +162,6 @@ def as_last(
     if len(tracks) > 1 or last.metrics.get('track'): again.track = ','.join(tracks)
     else: again.orbit = tracks[0]
     return again
-
 
 # %% ../nbs/85_cli.ipynb #3af5ed9e
 def update_args(
@@ -184,7 +179,6 @@ def update_args(
     say(f'{name}: {listed_days(added)} came since this map; the place is mapped again into {again.out}')
     return again
 
-
 # %% ../nbs/85_cli.ipynb #68fe99ec
 def nothing_seen(
     args:argparse.Namespace, # of a map
@@ -196,7 +190,6 @@ def nothing_seen(
     say(f'{args.last.folder.name}: what was added since this map has no data at the place; no map is written.')
     with suppress(OSError): Path(args.out).rmdir()
     return True
-
 
 # %% ../nbs/85_cli.ipynb #2e479365
 def map_scene(
@@ -243,7 +236,6 @@ def scale_word(
 ) -> str|int:
     "Type of an argument that says in which pixels to map"
     return int(word) if word.isdigit() else word
-
 
 # %% ../nbs/85_cli.ipynb #30c436ff
 UPDATE = 'run folder of an earlier map, which is made again with the passes that were added since, by the same options'
@@ -428,7 +420,6 @@ def process_left() -> float: # bytes; infinite where there is no limit
         return limit - pages*resource.getpagesize()
     except (ImportError, OSError): return float('inf') # not Linux
 
-
 # %% ../nbs/85_cli.ipynb #6d61af99
 @dataclass(frozen=True)
 class CgroupFiles:
@@ -443,14 +434,12 @@ CGROUPS = { # controller in /proc/self/cgroup -> its files
     'memory': CgroupFiles('memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_inactive_file'),
 }
 
-
 # %% ../nbs/85_cli.ipynb #77c5ab47
 def _bytes_in(path:Path, name:str='') -> float|None: # of the line of that name; None where there is no number
     try: words = path.read_text().split()
     except OSError: return None
     if name: words = words[words.index(name) + 1:] if name in words else []
     return float(words[0]) if words and words[0].isdigit() else None
-
 
 # %% ../nbs/85_cli.ipynb #49d89401
 def group_left(
@@ -461,7 +450,6 @@ def group_left(
     limit, used = _bytes_in(folder/files.limit), _bytes_in(folder/files.used)
     if limit is None or used is None: return float('inf')
     return limit - used + (_bytes_in(folder/'memory.stat', files.cache) or 0)
-
 
 # %% ../nbs/85_cli.ipynb #a3438fa2
 def cgroups_left(
@@ -480,12 +468,10 @@ def cgroups_left(
             left += [group_left(folder, files) for folder in (own, *own.parents) if folder.is_relative_to(top)]
     return min(left)
 
-
 # %% ../nbs/85_cli.ipynb #0d40a670
 def memory_left() -> float: # bytes; infinite where there is no limit
     "How much more memory this process may take, by its own limit and those of its control groups"
     return min(process_left(), cgroups_left())
-
 
 # %% ../nbs/85_cli.ipynb #aa99a703
 def run_settled(
@@ -519,7 +505,6 @@ def what_lacks(
     name = (getattr(error, 'name', None) or '').partition('.')[0]
     if not isinstance(error, ModuleNotFoundError) or name in ('', 'landslide_nb'): return None
     return f'this command needs the package {name}, which is not installed; `pip install .` in the project brings all packages.'
-
 
 # %% ../nbs/85_cli.ipynb #195ec2a5
 def main(

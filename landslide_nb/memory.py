@@ -36,7 +36,6 @@ def kept_memory() -> Iterator[None]:
         library.mallopt(TRIM_FROM, 2**17)
         give_back()
 
-
 # %% ../nbs/09b_memory.ipynb #2dd2803c
 ARENAS = -8 # M_ARENA_MAX of mallopt(3)
 

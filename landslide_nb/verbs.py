@@ -68,7 +68,6 @@ def comments_of(
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {o.start[0]: o.string.lstrip('#').strip() for o in tokens if o.type == tokenize.COMMENT}
 
-
 # %% ../nbs/03_verbs.ipynb #eff70686
 def meanings_of(
     function:FunctionType,
@@ -83,7 +82,6 @@ def meanings_of(
     if node.returns: lines['return'] = node.returns.end_lineno
     return {name: said[line] for name, line in lines.items() if line in said}
 
-
 # %% ../nbs/03_verbs.ipynb #6bf4b3c8
 PARAMETERS = '\n\nParameters:'
 
@@ -97,7 +95,6 @@ def parameters_text(
     given = '\n'.join([PARAMETERS, *lines]) if lines else ''
     return f'{given}\n\nReturns:\n    {returned}' if returned else given
 
-
 # %% ../nbs/03_verbs.ipynb #d6110ef3
 def explained(
     function:FunctionType,
@@ -107,7 +104,6 @@ def explained(
     if PARAMETERS not in said: function.__doc__ = said + parameters_text(function)
     return function
 
-
 # %% ../nbs/03_verbs.ipynb #f20845f0
 def find_verb(
     name:str, # of a verb
@@ -115,4 +111,3 @@ def find_verb(
     "The verb of a name, imported now; raises `AttributeError` for any other name"
     if name not in VERBS: raise AttributeError(f"landslide_nb has no {name!r}; it offers {', '.join(VERBS)}.")
     return explained(getattr(import_module(f'landslide_nb.{VERBS[name]}'), name))
-

@@ -532,7 +532,6 @@ def _copy_pass(one:xr.DataArray, to:'zarr.Array', k:int) -> None: # (y, x); (tim
     "Copy a pass window by window"
     for window in cube_windows(one.shape, CHUNK): to[k, window['y'], window['x']] = one.isel(window).values
 
-
 # %% ../../nbs/79_archive.build.ipynb #02350410
 def take_passes(
     growing:Growing,
@@ -554,7 +553,6 @@ def take_passes(
         for name in ('vv', 'vh'): _copy_pass(old[name][j], cube[name], k)
         growing.finish(k, dict(valid=old.attrs['valid'][j], resampling=ways))
     return list(taken)
-
 
 # %% ../../nbs/79_archive.build.ipynb #9ada8005
 def write_cube(

@@ -289,7 +289,6 @@ def add_marks(
     view = CDSView(filter=plot.renderers[0].view.filter) if plot.renderers else CDSView()
     return plot.add_glyph(source, glyph, view=view)
 
-
 # %% ../../nbs/65_browser.maps.ipynb #d76db1cc
 def add_worst_cells(
     plot:Plot,              # the map

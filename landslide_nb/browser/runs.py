@@ -303,7 +303,6 @@ def known_number(
     except OverflowError: return None
     return number if math.isfinite(number) else None
 
-
 # %% ../../nbs/59_browser.runs.ipynb #5cc474be
 LOWEST, HIGHEST = .01, .99 # thresholds of probability a visitor can choose beside that of the run
 LEAST_THRESHOLD = 1e-4 # threshold of a run

@@ -167,7 +167,6 @@ def held_cube(
     cube = cube_beside(last.folder)
     return cube if cube.exists() else None
 
-
 # %% ../../nbs/83_commands.archive.ipynb #549c6b81
 def build_for_map(
     args:argparse.Namespace, # of `map`
@@ -190,7 +189,6 @@ def more_passes(
     "How many passes a side a map needs to see those that came since the last one"
     return None if args.passes is None else max(args.passes, last.passes_after + added)
 
-
 # %% ../../nbs/83_commands.archive.ipynb #e8ba5998
 def added_to_cube(
     args:argparse.Namespace, # of the last map
@@ -201,7 +199,6 @@ def added_to_cube(
     check_same_grid(args.last, cube)
     end = str(args.last.metrics.get('event_end', ''))
     return added_passes(args.last, pass_days(cube, tracks_of(args.last.metrics), end))
-
 
 # %% ../../nbs/83_commands.archive.ipynb #1a90713a
 SOON = 3 # passes that an update takes in at once
@@ -223,4 +220,3 @@ def added_to_archive(
     added = added_passes(args.last, [str(one.day) for track in layout.plan.tracks for one in track.after])
     if not added: say(f'{due_text(due_passes(frames, datetime.now(timezone.utc).date()))}.')
     return added
-

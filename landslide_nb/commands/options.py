@@ -170,7 +170,6 @@ def whole_path(
     is_file = isinstance(value, str) and value not in NOT_FILES and os.path.exists(value)
     return os.path.abspath(value) if is_file else value
 
-
 # %% ../../nbs/80_commands.options.ipynb #a86603e9
 def option_words(
     name:str,     # of an argument, as `min_area`
@@ -181,7 +180,6 @@ def option_words(
     if value is True: return [option]
     if isinstance(value, (list, tuple)): return [option, *map(str, value)]
     return [f'{option}={whole_path(value)}']
-
 
 # %% ../../nbs/80_commands.options.ipynb #8745dfae
 NOT_AGAIN = ('run', 'out', 'update', 'last', 'cube', 'passes') # said in another way, or not at all
@@ -196,7 +194,6 @@ def words_again(
         if value is not None and value is not False: words += option_words(name, value)
     return [*words, f"--passes={'all' if args.passes is None else args.passes}"]
 
-
 # %% ../../nbs/80_commands.options.ipynb #bdcfe2e0
 def event_words(
     metrics:dict, # of a map
@@ -206,7 +203,6 @@ def event_words(
     known = EVENTS.get(name)
     if known and (known.start, known.end) == (start, end): return [f'--event={name}']
     return [f'--start={start}', f'--end={end}']
-
 
 # %% ../../nbs/80_commands.options.ipynb #3753811c
 def words_of_metrics(
@@ -226,7 +222,6 @@ def words_of_metrics(
     passes = max(len(last.days(key)) for key in sides)
     return ['map', source, *event_words(m), f'--{side}={m.get(side)}', f'--passes={passes}', *before, f"--min-area={m.get('min_area_m2', 500)}"]
 
-
 # %% ../../nbs/80_commands.options.ipynb #fa058d26
 def words_of_map(
     last:'LastMap',
@@ -237,7 +232,6 @@ def words_of_map(
     if isinstance(said, list) and said[:1] == ['map'] and all(isinstance(word, str) for word in said): return said
     raise OutputError(f"{last.folder.name}/metrics.json does not say how the map was made; map its cube with `landslide-nb map`.")
 
-
 # %% ../../nbs/80_commands.options.ipynb #de104c39
 def next_folder(
     last:'LastMap',
@@ -246,4 +240,3 @@ def next_folder(
     "Where an update goes that names no folder: beside the last map, with the day of its latest pass"
     place = re.sub(r'_\d{4}-\d\d-\d\d$', '', last.folder.name)
     return last.folder.with_name(f'{place}_{day}')
-

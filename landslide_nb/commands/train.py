@@ -161,7 +161,6 @@ def given_labels(
     for sentence in labels.said: say(sentence)
     return labels
 
-
 # %% ../../nbs/81_commands.train.ipynb #089035b7
 def finetune_on_labels(
     args:argparse.Namespace, # of `finetune`
@@ -179,7 +178,6 @@ def finetune_on_labels(
         said = train_on_labels(pair, labels, args.out, plan, lambda share, _: bar.update(round(100*share) - bar.n))
     for sentence in said: say(sentence)
     say(f"stage-2 model: {args.out}")
-
 
 # %% ../../nbs/81_commands.train.ipynb #43c10bf3
 def finetune(
@@ -208,7 +206,6 @@ def add_label_options(
     p.add_argument('--confidence', nargs=2, metavar=('COLUMN', 'LEAST'), help='column of --labels, and the least that counts: a number, or low, medium, high')
     p.add_argument('--radius', type=float, metavar='M', help='radius of landslides that --labels gives as points, m')
     p.add_argument('--classes', nargs='+', metavar=('COLUMN', 'VALUE'), help='column of --labels, and its values that are landslides')
-
 
 # %% ../../nbs/81_commands.train.ipynb #aa0a3142
 def add_finetune(

@@ -181,7 +181,6 @@ def sample_windows(
     corners = [(2, 2), (1, 1), (1, 3), (3, 1), (3, 3)] # quarters along y and x
     return [dict(y=_window_at(height, y, size), x=_window_at(width, x, size)) for y, x in corners]
 
-
 # %% ../../nbs/13_data.cube.ipynb #a196ee55
 def _in_windows(cube:xr.Dataset, windows:list[dict]) -> list[xr.Dataset]: # vv, vh (time, y, x), lazy
     "VV and VH of two to four passes in some windows"

@@ -260,7 +260,6 @@ def open_in_pixels(
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         return memory.open(**layout)
 
-
 # %% ../../nbs/10_data.grid.ipynb #2b6f515a
 def spread_starts(
     length:int,  # of an axis, pixels
@@ -427,7 +426,6 @@ def _burn(
     corner = like.rio.transform()*Affine.translation(columns.start, rows.start)
     fine = corner*Affine.scale(1/parts)
     return rasterize([polygon], (height*parts, width*parts), transform=fine, all_touched=parts > 1)
-
 
 # %% ../../nbs/10_data.grid.ipynb #4da73d66
 def _most_covered(

@@ -141,7 +141,6 @@ def _sampled_median(
     if not change.size: change = sample(spread_windows(shape, 1024, None))
     return round(float(np.median(change)), 4) if change.size else None
 
-
 # %% ../../nbs/14_data.pair.ipynb #0e23b901
 def scene_change(
     power:xr.DataArray,  # (time, y, x) linear power
@@ -154,7 +153,6 @@ def scene_change(
     change = _sampled_median(power.shape[1:], change_in)
     if change is None: raise CubeError("The passes before and after the event have no valid pixel in common.")
     return change
-
 
 # %% ../../nbs/14_data.pair.ipynb #3d666502
 PAIR_UNITS = { # variable -> units, long name
@@ -281,7 +279,6 @@ def pair_of_passes(
     facts = _provenance(cube, event, orbit, *sides)
     return described(pair).assign_attrs(facts, average=average, balance_db=list(offsets))
 
-
 # %% ../../nbs/14_data.pair.ipynb #f1b9ecab
 def make_pair(
     cube:xr.Dataset,      # canonical cube, linear power
@@ -322,7 +319,6 @@ def balanced(
     after = xr.DataArray([0, 1], dims='moment')
     shifted = {band: pair[band] - (after*offset).astype('float32') for band, offset in zip(('vv', 'vh'), offsets)}
     return described(pair.assign(shifted)).assign_attrs(balance_db=offsets)
-
 
 # %% ../../nbs/14_data.pair.ipynb #15e7b5b8
 def with_ratio_std(
@@ -421,7 +417,6 @@ def _cut_window(pair:xr.Dataset, y:int, x:int, size:int) -> xr.DataArray: # (mom
     "VV and VH of a window that begins at a row and a column"
     window = pair[['vv', 'vh']].isel(y=slice(y, y + size), x=slice(x, x + size))
     return window.to_array().transpose('moment', 'variable', 'y', 'x')
-
 
 # %% ../../nbs/14_data.pair.ipynb #95b57d16
 def _cut_windows(pair:xr.Dataset, size:int, most:int) -> list[np.ndarray]: # each (moment, band, y, x) dB

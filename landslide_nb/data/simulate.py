@@ -340,7 +340,6 @@ def _slow(region, seed, overpass, name, shape):
     angle = np.pi/2*along
     return np.float32(np.cos(angle))*now + np.float32(np.sin(angle))*later
 
-
 # %% ../../nbs/16_data.simulate.ipynb #e8874a7c
 def patches(
     region:Region,

@@ -74,7 +74,6 @@ def doubled(
     "The same part at the next finer level"
     return slice(2*part.start, 2*part.stop)
 
-
 # %% ../../nbs/20_learn.networks.ipynb #b01204c6
 def level_reads(
     coarsest:slice, # what the coarsest level gives, at its own resolution
@@ -88,7 +87,6 @@ def level_reads(
         reads.insert(0, slice(max(0, first), min(length >> level, last)))
         given = doubled(reads[0])
     return reads
-
 
 # %% ../../nbs/20_learn.networks.ipynb #b3b372aa
 def cut_part(
@@ -107,7 +105,6 @@ def halved(
     if torch.is_grad_enabled(): return F.max_pool2d(x, 2)
     rows = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
-
 
 # %% ../../nbs/20_learn.networks.ipynb #d8ae66c7
 class UNet(nn.Module):
@@ -163,7 +160,6 @@ class UNet(nn.Module):
         x = pad_to_multiple(x, self.stride)
         parts = self.parts_of(inner, x.shape[-2:])
         return self.decode(self.encode(x, parts), parts)
-
 
 # %% ../../nbs/20_learn.networks.ipynb #91029d83
 PRIOR = .02 # share of landslide pixels over a scene (Hokkaido 1.98 %)
@@ -270,7 +266,6 @@ def inner_logits(
     "Logits of a part of an image; the default network computes little more than it takes"
     alone = isinstance(model, SegmentNet) and not model.embedding
     return model.inner(x, wanted) if alone else model(x)[..., wanted[0], wanted[1]]
-
 
 # %% ../../nbs/20_learn.networks.ipynb #a150f871
 class ShallowUNet(nn.Module):

@@ -116,7 +116,6 @@ def kept_mosaic(
     mosaic = da.block([[load_part(path) for path in row] for row in files])
     return mosaic if mosaic.shape[-2:] == tuple(shape) else None
 
-
 # %% ../../nbs/30b_mapping.kept.ipynb #4f065923
 KEPT_RASTER = 'kept_raster' # in the encoding of a kept pair
 
@@ -147,7 +146,6 @@ def write_vrt(
     "Write the text of a raster"
     ElementTree.ElementTree(root).write(path)
     return path
-
 
 # %% ../../nbs/30b_mapping.kept.ipynb #89fc68ae
 BYTES = 4 # of a float32
@@ -181,7 +179,6 @@ def place_part(
     added(source, 'SrcRect', **box | dict(xOff=0, yOff=0))
     added(source, 'DstRect', **box)
 
-
 # %% ../../nbs/30b_mapping.kept.ipynb #ffc31818
 def part_boxes(
     files:list[list[Path]], # of `kept_files`
@@ -210,7 +207,6 @@ def kept_raster(
             added(band, 'NoDataValue', 'nan')
             for part, box in zip(parts, boxes): place_part(band, part, number, box)
     return write_vrt(root, Path(work)/'pair.vrt')
-
 
 # %% ../../nbs/30b_mapping.kept.ipynb #8e820047
 def kept_pair(

@@ -108,7 +108,6 @@ def has_two_images(
     "Whether a pair was made with `before='each'`"
     return set(SEASON_IMAGES) <= set(pair.data_vars)
 
-
 # %% ../../nbs/32_mapping.nulls.ipynb #57354e6d
 def null_pair(
     cube:xr.Dataset,  # canonical cube, or a part of it
@@ -172,7 +171,6 @@ def spread_passes(
     spread = {round(k) for k in np.linspace(0, len(passes) - 1, MOST_PAIRS)}
     return alike_splits(cube, pair, [passes[k] for k in sorted(spread)])
 
-
 # %% ../../nbs/32_mapping.nulls.ipynb #ad8781cb
 def null_pairs(
     cube:xr.Dataset, # canonical cube
@@ -180,7 +178,6 @@ def null_pairs(
 ) -> list[xr.Dataset]: # the latest last; [] with fewer than two passes before the event
     "Some null pairs of a place, made as the given pair"
     return [null_pair(cube, pair, *passes) for passes in spread_passes(cube, pair)]
-
 
 # %% ../../nbs/32_mapping.nulls.ipynb #db388b35
 WHOLE_UP_TO = 2**20 # pixels of a scene whose null pairs are mapped whole
@@ -207,7 +204,6 @@ def null_windows(
     "The windows of a scene in which its null pairs are mapped"
     return windows_in((pair.sizes['y'], pair.sizes['x']), is_small(pair))
 
-
 # %% ../../nbs/32_mapping.nulls.ipynb #2759e32f
 def windows_side_by_side(
     scene:xr.Dataset, # cube or pair, dims (..., y, x)
@@ -219,7 +215,6 @@ def windows_side_by_side(
         windows = [np.arange(start, min(start + side, length)) for start in spread_starts(length, side, most)]
         return np.concatenate(windows)
     return scene.isel(y=within(scene.sizes['y']), x=within(scene.sizes['x']))
-
 
 # %% ../../nbs/32_mapping.nulls.ipynb #f2986c9d
 def nulls_of_windows(
@@ -246,7 +241,6 @@ def read_pairs(
     own, *nulls = dask.compute(own, *nulls)
     return [own, *(nulls if has_two_images(pair) else map(balanced, nulls))]
 
-
 # %% ../../nbs/32_mapping.nulls.ipynb #2fde1cd9
 def map_whole(
     window:np.ndarray, # (moment, channel, y, x), dB
@@ -263,7 +257,6 @@ def map_alike(
     logits = forward(job.model, windows, job.spec, job.fast)
     logits[np.isnan(windows).any((1, 2))] = np.nan
     return [calibrate_map(calibrate(one, job.pixelwise), job.calibration) for one in logits]
-
 
 # %% ../../nbs/32_mapping.nulls.ipynb #8a2fb231
 def together(
@@ -286,7 +279,6 @@ def map_windows(
     if scales == [1] and len(windows) > 1: return map_alike(np.stack(windows), job)
     return [window_scales(window, scales, partial(map_whole, job=job), between) for window in windows]
 
-
 # %% ../../nbs/32_mapping.nulls.ipynb #39ab35af
 def window_probabilities(
     pair:xr.Dataset, # of `read_pairs`
@@ -308,7 +300,6 @@ def window_probabilities(
             found.append(prob[np.isfinite(prob)])
         bar.update(len(group))
     return np.concatenate(found)
-
 
 # %% ../../nbs/32_mapping.nulls.ipynb #9000c6d3
 def can_check(

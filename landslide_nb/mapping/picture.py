@@ -40,7 +40,6 @@ def block_means(
     count = added(valid.astype('float32'))
     return added(np.where(valid, whole, 0))/np.where(count > 0, count, np.nan)
 
-
 # %% ../../nbs/37b_mapping.picture.ipynb #efdba828
 def coarse(
     layers:list[xr.DataArray], # dims (y, x) of one scene, in memory or lazy
@@ -53,7 +52,6 @@ def coarse(
         parts = dask.compute(*[layer.isel(window).data for layer in layers])
         for image, part in zip(small, parts): image[at] = block_means(part, n)
     return small
-
 
 # %% ../../nbs/37b_mapping.picture.ipynb #e392967d
 @dataclass(frozen=True)
@@ -73,7 +71,6 @@ def backscatter_panel(
     low, high = np.nanpercentile(post, [2, 98])
     return Panel('post-event VH (dB)', post, 'gray', low, high)
 
-
 # %% ../../nbs/37b_mapping.picture.ipynb #ea0bd677
 def change_panel(
     change:np.ndarray, # (y, x) dVV - dVH, dB
@@ -81,7 +78,6 @@ def change_panel(
 ) -> Panel:
     "The log-ratio, smoothed"
     return Panel(f'log-ratio, dVV - dVH, {side} px mean (dB)', change, 'RdBu_r', -6, 6)
-
 
 # %% ../../nbs/37b_mapping.picture.ipynb #73cbc972
 def radar_panels(
@@ -95,7 +91,6 @@ def radar_panels(
         return [backscatter_panel(post), change_panel(change, n)]
     change = log_ratio(pair[['vv', 'vh']].compute(), size=5).score
     return [backscatter_panel(post.values), change_panel(change.values, 5)]
-
 
 # %% ../../nbs/37b_mapping.picture.ipynb #9ca99741
 def scene_panels(
@@ -113,7 +108,6 @@ def scene_panels(
     for title, (layer, colours) in shown.items():
         panels.append(Panel(title, *coarse([layer], n), colours, 0, 1))
     return panels
-
 
 # %% ../../nbs/37b_mapping.picture.ipynb #0641fbf3
 def draw_panel(

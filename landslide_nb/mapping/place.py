@@ -248,4 +248,3 @@ def settle_place(
     with kept_memory(), tqdm(total=total, desc='null pairs', unit='window', disable=not progress) as bar:
         own, *found = [window_probabilities(one, small, model, meta, bar) for one in pairs]
     return with_place(meta, pairs[1:], own, found)
-

@@ -37,8 +37,6 @@ if TYPE_CHECKING: # loaded when they are needed
     import pandas as pd
     from geopandas import GeoDataFrame
 
-
-
 # %% ../../nbs/38_mapping.report.ipynb #4e5da1f6
 @dataclass
 class AreaCount:
@@ -261,7 +259,6 @@ def scale_facts(
     text = larger_text(m)
     return {'scale': text} if text else {}
 
-
 # %% ../../nbs/38_mapping.report.ipynb #c6f56943
 def truth_facts(
     m:dict, # metrics of `write_products`
@@ -457,7 +454,6 @@ def update_line(
     "What is new since the last map"
     said = update_text(m)
     return f'<p class="update">{html.escape(with_capital(said))}.</p>' if said else ''
-
 
 # %% ../../nbs/38_mapping.report.ipynb #4bb3c170
 FRONT = """<section class=front><h1>{title}</h1>{banner}

@@ -319,7 +319,6 @@ def map_there(
         bar.update(tiles[k].pixels)
         yield tiles[k], array
 
-
 # %% ../../nbs/31_mapping.scene.ipynb #8eeec358
 def map_here(
     reader:TileReader, # of the whole scene
@@ -351,7 +350,6 @@ def map_tiles(
     x = stack_pair(pair, channels).data
     what = tiles, ready_job(job), bar, work
     return map_there(client, x, *what) if client else map_here(tile_reader(x, pair, channels, keep), *what)
-
 
 # %% ../../nbs/31_mapping.scene.ipynb #b804fb7a
 def calibrate_mosaic(

@@ -143,7 +143,6 @@ def read_ahead(
             if len(coming) > 1: yield coming.popleft().result()
         while coming: yield coming.popleft().result()
 
-
 # %% ../../nbs/30_mapping.tiles.ipynb #f0c44bbc
 def compute_there(
     client:object,       # `distributed.Client`
@@ -190,7 +189,6 @@ def write_tile(
 ) -> None:
     "Keep a finished tile"
     save_array(tile_path(work, tile), array)
-
 
 # %% ../../nbs/30_mapping.tiles.ipynb #1bfc8fb5
 def open_work(

@@ -172,7 +172,6 @@ WHY_LARGER = { # why, in metrics.json -> how a sentence ends
     'asked': ', as asked',
 }
 
-
 # %% ../../nbs/32b_mapping.words.ipynb #b409301d
 def squares_text(
     scales:list, # in which a scene was mapped
@@ -182,7 +181,6 @@ def squares_text(
     if not larger: return ''
     own = 'its own pixels and ' if 1 in scales else ''
     return f"{own}squares of {' and '.join(larger)}"
-
 
 # %% ../../nbs/32b_mapping.words.ipynb #0605c319
 def larger_text(
@@ -196,7 +194,6 @@ def larger_text(
     looks = said.get('looks')
     noise = f' (as of {looks:.0f} looks)' if isinstance(looks, (int, float)) else ''
     return f"Mapped in {squares} pixels{WHY_LARGER.get(str(said.get('why')), '')}{noise}."
-
 
 # %% ../../nbs/32b_mapping.words.ipynb #3b3fff89
 def shortened(

@@ -113,7 +113,6 @@ def random_passes(
         rain_db=(uniform(rng, .3, 3), uniform(rng, .1, 2)),
         event_spread=uniform(rng, .1, .7))
 
-
 # %% ../../nbs/42_weights.base.ipynb #0b61d934
 def random_unrest(
     rng:np.random.Generator,
@@ -164,7 +163,6 @@ def random_landslides(
         aspect_vv=vv*uniform(rng, 1, 8),
         aspect_vh=vh*uniform(rng, .5, 4))
 
-
 # %% ../../nbs/42_weights.base.ipynb #29f17df5
 def random_changes(
     rng:np.random.Generator,
@@ -185,7 +183,6 @@ def random_changes(
         growth_alike=uniform(rng, .5, .97),
         river_db=uniform(rng, -5, 6),
         cycle_db=(log_uniform(rng, .1, 2), log_uniform(rng, .1, 2.5)))
-
 
 # %% ../../nbs/42_weights.base.ipynb #5a2973e3
 WIDE_FIELDS = 1/6 # share of scenes with wide fields

@@ -335,7 +335,6 @@ def said_alone(
     "What is said of one track: how to map again, and what is new, is said of the fused map"
     return {key: value for key, value in meta.items() if key not in (*OF_COMMAND, 'update')}
 
-
 # %% ../../nbs/44_weights.tracks.ipynb #178e7585
 def map_track(
     pair:xr.Dataset,   # of one track
