@@ -250,11 +250,11 @@ def add_adapt(
 
 # %% ../../nbs/81_commands.train.ipynb #bd47bf13
 def base(
-    args:argparse.Namespace, # out, folder, scenes, epochs, seed, pretrained
+    args:argparse.Namespace, # out, folder, scenes, epochs, epoch_chips, bs, seed, pretrained
 ) -> None:
     "`landslide-nb base`: train the weights in the package again, on simulated events of random regions"
     from landslide_nb.weights.base import train_base
-    say(f'model: {train_base(args.out, args.folder, args.scenes, args.epochs, seed=args.seed, pretrained=args.pretrained)}')
+    say(f'model: {train_base(args.out, args.folder, args.scenes, args.epochs, args.epoch_chips, args.seed, bs=args.bs, pretrained=args.pretrained)}')
 
 # %% ../../nbs/81_commands.train.ipynb #35092200
 def add_base(
@@ -262,8 +262,10 @@ def add_base(
 ) -> None:
     "Arguments of `base`"
     add_model_out(p)
-    p.add_argument('--folder', required=True, type=path_word, metavar='DIR', help='folder for the simulated scenes, about 5.5 GB; what is there is used')
-    p.add_argument('--scenes', type=int, default=2000, metavar='N', help='random regions (default 2000)')
-    p.add_argument('--epochs', type=int, default=18, help='epochs of 4096 chips (default 18)')
+    p.add_argument('--folder', required=True, type=path_word, metavar='DIR', help='folder for the simulated scenes, about 12 GB; what is there is used')
+    p.add_argument('--scenes', type=int, default=4500, metavar='N', help='random regions (default 4500)')
+    p.add_argument('--epochs', type=int, default=24, help='epochs of the one-cycle schedule (default 24)')
+    p.add_argument('--epoch-chips', type=int, default=16384, metavar='N', help='chips in an epoch (default 16384)')
+    p.add_argument('--bs', type=int, default=64, metavar='N', help='chips a batch (default 64)')
     p.add_argument('--pretrained', type=path_word, metavar=MODEL, help='model to go on from, or base (default: random weights)')
     add_seed(p, 'of weights and batches')

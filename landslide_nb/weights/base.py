@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['COVER_SPREAD_DB', 'FEW_LOOKS', 'ONE_POLARISATION', 'HARDLY', 'WIDE_FIELDS', 'MUCH_AT_ONCE', 'NO_LANDSLIDES',
-           'SPECKLE_FILTERS', 'TV_WEIGHTS', 'FINER_PIXELS', 'NO_SPECKLE_ADDED', 'SIDE', 'SHARE_OF_SCENES', 'BASE_DECAY',
-           'BASE_SIZE', 'VALID_SCENES', 'GO_ON_RATE', 'uniform', 'log_uniform', 'random_terrain', 'random_looks',
-           'random_radar', 'random_passes', 'random_unrest', 'random_visibility', 'random_landslides', 'random_changes',
-           'with_wide_fields', 'with_much_at_once', 'random_region', 'despeckle', 'Preparation', 'random_preparation',
-           'random_cube', 'random_pair', 'FinerPixels', 'random_finer_pixels', 'finer_pixels', 'random_scene',
-           'write_scene', 'simulate_scenes', 'mosaic', 'random_chips', 'false_alarm_threshold', 'calibrate_scenes',
-           'save_calibrated', 'base_learner', 'train_base']
+           'SPECKLE_FILTERS', 'TV_WEIGHTS', 'SIDE', 'SHARE_OF_SCENES', 'BASE_DECAY', 'BASE_SIZE', 'VALID_SCENES',
+           'GO_ON_RATE', 'uniform', 'log_uniform', 'random_terrain', 'random_looks', 'random_radar', 'random_passes',
+           'random_unrest', 'random_visibility', 'random_landslides', 'random_changes', 'with_wide_fields',
+           'with_much_at_once', 'random_region', 'despeckle', 'Preparation', 'random_preparation', 'random_cube',
+           'random_pair', 'write_scene', 'simulate_scenes', 'mosaic', 'random_chips', 'false_alarm_threshold',
+           'calibrate_scenes', 'save_calibrated', 'base_learner', 'train_base']
 
 # %% ../../nbs/42_weights.base.ipynb #7a78857a
 import os
@@ -324,65 +323,20 @@ def random_pair(
     traits = {name: cube.attrs[name] for name in ('pixel', 'speckle_filter')}
     return make_pair(cube, passes=None).assign_attrs(traits)
 
-# %% ../../nbs/42_weights.base.ipynb #421beccb
-FINER_PIXELS = .2 # share of scenes whose ground is coarser than their pixels
-NO_SPECKLE_ADDED = .3 # share of those
-
-# %% ../../nbs/42_weights.base.ipynb #d9a7b46d
-@dataclass(frozen=True)
-class FinerPixels:
-    "How coarse ground is brought to smaller pixels"
-    factor:int       # pixels along a side of a coarse one
-    between:bool     # interpolated; False: copied
-    looks:float|None # of the speckle added to each moment; None: none
-
-# %% ../../nbs/42_weights.base.ipynb #4a7df708
-def random_finer_pixels(
-    seed:int,         # of the scene
-) -> FinerPixels|None: # None: pixels as they were imaged
-    "Whether and how the ground of a scene is brought to smaller pixels, drawn at random"
-    rng = np.random.default_rng([seed, 7])
-    if rng.random() >= FINER_PIXELS: return None
-    looks = None if rng.random() < NO_SPECKLE_ADDED else log_uniform(rng, 3, 50)
-    return FinerPixels(int(rng.choice([2, 3])), bool(rng.random() < .5), looks)
-
-# %% ../../nbs/42_weights.base.ipynb #88ca708c
-def finer_pixels(
-    db:np.ndarray,           # (n, y, x)
-    how:FinerPixels,         # factor, between, looks
-    rng:np.random.Generator, # of the speckle
-) -> np.ndarray:             # (n, factor*y, factor*x) dB
-    "Images in smaller pixels, averaged in power where they are interpolated"
-    from scipy.ndimage import zoom
-    if how.between: power = zoom(to_power(db), (1, how.factor, how.factor), order=1, mode='nearest', grid_mode=True)
-    else: power = to_power(db).repeat(how.factor, 1).repeat(how.factor, 2)
-    if how.looks: power = power*rng.gamma(how.looks, 1/how.looks, power.shape)
-    return to_db(power)
-
-# %% ../../nbs/42_weights.base.ipynb #76d5c4d1
-SIDE = 384 # of a scene, px; divisible by 2 and 3
-
-def random_scene(
-    seed:int,      # of the scene
-) -> np.ndarray:   # (5, y, x): VV and VH before, VV and VH after in dB, truth
-    "A scene as training reads it: the pair of a random region, perhaps in finer pixels"
-    how = random_finer_pixels(seed)
-    factor = how.factor if how else 1
-    pair = random_pair(seed, SIDE//factor)
-    images = np.stack([pair[pol].values[moment] for moment in (0, 1) for pol in POLARISATIONS])
-    if how: images = finer_pixels(images, how, np.random.default_rng([seed, 8]))
-    truth = pair.landslides.values.repeat(factor, 0).repeat(factor, 1)
-    return np.stack([*images, truth])
+# %% ../../nbs/42_weights.base.ipynb #6e6876bf
+SIDE = 384 # of a scene, px
 
 # %% ../../nbs/42_weights.base.ipynb #1ae2248b
 def write_scene(
     folder:str|Path, # of the scenes
     seed:int,        # of the scene
-) -> Path:           # of `random_scene`, float16
+) -> Path:           # of (5, y, x) float16: VV and VH before, VV and VH after, truth
     "Simulate a scene into a file, unless it is there"
     path = Path(folder)/f'{seed}.npy'
     if path.exists(): return path
-    with atomic(path) as tmp: np.save(tmp, random_scene(seed).astype('float16'))
+    pair = random_pair(seed, SIDE)
+    images = [pair[pol].values[moment] for moment in (0, 1) for pol in POLARISATIONS]
+    with atomic(path) as tmp: np.save(tmp, np.stack([*images, pair.landslides.values]).astype('float16'))
     return path
 
 # %% ../../nbs/42_weights.base.ipynb #db6f4551
@@ -525,13 +479,13 @@ def base_learner(
 # %% ../../nbs/42_weights.base.ipynb #218cbc5b
 def train_base(
     out:str|Path,     # model file to write
-    folder:str|Path,  # gets scenes and chips, about 5.5 GB for 2000 scenes; what is there is used
-    scenes:int=2000,  # random regions
-    epochs:int=18,    # of the one-cycle schedule
-    epoch_chips:int=4096, # chips in an epoch
+    folder:str|Path,  # gets scenes and chips, about 12 GB for 4500 scenes; what is there is used
+    scenes:int=4500,  # random regions
+    epochs:int=24,    # of the one-cycle schedule
+    epoch_chips:int=16384, # chips in an epoch
     seed:int=0,       # of weights and batches
     held:int=250,     # further random regions to calibrate on
-    bs:int=16,        # chips a batch; more keep a graphics card busy
+    bs:int=64,        # chips a batch
     pretrained:str|Path|None=None, # model to go on from, or 'base'; None: random weights
     **size,           # width, levels of the network
 ) -> Path:
