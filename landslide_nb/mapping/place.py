@@ -73,7 +73,7 @@ def landslide_shares(
     return isotonic_regression(share, weights=found + FEW).x.clip(1e-5, .99)
 
 # %% ../../nbs/33_mapping.place.ipynb #ddc938d7
-USUAL = .004 # mean probability of the shipped weights in null pairs of simulated regions
+USUAL = .0035 # mean probability of the shipped weights in null pairs of simulated regions
 NEARLY_NONE = .0015 # of the same; a place stiller than this counts as this still
 
 # %% ../../nbs/33_mapping.place.ipynb #91c5d12c
@@ -167,7 +167,7 @@ def false_witnesses(
 
 # %% ../../nbs/33_mapping.place.ipynb #9e20989b
 FALSE_WEIGHTS = .75, .6, .45 # of 1, of the logit of what the model says, of the logit of what null pairs explain
-FALSE_SPREAD = 1.75, .6      # of a logit: of every place, and more of one with a single null pair
+FALSE_SPREAD = 1.5, .6       # of a logit: of every place, and more of one with a single null pair
 
 # %% ../../nbs/33_mapping.place.ipynb #89d521c2
 def false_share(
