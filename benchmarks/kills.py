@@ -743,7 +743,8 @@ def two_after_a_kill(bench):
     problems = [f'{end.how}: {end.result}' for end in [one.end() for one in both] if end.how not in ('done', 'said')]
     return problems + bench.finish(home)
 
-OWN_WORDS = r'\w*MemoryError|(RuntimeError|OSError).*(allocate memory|start new thread)|.*Unable to allocate'
+OWN_WORDS = (r'\w*MemoryError|(RuntimeError|OSError).*(allocate memory|start new thread)|.*Unable to allocate'
+             r'|SystemError.*returned NULL without setting an exception') # of C code that got none, from Python 3.12 on
 
 def own_words(end): return re.match(OWN_WORDS, str(end.result))
 

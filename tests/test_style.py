@@ -13,14 +13,19 @@ def written(path):
 
 def nodes(path): return list(ast.walk(ast.parse(path.read_text())))
 
+def strings(node):
+    "The strings of a tree, each with what lies in it"
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.JoinedStr) or isinstance(getattr(child, 'value', None), str): yield child
+        else: yield from strings(child)
+
 def characters_in_strings(text):
     "Line number -> characters of it that lie in strings"
     lines, inside = text.splitlines(), {}
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type != tokenize.STRING: continue
-        for k in range(token.start[0], token.end[0] + 1):
-            first = token.start[1] if k == token.start[0] else 0
-            last = token.end[1] if k == token.end[0] else len(lines[k-1])
+    for node in strings(ast.parse(text)):
+        for k in range(node.lineno, node.end_lineno + 1):
+            first = node.col_offset if k == node.lineno else 0
+            last = node.end_col_offset if k == node.end_lineno else len(lines[k-1])
             inside[k] = inside.get(k, 0) + last - first
     return inside
 
