@@ -372,7 +372,7 @@ COMMANDS = dict( # name -> (function, its arguments, one line of help)
     report=(report, add_report, 'the page of a map again, or as a PDF of two A4 pages'),
     experiment=(experiment, add_experiment, 'how much pretraining helps, at which number of labels'),
     ablation=(ablation, add_ablation, 'what each part of the recipe is worth'),
-    base=(base, add_base, 'train the weights in the package again (about an hour on two cores)'),
+    base=(base, add_base, 'train the weights in the package again (minutes on a graphics card, hours without)'),
 )
 
 # %% ../nbs/85_cli.ipynb #de7f5e76
