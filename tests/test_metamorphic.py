@@ -31,11 +31,11 @@ from landslide_nb.mapping.areas import landslide_polygons, ranked_cells, ranked_
 from landslide_nb.mapping.mapping import map_cube
 from landslide_nb.mapping.place import settle_place
 from landslide_nb.mapping.scene import measured, predict_scene
-from landslide_nb.testing import mock_pair
+from landslide_nb.testing import mock_pair, rough
 
 BANDS = ('vv', 'vh')
 SAME = 1e-5 # probability: convolutions of another shape add up in another order, in float32
-ROUNDED = 2e-4 # probability: the balance is rounded to 1e-4 dB, and .02 dB change none by more than .003
+ROUNDED = 5e-4 # probability: the balance is rounded to 1e-4 dB, and .02 dB change none by more than .01
 ROUNDED_DB = 3e-4 # dB: two such balances, and float32
 
 @pytest.fixture(scope='module', autouse=True)
@@ -382,7 +382,7 @@ def assert_rising(values):
     assert means[-1] > 10*means[0]
     for weaker, stronger in zip(values[:-1], values[1:]):
         assert (weaker - stronger > FALL).mean() < .1
-        assert (weaker - stronger).max() < .2
+        assert np.quantile(weaker - stronger, .99) < .2
 
 @pytest.mark.parametrize('region, seed', [('demo_a', 0), ('demo_b', 1)])
 def test_a_stronger_landslide_is_no_less_probable(region, seed):
@@ -415,9 +415,11 @@ def test_a_landslide_far_away_does_not_matter():
 # Areas
 
 def slide_pair(**grid):
-    "A mock pair whose landslide also loses 3 dB of VH, so that the shipped weights see it"
-    pair = mock_pair((96, 96), **grid)
-    pair.vh.values[1, pair.landslides.values == 1] -= 3
+    "A mock pair whose landslide also loses 3 dB of VH and is rough inside, so that the shipped weights see it"
+    pair, rng = mock_pair((96, 96), **grid), np.random.default_rng(3)
+    slide = pair.landslides.values == 1
+    pair.vh.values[1, slide] -= 3
+    for band in BANDS: pair[band].values[1, slide] += rough(slide.shape, rng)[slide]
     return pair
 
 def areas(pair):

