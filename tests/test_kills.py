@@ -3,11 +3,13 @@
 `python -m benchmarks.kills` is the whole campaign; its page is `benchmarks/kills.md`. It runs in a process of its own, for
 a process with threads cannot be forked.
 """
-import os, subprocess, sys
+import os, subprocess, sys, threading
 
 import pytest
 
+from benchmarks.kills import small_chips
 from conftest import root
+from landslide_nb.data.chips import ChipSet
 
 QUICK = ('fetch', 'save_cube', 'make_chips', 'split_chips', 'save_model')
 TRAINED = ('finetune', 'adapt', 'experiment')
@@ -96,3 +98,21 @@ assert rows[0]['half made'] > 0, rows
 '''
     out = subprocess.run([sys.executable, '-c', program], cwd=root, capture_output=True, text=True, timeout=300)
     assert out.returncode == 0, out.stderr[-3000:]
+
+def test_a_table_that_is_replaced_while_it_is_read_is_one_of_the_two(tmp_path):
+    table = small_chips(tmp_path/'chips').folder/'table.parquet'
+    ChipSet(table.parent).table.drop(columns='split').to_parquet(tmp_path/'other.parquet')
+    versions = [table.read_bytes(), (tmp_path/'other.parquet').read_bytes()]
+    over = threading.Event()
+    def replace():
+        while not over.is_set():
+            for version in versions:
+                (tmp_path/'new').write_bytes(version)
+                os.replace(tmp_path/'new', table)
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try: lengths = {len(ChipSet(table.parent).table) for _ in range(100)}
+    finally:
+        over.set()
+        writer.join()
+    assert lengths == {64}

@@ -97,7 +97,7 @@ class ChipSet:
 
     @cached_property
     def table(self) -> gpd.GeoDataFrame: # a row a chip
-        return gpd.read_parquet(self.folder/'table.parquet')
+        with open(self.folder/'table.parquet', 'rb') as f: return gpd.read_parquet(f) # one file, even if it is replaced meanwhile
 
     @property
     def name(self) -> str: return self.meta['name']
