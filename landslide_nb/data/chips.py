@@ -97,7 +97,8 @@ class ChipSet:
 
     @cached_property
     def table(self) -> gpd.GeoDataFrame: # a row a chip
-        with open(self.folder/'table.parquet', 'rb') as f: return gpd.read_parquet(f) # one file, even if it is replaced meanwhile
+        with open(self.folder/'table.parquet', 'rb') as f: # one file, even if it is replaced meanwhile
+            return gpd.read_parquet(f)
 
     @property
     def name(self) -> str: return self.meta['name']
