@@ -126,22 +126,26 @@ def run_child(what, source, size, options, work):
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', os.cpu_count())))
     print(json.dumps(dict(whole=whole, network=network)[what](laid_out(source, *size), work, options)))
 
-def page(size, found, alone):
-    "The table"
+def phases_page(size, found):
+    "The table of the whole map"
     clock, cpu = found['whole']
     phases = found['phases']
     other = [total - sum(of) for total, of in zip(found['whole'], zip(*phases.values()))]
     rows = [f"| {name} | {s:.1f} | {c:.1f} | {c/cpu:.0%} | {mb:,.0f} |" for name, (s, c, mb) in phases.items()]
     rows.append('| everything else | {:.1f} | {:.1f} | {:.0%} | |'.format(*other, other[1]/cpu))
     peak, mpx = max(mb for *_, mb in phases.values()), size[0]*size[1]/1e6
+    return '\n'.join([
+        f"{size[0]:,} x {size[1]:,} px, {found['polygons']:,} polygons, load {os.getloadavg()[0]:.1f}: {mpx/clock:.2f} Mpx/s. "
+        f"Memory: {peak:,.0f} MB at the peak, {found['mb_before']:,.0f} MB before the map.", '',
+        '| phase | s | CPU s | share of it | MB at the peak |', '|---|---:|---:|---:|---:|', *rows,
+        f"| **whole map** | {clock:.1f} | {cpu:.1f} | | {peak:,.0f} |"])
+
+def network_page(found, alone):
+    "The network alone, and the ratio"
     ratios = [whole/own for whole, own in zip(found['whole'], alone['whole'])]
     return '\n'.join([
-        f"{size[0]:,} x {size[1]:,} px, {found['polygons']:,} polygons, load {os.getloadavg()[0]:.1f}", '',
-        '| phase | s | CPU s | share of it | MB at the peak |', '|---|---:|---:|---:|---:|', *rows,
-        f"| **whole map** | {clock:.1f} | {cpu:.1f} | | {peak:,.0f} |",
         '| the network alone, float32 | {:.1f} | {:.1f} | | |'.format(*alone['whole']), '',
-        f"The whole map takes {ratios[0]:.2f} times as long as the network alone in float32, {ratios[1]:.2f} times in CPU time: {mpx/clock:.2f} Mpx/s. "
-        f"Memory: {peak:,.0f} MB at the peak, {found['mb_before']:,.0f} MB before the map."])
+        f"The whole map takes {ratios[0]:.2f} times as long as the network alone in float32, {ratios[1]:.2f} times in CPU time."])
 
 def main():
     p = argparse.ArgumentParser('python -m benchmarks.map', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -162,6 +166,7 @@ def main():
         work.mkdir(parents=True, exist_ok=True)
         if not source.exists(): simulate(source)
         found = child('whole', source, size, args.options, work)
-        print(page(size, found, child('network', source, size, args.alone, work)))
+        print(phases_page(size, found), flush=True) # of a large scene the rest takes as long again
+        print(network_page(found, child('network', source, size, args.alone, work)))
 
 if __name__ == '__main__': main()
