@@ -391,8 +391,9 @@ def quiet_call(function, args):
         try: result, ended = function(*args), 'done'
         except LandslideError as e: result, ended = str(e), 'said'
         except Refused: result, ended = out.getvalue().strip().splitlines()[-1], 'said'
-        except BaseException as e: result, ended = f'{type(e).__name__}: {e}'.splitlines()[0], 'crashed'
-        if ended == 'crashed': out.write(traceback.format_exc())
+        except BaseException as e:
+            result, ended = f'{type(e).__name__}: {e}'.splitlines()[0], 'crashed'
+            out.write(traceback.format_exc())
     return ended, result, out.getvalue()
 
 @dataclass(frozen=True)
@@ -745,17 +746,22 @@ def two_after_a_kill(bench):
 
 OWN_WORDS = (r'\w*MemoryError|(RuntimeError|OSError).*(allocate memory|start new thread)|.*Unable to allocate'
              r'|SystemError.*without (setting an exception|exception set)') # of C code that got none
+PACKAGE = HERE.parent/'landslide_nb'
 
-def own_words(end): return re.match(OWN_WORDS, str(end.result))
+def own_words(end):
+    "Whether a library or Python itself ended a call, in words of its own: only what a command says is ours to choose"
+    if re.match(OWN_WORDS, str(end.result)): return True
+    places = re.findall(r'File "([^"]+)", line', end.printed) # of the traceback, the innermost last
+    return bool(places) and PACKAGE not in Path(places[-1]).parents
 
 def out_of_memory(bench):
-    "Too little memory; a library in C that gets none may end the process without a word, and then only what is left counts"
+    "Too little memory; a library in C that gets none may end the process without a word, or wait, and then only what is left counts"
     problems = []
     for memory in (2**20, 2**24, 2**26): # bytes more than it has
         home = bench.home()
-        end = bench.call(home, memory=memory).end()
+        end = bench.call(home, memory=memory).end(60 + 5*bench.seconds)
         if end.how == 'done': continue
-        if own_words(end) and 'command' not in bench.step.call.__name__: end.how = 'said' # Python's or torch's own
+        if own_words(end) and 'command' not in bench.step.call.__name__: end.how = 'said'
         if end.how != 'killed': problems += [f'{memory >> 20} MB: {p}' for p in ends_in_a_sentence(bench, home, end)]
         problems += bench.finish(home)
     return problems

@@ -485,7 +485,8 @@ def run_settled(
         args.run(args)
 
 # %% ../nbs/85_cli.ipynb #40fba8f0
-NO_MEMORY = ("can't start new thread", "can't allocate memory", 'cannot allocate memory', 'out of memory', 'failed to map segment')
+NO_MEMORY = ("can't start new thread", 'failed to launch worker thread', "can't allocate memory", 'cannot allocate memory',
+             'unable to allocate', 'out of memory', 'failed to map segment')
 
 def lacks_memory(
     error:BaseException,
@@ -516,7 +517,7 @@ def main(
     except LandslideError as e:
         print(f'landslide-nb: {e}', file=sys.stderr)
         return 1
-    except (MemoryError, RuntimeError, ImportError, OSError) as e:
+    except Exception as e: # each library has its own
         lacking = what_lacks(e)
         if lacking is None: raise
         print(f'landslide-nb: {lacking}', file=sys.stderr)

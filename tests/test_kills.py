@@ -7,7 +7,7 @@ import os, subprocess, sys, threading
 
 import pytest
 
-from benchmarks.kills import small_chips
+from benchmarks.kills import PACKAGE, Ending, own_words, small_chips
 from conftest import root
 from landslide_nb.data.chips import ChipSet
 
@@ -116,3 +116,15 @@ def test_a_table_that_is_replaced_while_it_is_read_is_one_of_the_two(tmp_path):
         over.set()
         writer.join()
     assert lengths == {64}
+
+
+def test_whose_words_end_a_call_that_gets_no_memory():
+    "What a library says is its own; an error of this package's own line is a fault, unless it is memory by name"
+    def ended(result, *places):
+        frames = ''.join(f'  File "{place}", line 1, in f\n' for place in places)
+        return Ending('crashed', result, f'Traceback (most recent call last):\n{frames}{result}')
+    ours, others = PACKAGE/'core.py', '/env/site-packages/pyarrow/parquet/core.py'
+    assert own_words(ended('ArrowException: Failed to launch worker thread', ours, others))
+    assert own_words(ended('MemoryError: ', ours))
+    assert not own_words(ended('AttributeError: None has no attribute x', others, ours))
+    assert not own_words(Ending('crashed', 'ValueError: x'))
