@@ -424,6 +424,6 @@ pages = int(open('/proc/self/statm').read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages*resource.getpagesize() + 2**26,)*2)
 sys.exit(main(['map', 'demo_a', '--out', {str(tmp_path/'run')!r}]))
 """
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=100)
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
     assert out.returncode == 1 and 'landslide-nb: out of memory' in out.stderr, out.stderr[-2000:]
     assert not (tmp_path/'run').exists()

@@ -14,7 +14,7 @@ from test_app import CURTAIN, DRAWN, MAPS, MASKED, MODELS, Visitor, free_port, w
 
 root = Path(__file__).parents[1]
 playwright = pytest.importorskip('playwright.sync_api', reason='without playwright no browser can be driven')
-pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 WICKED = '<img src=x onerror=document.title=1>'
 MODEL = dict(arch='unet', calibration=dict(threshold=.5))
 
@@ -164,7 +164,7 @@ def test_layers_are_lifted_lowered_and_faded(visit):
     assert v.page.evaluate(order)[-1] != 'Scatter'
     v.page.get_by_label('Layer', exact=True).select_option('crowd')
     for _ in range(5): v.button('Lift').click()
-    v.page.wait_for_function(f'() => ({order})().at(-1) == "Scatter"', timeout=20_000)
+    v.page.wait_for_function(f'() => ({order})().at(-1) == "Scatter"')
     v.page.locator('.noUi-handle').last.focus()
     for _ in range(18): v.page.keyboard.press('ArrowLeft')
     wait_drawn(v, crowd, lambda n: n < full/3)
@@ -174,7 +174,7 @@ def test_layers_that_cannot_be_shown_end_in_one_sentence(desk, tmp_path):
     (tmp_path/'virtual.vrt').write_text('<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>/etc/passwd</SrcDataSource></OGRVRTLayer></OGRVRTDataSource>')
     (tmp_path/'words.gpkg').write_text('no features')
     for name, word in (('virtual.vrt', 'not followed'), ('words.gpkg', 'no vector file'), ('nothing.shp', 'does not exist')):
-        out = command('app', desk/'runs', '--no-show', '--layer', tmp_path/name, cwd=tmp_path, timeout=120)
+        out = command('app', desk/'runs', '--no-show', '--layer', tmp_path/name, cwd=tmp_path, timeout=300)
         one_sentence(out, word)
 
 @pytest.mark.parametrize('driver, name', [('ESRI Shapefile', 'a.shp'), ('GPKG', 'a.gpkg'), ('KML', 'a.kml'), ('GPX', 'a.gpx'), ('GML', 'a.gml'),
@@ -196,7 +196,7 @@ def test_zones_are_ranked_named_and_drawn(visit):
     assert sorted(zones) == sorted(['Upper Vale', WICKED])
     assert f'Worst hit is {zones[0]} (zone 1), in the ' in sentence
     v.button('+').click()
-    v.page.wait_for_function('title => window.drawn.includes(title)', arg=f'1 {zones[0]}', timeout=20_000)
+    v.page.wait_for_function('title => window.drawn.includes(title)', arg=f'1 {zones[0]}')
     assert len(v.column('road (m)')) == 2
     assert v.page.locator('.tabulator-cell[tabulator-field="near"]').first.inner_text() == 'Millbrook'
     assert v.page.title() == 'Landslide map' and v.page.locator('img[src=x]').count() == 0
@@ -225,7 +225,7 @@ def test_a_slider_says_and_draws_what_a_pass_added(visit):
     from landslide_nb.browser.panels import NEW
     v = visit('?run=storm/2024-06-15')
     since = v.page.locator('.since')
-    since.wait_for(timeout=30_000)
+    since.wait_for()
     assert since.inner_text() == ('The pass of 2024-06-15 added 12.0 ha above the threshold, in 1 patch of at least 500 m²; '
                                   '0 m² of the map before no longer reach it.')
     assert wait_drawn(v, NEW, lambda n: n > 100)
@@ -277,7 +277,7 @@ def test_the_key_of_colours_lies_outside_of_the_map_in_its_colours(visit):
 
 def curtain_end(v):
     "Where the image before the event ends, as a share of the map's width"
-    v.page.wait_for_function(f'() => {{ const s = ({MASKED})(); return s && s.length }}', timeout=60_000)
+    v.page.wait_for_function(f'() => {{ const s = ({MASKED})(); return s && s.length }}')
     start, _, end, _ = v.ranges()
     left, width = v.page.evaluate(f'() => [{CURTAIN}.x[0], {CURTAIN}.dw[0]]')
     return (left + v.page.evaluate(MASKED)[1]*width - start)/(end - start)
@@ -350,5 +350,5 @@ def test_a_background_is_chosen_by_its_keys(visit):
     v.page.get_by_label('Background', exact=True).first.focus()
     v.page.keyboard.press('ArrowDown')
     v.page.keyboard.press('ArrowDown')
-    v.page.locator('figcaption', has_text='log-ratio dVV - dVH (dB)').wait_for(timeout=20_000)
+    v.page.locator('figcaption', has_text='log-ratio dVV - dVH (dB)').wait_for()
     assert v.bad == []

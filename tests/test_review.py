@@ -9,7 +9,7 @@ from benchmarks.review import HOOK, LARGE
 from conftest import CHROMIUM, NO_CHROMIUM
 from test_app import Visitor, likely, serving
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -57,7 +57,7 @@ SHOWN = "() => window.landslide_review && window.landslide_review.item"
 
 def eventually(test):
     "Wait until a test holds"
-    for _ in range(100):
+    for _ in range(600):
         if test(): return True
         time.sleep(.1)
     return False
@@ -66,7 +66,7 @@ class Reviewer(Visitor):
     "A browser page on which somebody reviews"
     def __init__(self, chromium, url, name='', **context):
         super().__init__(chromium, url, **context)
-        self.page.wait_for_function(SHOWN, timeout=60_000)
+        self.page.wait_for_function(SHOWN)
         if name: self.introduce(name)
 
     def introduce(self, name):
@@ -89,18 +89,18 @@ class Reviewer(Visitor):
 
     def said(self, words):
         "Wait until the status says it"
-        self.page.wait_for_function(f"words => ({STATUS})().includes(words)", arg=words, timeout=15_000)
+        self.page.wait_for_function(f"words => ({STATUS})().includes(words)", arg=words)
 
     def decide_with(self, button):
         before = self.shown()
         self.page.get_by_role('button', name=button).click()
-        self.page.wait_for_function(f'before => ({SHOWN})() != before', arg=before, timeout=10_000)
+        self.page.wait_for_function(f'before => ({SHOWN})() != before', arg=before)
         self.page.wait_for_timeout(300)
 
     def ask(self, button, name):
         "A button that hands out chips"
         self.page.get_by_role('button', name=button).click()
-        self.page.wait_for_function(f'name => ({SHOWN})().startsWith(name)', arg=name, timeout=60_000)
+        self.page.wait_for_function(f'name => ({SHOWN})().startsWith(name)', arg=name)
         self.page.wait_for_timeout(700)
 
     def yes(self, map_first=False):
@@ -133,12 +133,12 @@ class Reviewer(Visitor):
         before = self.shown()
         self.page.wait_for_timeout(300)
         self.page.keyboard.press(key)
-        self.page.wait_for_function(f'before => ({SHOWN})() != before', arg=before, timeout=10_000)
+        self.page.wait_for_function(f'before => ({SHOWN})() != before', arg=before)
 
     def key(self, key, active=None):
         "A key that stays on the item; the button that is active then"
         self.page.keyboard.press(key)
-        if active: self.page.locator('button.bk-active').get_by_text(active, exact=True).wait_for(timeout=10_000)
+        if active: self.page.locator('button.bk-active').get_by_text(active, exact=True).wait_for()
         self.page.wait_for_timeout(300)
 
     def box(self):
@@ -154,7 +154,7 @@ class Reviewer(Visitor):
         self.page.mouse.down()
         for point in points[1:]: self.page.mouse.move(*point, steps=6)
         self.page.mouse.up()
-        self.page.wait_for_function(f"() => {LARGE}.renderers.filter(r => r.glyph.type == 'MultiLine')[0].data_source.data.xs.length == 0", timeout=10_000)
+        self.page.wait_for_function(f"() => {LARGE}.renderers.filter(r => r.glyph.type == 'MultiLine')[0].data_source.data.xs.length == 0")
         self.page.wait_for_timeout(200)
 
 def labels_of(run):
@@ -303,18 +303,18 @@ def test_round_the_loop(review, run):
     v.ask('Draw chips to estimate the area', 'drawn')
     assert '1 of 5' in v.status()
     for k in range(5): v.yes(map_first=True) if k < 2 else v.press('r')
-    v.page.get_by_text('Landslide area by the drawn chips').wait_for(timeout=30_000)
+    v.page.get_by_text('Landslide area by the drawn chips').wait_for()
     v.ask('Suggest chips to label', 'suggested') # of those that are not drawn, for these teach nothing
     v.yes()
     for key in 'rr': v.press(key)
     v.page.get_by_role('button', name='Train with these labels').click()
-    v.page.get_by_role('button', name='Cancel').wait_for(timeout=30_000)
+    v.page.get_by_role('button', name='Cancel').wait_for()
     v.press('b') # the page goes on
     v.page.get_by_role('button', name='Cancel').wait_for(state='hidden', timeout=400_000)
-    v.page.get_by_text(f'The new map is {run.name}-2').wait_for(timeout=10_000)
+    v.page.get_by_text(f'The new map is {run.name}-2').wait_for()
     assert (run.with_name(f'{run.name}-2')/'probability.tif').exists()
     v.page.get_by_role('button', name='Compare with the new map').click()
-    v.page.get_by_text(f'B: {run.name}-2').first.wait_for(timeout=30_000)
+    v.page.get_by_text(f'B: {run.name}-2').first.wait_for()
     assert v.bad == []
     v.close()
 
