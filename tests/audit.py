@@ -14,7 +14,8 @@ SERVICES = ('pypi', 'osv')
 
 def ask(service):
     "The dependencies as one service sees them, or None if it cannot say"
-    words = [sys.executable, '-m', 'pip_audit', '--local', '--format', 'json', '--progress-spinner', 'off', '--vulnerability-service', service]
+    words = [sys.executable, '-m', 'pip_audit', '--local', '--format', 'json', '--progress-spinner', 'off',
+             '--vulnerability-service', service]
     try: out = subprocess.run(words, capture_output=True, text=True, timeout=600)
     except subprocess.TimeoutExpired: return None
     try: return json.loads(out.stdout)['dependencies']

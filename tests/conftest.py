@@ -7,7 +7,8 @@ import warm
 root = Path(__file__).parents[1]
 DATA = root.parent/'shared'/'data'
 BIN = Path(sys.executable).parent
-os.environ['PYTHONPATH'] = os.pathsep.join([str(root), *filter(None, [os.environ.get('PYTHONPATH')])]) # processes of tests run this copy
+# processes of tests run this copy
+os.environ['PYTHONPATH'] = os.pathsep.join([str(root), *filter(None, [os.environ.get('PYTHONPATH')])])
 
 @pytest.fixture(scope='session')
 def shared():
@@ -35,7 +36,8 @@ def command(*words, cwd, timeout=600, cold=False, **env):
     settings = {**os.environ, 'LANDSLIDE_NB_CACHE': str(Path(cwd)/'cache'), **env}
     if warm.POSSIBLE and not cold:
         return warm.called('landslide_nb.cli:main', BIN/'landslide-nb', *words, cwd=cwd, env=settings, timeout=timeout)
-    return subprocess.run([BIN/'landslide-nb', *map(str, words)], cwd=cwd, timeout=timeout, capture_output=True, text=True, env=settings)
+    return subprocess.run([BIN/'landslide-nb', *map(str, words)],
+                          cwd=cwd, timeout=timeout, capture_output=True, text=True, env=settings)
 
 def one_sentence(out, word):
     "A command must have failed with one sentence that holds a word"

@@ -25,7 +25,8 @@ root = Path(__file__).parents[1]
 KINDS = ('oldest', 'notebooks', 'newest')
 PYTHONS = ('3.11', '3.12', '3.13', '3.14')
 QUICK_TESTS = ('test_golden.py', 'test_doors.py', 'test_metamorphic.py', 'test_cli.py')
-QUICK_NOTEBOOKS = ('00_core', '04_gaps', '09_guard', '12_data.files', '13_data.cube', '25_learn.data', '34_mapping.areas', '59_browser.runs')
+QUICK_NOTEBOOKS = ('00_core', '04_gaps', '09_guard', '12_data.files', '13_data.cube', '25_learn.data',
+                   '34_mapping.areas', '59_browser.runs')
 NEEDS_NBDEV = ('test_house.py', 'test_readme.py')
 
 
@@ -72,7 +73,8 @@ def installed(uv, python):
     "The path of a Python on this machine, or None; nothing is fetched"
     found = run(uv, 'python', 'find', '--offline', '--no-python-downloads', python, capture_output=True)
     if found.returncode == 0: return found.stdout.strip()
-    versions = Path(os.environ.get('PYENV_ROOT', Path.home()/'.pyenv'))/'versions' # those of pyenv need not be on the path
+    # those of pyenv need not be on the path
+    versions = Path(os.environ.get('PYENV_ROOT', Path.home()/'.pyenv'))/'versions'
     return next(map(str, sorted(versions.glob(f'{python}.*/bin/python{python}'))), None)
 
 def planned(kinds, pythons):
@@ -114,7 +116,8 @@ def try_notebook(python, notebook):
 
 def try_all(environment, python, args):
     "Sentences about what failed"
-    os.environ.update(OMP_NUM_THREADS='1', MPLBACKEND='agg', PYTHONPATH=str(root)) # no other copy of the package may be found
+    # no other copy of the package may be found
+    os.environ.update(OMP_NUM_THREADS='1', MPLBACKEND='agg', PYTHONPATH=str(root))
     failed = [] if try_tests(environment, python, args) else ['tests failed (see above)']
     return failed + [f'{o.name} failed' for o in notebooks(environment, args.quick) if not try_notebook(python, o)]
 

@@ -104,7 +104,8 @@ def campaign(
     "Try `CASES` cases on a door; fail with the shortest example of each kind of failure"
     counted, failed = Counter(), {}
 
-    @settings(max_examples=CASES, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=CASES, deadline=None, database=None, phases=[Phase.generate],
+              suppress_health_check=list(HealthCheck))
     @seed(SEED)
     @given(cases)
     def try_one(case):
@@ -181,10 +182,12 @@ def spoiled(
 
 # JSON
 
-NUMBERS = [-1, 0, 1, 2, 3, 255, 10**6, 2**31, 2**63, 10**30, -10**30, .5, -0., 1e-320, 1e308, float('inf'), float('nan')]
+NUMBERS = [-1, 0, 1, 2, 3, 255, 10**6, 2**31, 2**63, 10**30, -10**30,
+           .5, -0., 1e-320, 1e308, float('inf'), float('nan')]
 WORDS = ['', ' ', 'nan', 'none', 'base', '../../etc/passwd', '/', '.', 'a/b', '\0', '\ud800', 'é', '\U0001f30b', 'a'*300,
          '9'*5000, '20180905', '2018-09-05', 'EPSG:4326', '<f8', '|O', '<script>', 'a\nb', 'a+b', 'x.safetensors']
-plain = st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from(NUMBERS), st.sampled_from(WORDS), st.text(max_size=8))
+plain = st.one_of(st.none(), st.booleans(), st.integers(),
+                  st.sampled_from(NUMBERS), st.sampled_from(WORDS), st.text(max_size=8))
 anything = st.one_of(plain, st.lists(plain, max_size=3), st.dictionaries(st.sampled_from(WORDS), plain, max_size=3),
                      st.lists(st.lists(plain, max_size=2), max_size=2))
 
@@ -216,7 +219,8 @@ def odd_json(
     "The value with one to three parts replaced by something else, or dropped, or with something added"
     inside = list(paths_in(valid))
     folders = [p for p in inside if isinstance(_at(valid, p), dict)]
-    added = st.builds(lambda path, key: (*path, key), st.sampled_from(folders), st.sampled_from(WORDS)) if folders else st.nothing()
+    added = st.builds(lambda path, key: (*path, key),
+                      st.sampled_from(folders), st.sampled_from(WORDS)) if folders else st.nothing()
     change = st.one_of(
         st.tuples(st.sampled_from(inside), anything),
         st.tuples(st.sampled_from(inside), anything),

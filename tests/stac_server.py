@@ -34,7 +34,8 @@ def real_burst(shared:Path, burst='T137-292320-IW2') -> xr.Dataset:
     names = sorted((o.name for o in folder.glob('*_VV.tif')), key=lambda name: name.split('_')[4])
     cube = open_cube(folder).load()
     assert cube.sizes['time'] == len(names)
-    return cube.assign_coords(track=('time', [137]*len(names)), platform=('time', [name.split('_')[6] for name in names]))
+    return cube.assign_coords(track=('time', [137]*len(names)),
+                              platform=('time', [name.split('_')[6] for name in names]))
 
 def real_landslide(shared:Path) -> xr.Dataset:
     "The real passes over the Mulitaka landslide of 2024-05-24, track 9"
@@ -128,7 +129,8 @@ def login_page(part='.tiff') -> Callable:
 
 def broken_json(part='/search') -> Callable:
     "JSON that ends in the middle"
-    return on(part, lambda request: Answer(200, b'{"type": "FeatureCollection", "features": [{"id"', 'application/geo+json'))
+    return on(part, lambda request: Answer(200, b'{"type": "FeatureCollection", "features": [{"id"',
+                                           'application/geo+json'))
 
 def slow(part='.tiff', seconds=.05) -> Callable:
     "Answered after a while"

@@ -8,7 +8,8 @@ import pytest
 
 import conftest
 
-SPEC = dict(scene=384, size=32, block=1, epochs=1, epoch_chips=16, budgets=(2,), seeds=2, levers=('pretraining', 'bce', 'tta'))
+SPEC = dict(scene=384, size=32, block=1, epochs=1, epoch_chips=16, budgets=(2,), seeds=2,
+            levers=('pretraining', 'bce', 'tta'))
 SHIPPED = 'from the shipped weights'
 PROGRAM = """
 import sys, json, torch
@@ -88,7 +89,8 @@ def test_an_effect_is_marked_only_if_its_interval_excludes_zero(done):
 
 def start(folder):
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    return subprocess.Popen([sys.executable, '-c', PROGRAM, json.dumps(SPEC), str(folder)], stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen([sys.executable, '-c', PROGRAM, json.dumps(SPEC), str(folder)],
+                            stderr=subprocess.PIPE, text=True, env=env)
 
 def stamps(folder):
     "When each finished trial was written"

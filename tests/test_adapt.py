@@ -22,7 +22,8 @@ from landslide_nb.weights.adapt import adapt_model, slide_change
 from landslide_nb.weights.base import random_region
 
 RESTLESS = dict(floor=1., mean_slope=10., steep=10., crop_db=4., plot_px=(14., 20.))
-PLACES = [(replace(region, name=f'restless {name}', **RESTLESS), seed) for (name, region), seed in zip(REGIONS.items(), (91, 92))]
+PLACES = [(replace(region, name=f'restless {name}', **RESTLESS), seed)
+          for (name, region), seed in zip(REGIONS.items(), (91, 92))]
 ORBIT = ('ascending',)
 PAST_DAYS = {'within the season': slice(1, 3), 'across the day of the event': slice(3, 5)} # of the eight passes of a year
 
@@ -45,7 +46,8 @@ def injections(pair, n=6):
 
 def ranking(model, injected):
     "Mean average precision over pairs with injected landslides"
-    return np.mean([average_precision(predict_scene(pair, *model, progress=False).values, truth) for pair, truth in injected])
+    return np.mean([average_precision(predict_scene(pair, *model, progress=False).values, truth)
+                    for pair, truth in injected])
 
 @pytest.fixture(scope='module')
 def gains(tmp_path_factory):
@@ -64,7 +66,8 @@ def gains(tmp_path_factory):
     return gained
 
 def test_landslides_are_ranked_better_in_a_year_it_never_saw(gains):
-    # measured: +.162, +.014, +.016, -.025; a shorter training (30 scenes, 256 chips) only lost: -.011, -.009, -.002, -.034
+    # measured: +.162, +.014, +.016, -.025;
+    # a shorter training (30 scenes, 256 chips) only lost: -.011, -.009, -.002, -.034
     assert np.mean(list(gains.values())) > .01, gains
 
 def test_no_null_pair_of_that_year_loses_much(gains):

@@ -229,7 +229,8 @@ class Visitor:
 
     def button(self, name): return self.page.get_by_role('button', name=name)
 
-    def backgrounds(self): return self.page.get_by_label('Background', exact=True).first.locator('option').all_inner_texts()
+    def backgrounds(self):
+        return self.page.get_by_label('Background', exact=True).first.locator('option').all_inner_texts()
 
     def put_under(self, name):
         "Choose a background of the large map"

@@ -47,7 +47,8 @@ def asked(api, cube, *more, margin=.0005, archive='none'):
 
 def build(api, cube, out, *more, event=EVENT, timeout=300, **options):
     "`landslide-nb build` in a process of its own"
-    return command('build', *asked(api, cube, *event, *more, **options), '--out', out, cwd=Path(out).parent, timeout=timeout)
+    return command('build', *asked(api, cube, *event, *more, **options), '--out', out,
+                   cwd=Path(out).parent, timeout=timeout)
 
 def raster(path):
     "Values, transform and CRS of a raster with one band"
@@ -185,7 +186,8 @@ MENDED = dict(
     busy_files=lambda api: api.faults.append(archives.busy('.tiff', 3, 429, '1')),
     broken_files=lambda api: api.faults.append(archives.busy('.tiff', 2, 503, None, after=5)),
     connection_breaks=lambda api: api.faults.append(archives.breaks_off(api, '.tiff', times=1, after=3)),
-    connection_breaks_in_pixels=lambda api: api.faults.append(archives.breaks_off(api, '.tiff', bytes=40_000, times=1, after=18)),
+    connection_breaks_in_pixels=lambda api: api.faults.append(
+        archives.breaks_off(api, '.tiff', bytes=40_000, times=1, after=18)),
     slow=lambda api: api.faults.append(archives.slow('.tiff', .02)),
     terms_ignored=archives.strangers,
     no_projection=archives.without_projection,
@@ -256,7 +258,8 @@ def test_a_catalogue_that_hangs_is_given_up(place, tmp_path):
         api.faults.append(archives.hanging('/search', 60))
         start = time.monotonic()
         with pytest.raises(FetchError, match='no answer within 0.5 s'):
-            search_catalog(api.url, read_box(box_words(place)), date(2018, 8, 1), date(2018, 9, 30), patience=Patience(tries=1, wait=.05, timeout=.5))
+            search_catalog(api.url, read_box(box_words(place)), date(2018, 8, 1), date(2018, 9, 30),
+                           patience=Patience(tries=1, wait=.05, timeout=.5))
         assert time.monotonic() - start < 30
 
 PLACES = dict( # box -> a word of the sentence
@@ -278,7 +281,8 @@ def test_a_place_that_cannot_be_is_one_sentence(name, place, tmp_path, build_her
     assert left_over(tmp_path) == []
 
 def test_a_grid_beyond_reason_is_one_sentence(place, tmp_path, build_here):
-    with archive_of(place, tmp_path/'archive') as api: out = build_here(*asked(api, place, *EVENT, '--resolution', '.05'))
+    with archive_of(place, tmp_path/'archive') as api:
+        out = build_here(*asked(api, place, *EVENT, '--resolution', '.05'))
     one_sentence(out, '--resolution')
     assert left_over(tmp_path) == []
 
@@ -291,7 +295,8 @@ def test_no_pass_after_the_event_says_when_the_next_is_due(place, tmp_path, buil
 def test_no_track_on_both_sides_is_one_sentence(place, tmp_path, build_here):
     after = place.time.values >= np.datetime64('2018-09-07')
     sides = (place.orbit.values == 'ascending') == after
-    with archive_of(place.isel(time=np.flatnonzero(sides)), tmp_path/'archive') as api: out = build_here(*asked(api, place, *EVENT))
+    with archive_of(place.isel(time=np.flatnonzero(sides)), tmp_path/'archive') as api:
+        out = build_here(*asked(api, place, *EVENT))
     one_sentence(out, 'track')
     assert left_over(tmp_path) == []
 
@@ -301,7 +306,8 @@ def test_no_track_on_both_sides_is_one_sentence(place, tmp_path, build_here):
 def begin(api, cube, out, *more):
     "`landslide-nb build` in the background"
     words = [BIN/'landslide-nb', 'build', *asked(api, cube, *EVENT, *more), '--out', out]
-    return subprocess.Popen([str(o) for o in words], cwd=Path(out).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([str(o) for o in words], cwd=Path(out).parent,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 def until(true, seconds=60):
     "Wait for something to become true"
@@ -498,12 +504,16 @@ def test_a_place_across_180_degrees(place, tmp_path, build_here):
 def test_a_place_in_two_utm_zones_gets_one_grid(place, tmp_path, build_here):
     "Two frames of each pass, each in its own zone: all pixels lie on one grid, and they meet without a gap"
     import pyproj
-    to_54, to_55 = (pyproj.Transformer.from_crs(4326, f'EPSG:{zone}', always_xy=True).transform for zone in (32654, 32655))
+    to_54, to_55 = (pyproj.Transformer.from_crs(4326, f'EPSG:{zone}', always_xy=True).transform
+                    for zone in (32654, 32655))
     wide = place.assign({band: place[band].fillna(.05) for band in ('vv', 'vh')})
-    west = archives.at_place(wide, 'EPSG:32654', (round(to_54(144.003, 42.8)[0], -1) - 1920, round(to_54(144, 42.8)[1], -1)))
-    east = archives.at_place(wide, 'EPSG:32655', (round(to_55(143.997, 42.8)[0], -1), round(to_55(144, 42.8)[1], -1)))
+    west = archives.at_place(wide, 'EPSG:32654',
+                             (round(to_54(144.003, 42.8)[0], -1) - 1920, round(to_54(144, 42.8)[1], -1)))
+    east = archives.at_place(wide, 'EPSG:32655',
+                             (round(to_55(143.997, 42.8)[0], -1), round(to_55(144, 42.8)[1], -1)))
     box = ['143.990', '42.787', '144.010', '42.797']
-    with archive_of([west, east.assign_coords(time=east.time + np.timedelta64(25, 's'))], tmp_path/'archive', page=50) as api:
+    with archive_of([west, east.assign_coords(time=east.time + np.timedelta64(25, 's'))],
+                    tmp_path/'archive', page=50) as api:
         out = build_here('--catalog', api.url, '--bbox', *box, *EVENT, '--archive', 'none', '--dem', 'none')
     assert out.returncode == 0, out.stderr[-2000:]
     cube = open_cube(tmp_path/'cube.zarr').load()

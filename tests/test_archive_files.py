@@ -21,7 +21,8 @@ def examples(n):
     "The same n examples each time"
     return settings(max_examples=n, deadline=None, database=None, derandomize=True)
 
-def write_tif(path, west=759_750, north=9_407_190, shape=(20, 30), crs='EPSG:32754', dtype='float32', nodata=np.nan, seed=0):
+def write_tif(path, west=759_750, north=9_407_190, shape=(20, 30), crs='EPSG:32754', dtype='float32',
+              nodata=np.nan, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     layout = dict(driver='GTiff', height=shape[0], width=shape[1], count=1, dtype=dtype, nodata=nodata, crs=crs)
     with rasterio.open(path, 'w', transform=from_origin(west, north, 30, 30), **layout) as f:
@@ -164,8 +165,11 @@ def write_item(folder, **changes):
     (folder/'item.json').write_text(json.dumps(item_json(folder, **changes)))
     return folder/'item.json'
 
-anything = st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=8), lambda o: st.lists(o, max_size=3) | st.dictionaries(st.text(max_size=6), o, max_size=3), max_leaves=6)
-fields = st.sampled_from(['type', 'stac_version', 'stac_extensions', 'id', 'geometry', 'bbox', 'properties', 'links', 'assets', 'collection'])
+anything = st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=8),
+                        lambda o: st.lists(o, max_size=3) | st.dictionaries(st.text(max_size=6), o, max_size=3),
+                        max_leaves=6)
+fields = st.sampled_from(['type', 'stac_version', 'stac_extensions', 'id', 'geometry', 'bbox', 'properties', 'links',
+                          'assets', 'collection'])
 
 @pytest.fixture(scope='module')
 def good_item(tmp_path_factory):
@@ -184,7 +188,8 @@ def test_any_field_may_hold_anything(good_item, field, value):
 
 @pytest.mark.filterwarnings('ignore')
 @examples(200)
-@given(name=st.sampled_from(['datetime', 'start_datetime', 'created', 'platform', 'proj:code', 'proj:shape', 'proj:transform', 'sat:relative_orbit', 'sat:orbit_state']), value=anything)
+@given(name=st.sampled_from(['datetime', 'start_datetime', 'created', 'platform', 'proj:code', 'proj:shape',
+                             'proj:transform', 'sat:relative_orbit', 'sat:orbit_state']), value=anything)
 def test_any_property_may_hold_anything(good_item, name, value):
     folder, good = good_item
     (folder/'item.json').write_text(json.dumps({**good, 'properties': {**good['properties'], name: value}}))
@@ -192,7 +197,9 @@ def test_any_property_may_hold_anything(good_item, name, value):
     except LandslideError as e: assert str(e)
     else: assert 1 <= frames[0].track <= 175
 
-@pytest.mark.parametrize('href', ['../../../etc/passwd.tif', '/etc/passwd.tif', '/vsicurl/http://127.0.0.1:9/a.tif', 'file:///etc/passwd.tif', 's3://bucket/a.tif', 'gopher://x/a.tif', 'a\0.tif'])
+@pytest.mark.parametrize('href', [
+    '../../../etc/passwd.tif', '/etc/passwd.tif', '/vsicurl/http://127.0.0.1:9/a.tif', 'file:///etc/passwd.tif',
+    's3://bucket/a.tif', 'gopher://x/a.tif', 'a\0.tif'])
 def test_an_image_stays_in_its_folder(tmp_path, href):
     good = item_json(tmp_path)
     good['assets']['vv']['href'] = href
@@ -214,8 +221,10 @@ def test_an_image_that_is_a_map_to_others_is_refused(tmp_path):
     good = write_item(tmp_path)
     image = tmp_path/f'{opera_name()}_VV.tif'
     moved = image.rename(tmp_path/'moved.tif')
-    image.write_text(f'<VRTDataset rasterXSize="30" rasterYSize="20"><SRS>EPSG:32754</SRS><GeoTransform>759750, 30, 0, 9407190, 0, -30</GeoTransform>'
-                     f'<VRTRasterBand dataType="Float32" band="1"><SimpleSource><SourceFilename>{moved}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>')
+    image.write_text(f'<VRTDataset rasterXSize="30" rasterYSize="20"><SRS>EPSG:32754</SRS>'
+                     f'<GeoTransform>759750, 30, 0, 9407190, 0, -30</GeoTransform>'
+                     f'<VRTRasterBand dataType="Float32" band="1"><SimpleSource>'
+                     f'<SourceFilename>{moved}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>')
     with rasterio.open(image) as f: assert f.driver == 'VRT'
     with pytest.raises(LandslideError, match='Cannot read'): remote.static_frames(good)
     with pytest.raises(LandslideError, match='Cannot read'): files.opera_frames(tmp_path)
@@ -301,19 +310,31 @@ def granule(folder, name, at, direction='DESCENDING', checksum=True, points=None
     (track, time) = int(name.split('_')[3][1:4]), datetime.strptime(name.split('_')[4], '%Y%m%dT%H%M%SZ')
     urls = [f'{at}/RTC/OPERA-S1/{o.name}' for o in paths]
     about = [dict(Name=o.name, SizeInBytes=o.stat().st_size, Format='GeoTIFF') for o in paths]
-    if checksum: about = [{**o, 'Checksum': dict(Algorithm='MD5', Value=hashlib.md5((folder/o['Name']).read_bytes()).hexdigest())} for o in about]
+    if checksum:
+        about = [{**o, 'Checksum': dict(Algorithm='MD5',
+                                        Value=hashlib.md5((folder/o['Name']).read_bytes()).hexdigest())}
+                 for o in about]
     (frame,) = [o for o in files.opera_frames(folder) if o.item.id == name]
     points = points or list(frame.footprint.exterior.coords)
-    attributes = dict(ASCENDING_DESCENDING=[direction], PATH_NUMBER=[str(track)], PROCESSING_TYPE=['RTC'], POLARIZATION=['VV', 'VH'], OPERA_BURST_ID=['x'], BEAM_MODE=['IW'])
+    attributes = dict(ASCENDING_DESCENDING=[direction], PATH_NUMBER=[str(track)], PROCESSING_TYPE=['RTC'],
+                      POLARIZATION=['VV', 'VH'], OPERA_BURST_ID=['x'], BEAM_MODE=['IW'])
     umm = dict(
-        GranuleUR=name, TemporalExtent=dict(RangeDateTime=dict(BeginningDateTime=f'{time.isoformat()}Z', EndingDateTime=f'{time.isoformat()}Z')),
-        OrbitCalculatedSpatialDomains=[dict(OrbitNumber=51478)], CollectionReference=dict(ShortName='OPERA_L2_RTC-S1_V1', Version='1'),
+        GranuleUR=name,
+        TemporalExtent=dict(RangeDateTime=dict(BeginningDateTime=f'{time.isoformat()}Z',
+                                               EndingDateTime=f'{time.isoformat()}Z')),
+        OrbitCalculatedSpatialDomains=[dict(OrbitNumber=51478)],
+        CollectionReference=dict(ShortName='OPERA_L2_RTC-S1_V1', Version='1'),
         AdditionalAttributes=[dict(Name=key, Values=values) for key, values in attributes.items()],
-        SpatialExtent=dict(HorizontalSpatialDomain=dict(Geometry=dict(GPolygons=[dict(Boundary=dict(Points=[dict(Longitude=x, Latitude=y) for x, y in points]))]))),
-        Platforms=[dict(ShortName='Sentinel-1A', Instruments=[dict(ShortName='C-SAR')])], PGEVersionClass=dict(PGEVersion='2.1.0'),
-        DataGranule=dict(Identifiers=[dict(IdentifierType='ProducerGranuleId', Identifier=name)], ProductionDateTime='2024-06-10T00:00:00Z', ArchiveAndDistributionInformation=about),
-        RelatedUrls=[dict(Type='GET DATA', URL=url) for url in urls] + [dict(Type='EXTENDED METADATA', URL=f'{url}.md5') for url in urls])
-    return dict(meta={'concept-type': 'granule', 'concept-id': f'G{name}', 'collection-concept-id': 'C2777436413-ASF', 'provider-id': 'ASF'}, umm=umm)
+        SpatialExtent=dict(HorizontalSpatialDomain=dict(Geometry=dict(GPolygons=[dict(Boundary=dict(
+            Points=[dict(Longitude=x, Latitude=y) for x, y in points]))]))),
+        Platforms=[dict(ShortName='Sentinel-1A', Instruments=[dict(ShortName='C-SAR')])],
+        PGEVersionClass=dict(PGEVersion='2.1.0'),
+        DataGranule=dict(Identifiers=[dict(IdentifierType='ProducerGranuleId', Identifier=name)],
+                         ProductionDateTime='2024-06-10T00:00:00Z', ArchiveAndDistributionInformation=about),
+        RelatedUrls=[dict(Type='GET DATA', URL=url) for url in urls] +
+                    [dict(Type='EXTENDED METADATA', URL=f'{url}.md5') for url in urls])
+    return dict(meta={'concept-type': 'granule', 'concept-id': f'G{name}', 'collection-concept-id': 'C2777436413-ASF',
+                      'provider-id': 'ASF'}, umm=umm)
 
 @pytest.fixture(scope='module')
 def certificate(tmp_path_factory):
@@ -333,7 +354,8 @@ def cmr(tmp_path, certificate, monkeypatch):
         def log_message(self, *args): pass
         def answer(self, code, body, **headers):
             self.send_response(code)
-            for key, value in {'Content-Length': len(body), **headers}.items(): self.send_header(key.replace('_', '-'), str(value))
+            for key, value in {'Content-Length': len(body), **headers}.items():
+                self.send_header(key.replace('_', '-'), str(value))
             self.end_headers()
             self.wfile.write(body)
         def do_POST(self):
@@ -367,7 +389,8 @@ def test_opera_is_searched_through_asf_search(cmr):
     assert {(o.track, o.orbit, o.platform, o.mask_values) for o in frames} == {(9, 'descending', 'S1A', (1, 2, 3))}
     assert [sorted(o.bands) for o in frames] == [['mask', 'vh', 'vv']]*2
     total = sum(o.stat().st_size for o in cmr.folder.glob('*_20240522T084748Z_*.tif'))
-    assert frames[0].size == total and all(o.startswith('d50110') and len(o) == 38 for o in frames[0].checksums.values())
+    assert frames[0].size == total and all(o.startswith('d50110') and len(o) == 38
+                                           for o in frames[0].checksums.values())
     assert cmr.asked[0]['temporal'][0].startswith('2024-05-01T00:00:00Z,2024-06-30T23:59:59Z')
 
 def test_a_track_is_asked_for_and_filtered_again(cmr):
@@ -396,7 +419,9 @@ def test_a_busy_catalogue_is_asked_again(cmr, monkeypatch):
     cmr.faults = [(429, b'{"errors": ["slow down"]}'), (503, b'{"errors": ["busy"]}')]
     assert len(remote.search_opera(box, *days)) == 2 and len(cmr.asked) == 3
 
-@pytest.mark.parametrize('fault', [(400, b'{"errors": ["no"]}'), (404, b'<html>'), (200, b'{"items"'), (200, b'{}'), (200, b'[]'), (200, b'{"hits": 1, "items": [{"meta": {}, "umm": []}]}'), (200, b'['*100_000)])
+@pytest.mark.parametrize('fault', [
+    (400, b'{"errors": ["no"]}'), (404, b'<html>'), (200, b'{"items"'), (200, b'{}'), (200, b'[]'),
+    (200, b'{"hits": 1, "items": [{"meta": {}, "umm": []}]}'), (200, b'['*100_000)])
 def test_a_broken_answer_is_one_sentence(cmr, fault):
     fill(cmr)
     cmr.faults = [fault]*3
@@ -424,7 +449,8 @@ def test_a_frame_signs_by_downloading(cmr, tmp_path, monkeypatch):
     fill(cmr)
     frame = remote.search_opera(box, *days)[0]
     path = frame.sign(frame.item.assets['vv'].href)
-    assert path.startswith(str(tmp_path/'cache')) and Path(path).read_bytes() == (cmr.folder/Path(path).name).read_bytes()
+    assert path.startswith(str(tmp_path/'cache')) and Path(path).read_bytes() == (
+        cmr.folder/Path(path).name).read_bytes()
 
 @pytest.mark.parametrize('fault', [(401, b''), (403, b''), (200, b'<!DOCTYPE html><title>Earthdata Login</title>')])
 def test_a_missing_sign_in_is_said(cmr, tmp_path, fault):
@@ -451,7 +477,8 @@ def test_the_token_is_for_nasa_and_asf_alone(cmr, tmp_path, monkeypatch):
     fill(cmr)
     frames = remote.search_opera(box, *days)
     assert len(remote.fetch_opera(frames, tmp_path/'here')) == 2
-    with pytest.raises(AssertionError, match='signed in'): remote.fetch_image('https://cumulus.asf.alaska.edu/OPERA_L2_RTC-S1_x.tif', tmp_path)
+    with pytest.raises(AssertionError, match='signed in'):
+        remote.fetch_image('https://cumulus.asf.alaska.edu/OPERA_L2_RTC-S1_x.tif', tmp_path)
 
 def test_without_a_sign_in_the_page_is_named(tmp_path, monkeypatch):
     "The real earthaccess, in a home without .netrc"
@@ -491,7 +518,8 @@ def test_a_cube_of_bursts_is_the_real_image(shared, tmp_path):
         in_halves(path, tmp_path/'bursts', 'T137-292318-IW1', (0, 60), 0, 0, 2., '20260101T000000Z')
         in_halves(path, tmp_path/'bursts', 'T137-292319-IW2', (40, 100), 40, 3, 2., '20260101T000000Z')
     box = transform_bounds('EPSG:32611', 'EPSG:4326', 166_500, 3_776_900, 167_900, 3_778_500)
-    out = build_cube(box, '2021-12-02', '2021-12-05', tmp_path/'cube.zarr', source=str(tmp_path/'bursts'), passes=3, archive='none', dem='none')
+    out = build_cube(box, '2021-12-02', '2021-12-05', tmp_path/'cube.zarr', source=str(tmp_path/'bursts'), passes=3,
+                     archive='none', dem='none')
     cube, whole = open_cube(out).load(), open_cube(source).load()
     assert cube.sizes['time'] == 6 and set(cube.track.values) == {137} and set(cube.platform.values) == {'S1A', 'S1B'}
     for k, day in enumerate(cube.time.values.astype('datetime64[D]')):
@@ -510,7 +538,8 @@ def as_hyp3(path, folder, letter, orbit):
     name = f'{path.name.split("_")[6]}_IW_{time}_DVP_RTC30_G_g{letter}uned_1A2B'
     words = dict(p='power', a='amplitude', d='decibel')
     unit = name[:3]
-    readme = f'The source granule is:\n{unit}_IW_GRDH_1SDV_{time}_{time}_{orbit:06}_068F0A_C0DE\nThese files have been processed to output gamma-0 {words[letter]}.\n'
+    readme = (f'The source granule is:\n{unit}_IW_GRDH_1SDV_{time}_{time}_{orbit:06}_068F0A_C0DE\n'
+              f'These files have been processed to output gamma-0 {words[letter]}.\n')
     with rasterio.open(path) as f: profile = f.profile
     shadow = np.ones((100, 100), 'uint8')
     shadow[50:53, 50:54] = 17
@@ -537,13 +566,16 @@ def test_a_cube_of_hyp3_zips_is_linear_power(shared, tmp_path):
         (path,) = source.glob(f'*_{day}T*_VV.tif')
         as_hyp3(path, folder, letter, orbit)
     box = transform_bounds('EPSG:32611', 'EPSG:4326', 166_500, 3_776_900, 167_900, 3_778_500)
-    cube = open_cube(build_cube(box, '2021-12-02', '2021-12-05', tmp_path/'cube.zarr', source=str(folder), archive='none', dem='none')).load()
+    cube = open_cube(build_cube(box, '2021-12-02', '2021-12-05', tmp_path/'cube.zarr', source=str(folder),
+                                archive='none', dem='none')).load()
     whole = open_cube(source).load()
     assert set(cube.track.values) == {137} and cube.sizes['time'] == 3
-    hidden = (cube.x >= 165_660 + 50*30) & (cube.x < 165_660 + 54*30) & (cube.y <= 3_779_190 - 50*30) & (cube.y > 3_779_190 - 53*30)
+    hidden = ((cube.x >= 165_660 + 50*30) & (cube.x < 165_660 + 54*30) &
+              (cube.y <= 3_779_190 - 50*30) & (cube.y > 3_779_190 - 53*30))
     assert int(hidden.sum()) == 12
     for k, day in enumerate(cube.time.values.astype('datetime64[D]')):
         (same,) = np.flatnonzero(whole.time.values.astype('datetime64[D]') == day)
         for band in ('vv', 'vh'):
             expected = whole[band][same].sel(y=cube.y, x=cube.x, method='nearest', tolerance=.1)
-            np.testing.assert_allclose(cube[band][k].values, expected.where(~hidden.transpose('y', 'x').values).values, rtol=1e-5)
+            np.testing.assert_allclose(cube[band][k].values,
+                                       expected.where(~hidden.transpose('y', 'x').values).values, rtol=1e-5)

@@ -237,7 +237,8 @@ def test_another_resolution_is_said(tmp_path, capsys):
     assert 'pixel size (m) is 100' in page_of(tmp_path/'run')
 
 def test_where_nothing_slid_nothing_is_found(tmp_path, capsys):
-    calm = replace(REGIONS['demo_a'], name='quiet', contrast=0., clearcut=0., harvest=0.) # landslides leave no trace, and nobody cut a wood
+    # landslides leave no trace, and nobody cut a wood
+    calm = replace(REGIONS['demo_a'], name='quiet', contrast=0., clearcut=0., harvest=0.)
     cube = simulate_event(calm, 6, 256, passes=3, orbits=('ascending',))
     cube.landslides.values[:] = 0
     said, metrics = mapped(cube, tmp_path, capsys)

@@ -6,7 +6,8 @@ from conftest import command, one_sentence
 from landslide_nb.data.events import event_cube
 from landslide_nb.labelling.labels import save_decisions
 from landslide_nb.labelling.sample import draw_chips, simulate_draws
-from landslide_nb.labelling.suggest import answer_by_truth, chips_of_map, chips_to_label, pixel_areas, run_probability, sums_over_chips
+from landslide_nb.labelling.suggest import (
+    answer_by_truth, chips_of_map, chips_to_label, pixel_areas, run_probability, sums_over_chips)
 from landslide_nb.mapping.mapping import map_cube
 
 DRAWN = 30
@@ -66,7 +67,9 @@ def test_commands_draw_and_estimate(event, chips, tmp_path):
     west, south, east, north = prob.rio.bounds()
     middle = (west + east)/2
     from shapely.geometry import box
-    zones = gpd.GeoDataFrame(dict(name=['west', 'east']), geometry=[box(west, south, middle, north), box(middle, south, east, north)], crs=prob.rio.crs)
+    zones = gpd.GeoDataFrame(dict(name=['west', 'east']),
+                             geometry=[box(west, south, middle, north), box(middle, south, east, north)],
+                             crs=prob.rio.crs)
     zones.to_file(tmp_path/'zones.gpkg')
     out = command('area', folder, '--zones', 'zones.gpkg', '--out', 'areas.csv', cwd=tmp_path, cold=True)
     assert out.returncode == 0 and 'zone west' in out.stdout, out.stderr[-2000:]

@@ -26,7 +26,8 @@ def test_help_names_every_argument_and_needs_no_heavy_import(name, tmp_path):
     out = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert out.stdout.strip().endswith('[]'), out.stdout[-500:]
     said = out.stdout.lower()
-    assert options_of(name) and all(option.replace('_', '-') in said or option.rstrip('s') in said for option in options_of(name))
+    assert options_of(name) and all(option.replace('_', '-') in said or option.rstrip('s') in said
+                                    for option in options_of(name))
 
 def test_help_lists_every_command(tmp_path):
     out = command('--help', cwd=tmp_path, cold=True)
@@ -44,10 +45,12 @@ def test_nothing_that_exists_is_overwritten(name, tmp_path):
     (tmp_path/'old.safetensors').write_text('kept')
     model = name in ('pretrain', 'finetune', 'adapt', 'base')
     box = ['--bbox', '143.2', '-5.6', '143.6', '-5.2', '--start', '2024-05-23', '--end', '2024-05-24']
-    words = {'pretrain': ['demo_a'], 'finetune': ['demo_a'], 'adapt': ['demo_a'], 'map': ['demo_a'], 'base': ['--folder', 'scenes'], 'build': box, 'area': ['run']}.get(name, [])
+    words = {'pretrain': ['demo_a'], 'finetune': ['demo_a'], 'adapt': ['demo_a'], 'map': ['demo_a'],
+             'base': ['--folder', 'scenes'], 'build': box, 'area': ['run']}.get(name, [])
     out = command(name, *words, '--out', 'old.safetensors' if model else 'old', cwd=tmp_path)
     one_sentence(out, 'exists already' if model else 'old')
-    assert (tmp_path/'old.safetensors').read_text() == 'kept' and [p.name for p in (tmp_path/'old').iterdir()] == ['kept.txt']
+    assert (tmp_path/'old.safetensors').read_text() == 'kept' and [
+        p.name for p in (tmp_path/'old').iterdir()] == ['kept.txt']
 
 def test_demo_leaves_models_table_and_map(demo):
     out, said = demo
@@ -55,7 +58,8 @@ def test_demo_leaves_models_table_and_map(demo):
     table = (out/'table.md').read_text()
     assert table in said and all(name in table for name in ('pretrained on demo_b', 'from scratch', 'log-ratio', 'all-zero'))
     assert re.search(r'\d+ s, peak memory [\d.]+ GB', said)
-    files = ['dem.tif', 'item.json', 'landslides.gpkg', 'map.png', 'metrics.json', 'pair.tif', 'probability.tif', 'report.html', 'truth.tif']
+    files = ['dem.tif', 'item.json', 'landslides.gpkg', 'map.png', 'metrics.json', 'pair.tif', 'probability.tif',
+             'report.html', 'truth.tif']
     opening = ['dem.qml', 'landslides.geojson', 'map.qgs', 'pair.qml', 'probability.qml', 'truth.qml']
     assert sorted(o.name for o in (out/'map').iterdir() if o.suffix != '.kml') == sorted(files + opening)
 
@@ -80,7 +84,8 @@ def test_png_2024_maps_on_its_own_grid(shared, tmp_path):
     out = command('map', cube, '--out', 'run', '--passes', 'all', cwd=tmp_path, cold=True)
     assert out.returncode == 0, out.stderr[-2000:]
     said = re.search(r'AUPRC model ([\d.]+), log-ratio ([\d.]+)', out.stdout)
-    assert float(said[2]) == pytest.approx(.884, abs=.01) and float(said[1]) > .88 # the share of landslide pixels is .038
+    # the share of landslide pixels is .038
+    assert float(said[2]) == pytest.approx(.884, abs=.01) and float(said[1]) > .88
     from landslide_nb.data.cube import open_cube
     grid = open_cube(cube)
     with rasterio.open(tmp_path/'run'/'probability.tif') as f:
@@ -102,7 +107,8 @@ def test_weights_adapted_to_a_place_map_it(tmp_path):
     out = command('map', *place, '--model', 'here.safetensors', '--out', 'run', cwd=tmp_path)
     assert out.returncode == 0 and 'null pair' in out.stdout, out.stderr[-2000:]
 
-@pytest.mark.parametrize('words, module, does', [(['base', '--folder', 'scenes'], 'base', 'train_base'), (['adapt', 'demo_a'], 'adapt', 'adapt_model')])
+@pytest.mark.parametrize('words, module, does', [(['base', '--folder', 'scenes'], 'base', 'train_base'),
+                                                 (['adapt', 'demo_a'], 'adapt', 'adapt_model')])
 def test_the_command_trains_what_the_library_trains(words, module, does):
     from importlib import import_module
     default = inspect.signature(getattr(import_module(f'landslide_nb.weights.{module}'), does)).parameters

@@ -138,7 +138,8 @@ def test_a_table_without_geometry_is_one_sentence(tmp_path, monkeypatch):
 def place(tmp_path):
     "A folder with a cube, a cube without CRS and a model"
     net, meta = toy_model(**SMALL)
-    save_model(net, tmp_path/'m.safetensors', dict(input=meta['input'], calibration=dict(scale=1., bias=-2., threshold=.5)))
+    save_model(net, tmp_path/'m.safetensors',
+               dict(input=meta['input'], calibration=dict(scale=1., bias=-2., threshold=.5)))
     cube = mock_cube((60, 80)).chunk(y=40)
     cube.to_zarr(tmp_path/'cube.zarr', zarr_format=2)
     bare = cube.drop_vars('spatial_ref')
@@ -235,7 +236,8 @@ def test_a_full_mounted_disk_is_one_sentence(room, mount, monkeypatch):
 
 def test_the_room_is_that_of_the_mounted_disk(mount):
     run = mount('-t', 'tmpfs', '-o', 'size=100k', 'tmpfs')
-    with pytest.raises(OutputError, match='bytes left'): map_pair(bare_pair((60, 80)), toy_model(**SMALL), run, progress=False)
+    with pytest.raises(OutputError, match='bytes left'):
+        map_pair(bare_pair((60, 80)), toy_model(**SMALL), run, progress=False)
 
 def test_a_read_only_disk_is_one_sentence(mount):
     run = mount('-t', 'tmpfs', '-o', 'size=1m,ro', 'tmpfs')
@@ -407,7 +409,8 @@ def test_a_crs_that_contradicts_the_cube_is_refused(place, capsys):
 
 def test_python_is_told_about_its_own_word(place):
     options = dict(event='hokkaido', progress=False)
-    with pytest.raises(CubeError, match="bare.zarr has no CRS.*crs='EPSG:"): map_cube(place/'bare.zarr', place/'m.safetensors', place/'run', **options)
+    with pytest.raises(CubeError, match="bare.zarr has no CRS.*crs='EPSG:"):
+        map_cube(place/'bare.zarr', place/'m.safetensors', place/'run', **options)
     metrics = map_cube(place/'bare.zarr', place/'m.safetensors', place/'run', crs='EPSG:32654', **options)
     assert metrics['event_name'] == 'hokkaido'
     assert set(FILES) < set(names(place/'run'))

@@ -63,7 +63,8 @@ FILLS = [-32768., -9999., -999., -99., 1e20, 9.96921e36, -3.4028235e38, np.inf, 
 def test_what_no_radar_measures_is_no_data(tmp_path, right):
     "A column for each"
     ds = raw()
-    for k, fill in enumerate(FILLS): ds = ds.assign({o: ds[o].where(~after(ds) | (ds.x != ds.x[k]), fill).astype('float32') for o in BANDS})
+    for k, fill in enumerate(FILLS):
+        ds = ds.assign({o: ds[o].where(~after(ds) | (ds.x != ds.x[k]), fill).astype('float32') for o in BANDS})
     late = right.time.values > np.datetime64('2018-09-06')
     n = len(FILLS)
     for way, source in every_way(ds, tmp_path).items():
@@ -80,7 +81,8 @@ def test_declared_no_data_of_every_spelling(name):
     ds = border(raw(), .5)
     ds.vv.attrs[name] = (.5,) if name == 'nodatavals' else .5
     ds.vh.attrs[name] = '0.5'
-    with lines('vv in the dataset holds 0.5, declared as no data, in 7,680 of 196,608 pixels', 'vh in the dataset holds 0.5'): pair = make_pair(open_cube(ds))
+    with lines('vv in the dataset holds 0.5, declared as no data, in 7,680 of 196,608 pixels',
+               'vh in the dataset holds 0.5'): pair = make_pair(open_cube(ds))
     assert pair.vv.isel(moment=1, x=slice(0, 10)).isnull().all()
     assert pair.vh.isel(moment=1, x=slice(0, 10)).isnull().all()
     assert pair.vv.isel(x=slice(10, None)).notnull().all()
@@ -138,7 +140,8 @@ def test_the_line_says_what_and_how_many():
 def test_a_strip_of_no_data_is_no_landslide():
     "The score of the strip does not stand out, as it did"
     clean = log_ratio(make_pair(open_cube(raw())))
-    with warnings.catch_warnings(action='ignore'): found = log_ratio(make_pair(open_cube(border(raw(), -32768., ['vv', 'vh']))))
+    with warnings.catch_warnings(action='ignore'):
+        found = log_ratio(make_pair(open_cube(border(raw(), -32768., ['vv', 'vh']))))
     assert found.score.isel(x=slice(0, 10)).isnull().all()
     inside = dict(x=slice(10, None))
     np.testing.assert_allclose(found.score.isel(inside) - clean.score.isel(inside), 0, atol=.05)
@@ -147,10 +150,12 @@ def test_gaps_in_half_of_the_passes_are_not_decibels(right):
     ds = border(raw(), -9999., wide=120)
     with warnings.catch_warnings(action='ignore'): cube = open_cube(ds)
     assert validate_cube(cube) is cube
-    with pytest.raises(CubeError, match='vv looks like dB'): validate_cube(open_cube(raw().assign({o: 10*np.log10(raw()[o]) for o in BANDS})))
+    with pytest.raises(CubeError, match='vv looks like dB'):
+        validate_cube(open_cube(raw().assign({o: 10*np.log10(raw()[o]) for o in BANDS})))
 
 def test_a_small_number_that_is_repeated_is_no_measurement():
-    with pytest.raises(CubeError, match=r'vv holds -1 in \d+% of a sample.*set the attribute nodata'): validate_cube(open_cube(border(raw(), -1., wide=60)))
+    with pytest.raises(CubeError, match=r'vv holds -1 in \d+% of a sample.*set the attribute nodata'):
+        validate_cube(open_cube(border(raw(), -1., wide=60)))
 
 def test_terrain_and_coherence_have_gaps_too():
     west = raw().x < raw().x[10]
@@ -164,7 +169,8 @@ def test_terrain_and_coherence_have_gaps_too():
 
 def test_a_harmonised_patch_keeps_its_gaps(tmp_path):
     "dB clipped to -50 in both polarisations was zero: no data"
-    ds = raw().rename(timestep='time', vv='VV', vh='VH').drop_vars(['landslides', 'dem', 'dem_slope_radians', 'topophase.cor_1', 'sat:orbit_state', 'timepair'])
+    ds = raw().rename(timestep='time', vv='VV', vh='VH').drop_vars(
+        ['landslides', 'dem', 'dem_slope_radians', 'topophase.cor_1', 'sat:orbit_state', 'timepair'])
     db = {o: (10*np.log10(ds[o])).clip(-50, 10).where(ds.x >= ds.x[10], -50) for o in ('VV', 'VH')}
     db['VV'] = db['VV'].where(ds.y > ds.y[-5], -9999)
     ds.assign(db).to_netcdf(tmp_path/'hokkaido_s1dsc_1.nc')
@@ -176,15 +182,19 @@ def test_a_harmonised_patch_keeps_its_gaps(tmp_path):
 
 # 2. Dates
 
-@pytest.mark.parametrize('start,end', [('20180905', '20180907'), ('2018-9-5', '2018-9-7'), (20180905, 20180907), ('2018-09-05T10:00Z', '2018-09-07T23:59:59+00:00'), (pd.Timestamp('2018-09-05'), np.datetime64('2018-09-07'))])
+@pytest.mark.parametrize('start,end', [
+    ('20180905', '20180907'), ('2018-9-5', '2018-9-7'), (20180905, 20180907),
+    ('2018-09-05T10:00Z', '2018-09-07T23:59:59+00:00'), (pd.Timestamp('2018-09-05'), np.datetime64('2018-09-07'))])
 def test_days_of_an_event_are_normalised_once(start, end):
     event = get_event((start, end))
     assert (event.start, event.end) == ('2018-09-05', '2018-09-07')
     assert make_pair(open_cube(raw()), (start, end)).attrs['event_start'] == '2018-09-05'
 
 @pytest.mark.parametrize('day,says', [
-    ('05/09/2018', 'is no date; write it as YYYY-MM-DD'), ('05.09.2018', 'is no date'), (180905, 'is no date'), ('2018-W36', 'is no date'), ('2018', 'is no date'),
-    ('Sept 5 2018', 'is no date'), ('2018-02-30', 'is no date'), (None, 'is no date'), ('1018-09-05', 'before 2014'), ('2013-12-31', 'before 2014'), ('2218-09-05', 'in the future'),
+    ('05/09/2018', 'is no date; write it as YYYY-MM-DD'), ('05.09.2018', 'is no date'), (180905, 'is no date'),
+    ('2018-W36', 'is no date'), ('2018', 'is no date'),
+    ('Sept 5 2018', 'is no date'), ('2018-02-30', 'is no date'), (None, 'is no date'),
+    ('1018-09-05', 'before 2014'), ('2013-12-31', 'before 2014'), ('2218-09-05', 'in the future'),
 ])
 def test_other_days_are_refused_at_once(day, says):
     with pytest.raises(EventError, match=says): Event('quake', day, '2018-09-07')
@@ -196,11 +206,15 @@ def test_a_time_zone_is_turned_into_utc(right):
     np.testing.assert_array_equal(a.time.values, b.time.values)
 
 @pytest.mark.parametrize('spell,says', [
-    (lambda o: f'{o[6:]}/{o[4:6]}/{o[:4]}', 'are not dates'), (lambda o: int(o[2:]), 'are not dates'), (lambda o: '1' + o[1:], 'before 2014'),
-    (lambda o: np.datetime64('1970-01-01') + int(o[-3:]), 'before 2014'), (lambda o: f'2{o[1:]}'.replace('2018', '2818'), 'in the future'), (lambda o: 1536105600 + int(o[-2:]), 'are not dates'),
+    (lambda o: f'{o[6:]}/{o[4:6]}/{o[:4]}', 'are not dates'),
+    (lambda o: int(o[2:]), 'are not dates'), (lambda o: '1' + o[1:], 'before 2014'),
+    (lambda o: np.datetime64('1970-01-01') + int(o[-3:]), 'before 2014'),
+    (lambda o: f'2{o[1:]}'.replace('2018', '2818'), 'in the future'),
+    (lambda o: 1536105600 + int(o[-2:]), 'are not dates'),
 ])
 def test_pass_labels_of_another_kind_are_refused(spell, says):
-    with pytest.raises(CubeError, match=says): open_cube(raw().assign_coords(timestep=[spell(o) for o in raw().timestep.values]))
+    with pytest.raises(CubeError, match=says):
+        open_cube(raw().assign_coords(timestep=[spell(o) for o in raw().timestep.values]))
 
 def test_the_day_of_a_cube_must_be_a_date():
     away = open_cube(raw()).assign_coords(x=open_cube(raw()).x - 200_000)
@@ -212,7 +226,9 @@ def test_the_day_of_a_cube_must_be_a_date():
 
 def in_frames(ds):
     "Each pass as two frames, 25 s apart, that overlap in 30 rows"
-    def at(seconds): return ds.assign_coords(timestep=[f'{pd.Timestamp(str(o)) + pd.Timedelta(seconds=seconds):%Y%m%dT%H%M%S}' for o in ds.timestep.values])
+    def at(seconds):
+        return ds.assign_coords(timestep=[f'{pd.Timestamp(str(o)) + pd.Timedelta(seconds=seconds):%Y%m%dT%H%M%S}'
+                                          for o in ds.timestep.values])
     north, south = at(0), at(25)
     frames = [north[list(BANDS)].where(ds.y > ds.y[60]), south[list(BANDS)].where(ds.y < ds.y[29])]
     both = xr.concat(frames, 'timestep', coords='minimal')
@@ -254,7 +270,8 @@ def test_unknown_directions_are_said():
 
 @pytest.mark.parametrize('satellite,direction', [('S1A', 'unknown'), ('S1D', 'unknown'), ('s1-asc', 'ascending'), ('S1_DSC', 'descending')])
 def test_the_name_of_a_satellite_is_no_direction(satellite, direction):
-    with warnings.catch_warnings(action='ignore'): cube = open_cube(without_orbit(raw()).assign_attrs(satellite=satellite))
+    with warnings.catch_warnings(action='ignore'):
+        cube = open_cube(without_orbit(raw()).assign_attrs(satellite=satellite))
     assert set(cube.orbit.values) == {direction}
 
 
@@ -270,7 +287,8 @@ PLACES = { # where the transform of corner coordinates is written
     'printed': lambda d: d.assign_attrs(transform=str(TRANSFORM)),
     'order of GDAL': lambda d: d.assign_attrs(GeoTransform=' '.join(map(str, TRANSFORM.to_gdal()))),
     'band': lambda d: d.assign(vv=d.vv.assign_attrs(transform=tuple(TRANSFORM)[:6])),
-    'CRS variable': lambda d: d.rename(spatial_ref='utm').assign_coords(utm=d.spatial_ref.assign_attrs(GeoTransform=' '.join(map(str, TRANSFORM.to_gdal())))),
+    'CRS variable': lambda d: d.rename(spatial_ref='utm').assign_coords(
+        utm=d.spatial_ref.assign_attrs(GeoTransform=' '.join(map(str, TRANSFORM.to_gdal())))),
 }
 
 @pytest.mark.parametrize('place', PLACES)
@@ -288,11 +306,15 @@ def test_centres_stay(place, right):
     assert open_cube(PLACES[place](raw())).rio.transform() == right.rio.transform()
 
 def test_contradictions_are_refused():
-    with pytest.raises(CubeError, match='does not fit the transform of the attributes'): open_cube(PLACES['attribute'](raw().assign_coords(x=raw().x + 3)))
-    with pytest.raises(CubeError, match='does not fit the transform'): open_cube(PLACES['attribute'](raw().isel(x=slice(None, None, 2))))
-    both = PLACES['order of GDAL'](raw()).assign_attrs(transform=tuple(TRANSFORM*rasterio.Affine.translation(.5, .5))[:6])
+    with pytest.raises(CubeError, match='does not fit the transform of the attributes'):
+        open_cube(PLACES['attribute'](raw().assign_coords(x=raw().x + 3)))
+    with pytest.raises(CubeError, match='does not fit the transform'):
+        open_cube(PLACES['attribute'](raw().isel(x=slice(None, None, 2))))
+    both = PLACES['order of GDAL'](raw()).assign_attrs(
+        transform=tuple(TRANSFORM*rasterio.Affine.translation(.5, .5))[:6])
     with pytest.raises(CubeError, match='contradict each other by half a pixel along x'): open_cube(both)
-    with pytest.raises(CubeError, match='rotated'): open_cube(raw().assign_attrs(transform=tuple(TRANSFORM*rasterio.Affine.rotation(20))[:6]))
+    with pytest.raises(CubeError, match='rotated'):
+        open_cube(raw().assign_attrs(transform=tuple(TRANSFORM*rasterio.Affine.rotation(20))[:6]))
 
 def test_metres_are_no_degrees():
     with pytest.raises(CubeError, match='said to be in degrees'): open_cube(raw().drop_vars('spatial_ref'), crs='EPSG:4326')
@@ -309,7 +331,8 @@ def test_a_mask_of_0_and_255_is_refused(tmp_path):
     ds = raw().assign(landslides=label(raw(), slide=255, ground=0).astype('uint8'))
     for source in every_way(ds, tmp_path).values():
         with pytest.raises(CubeError, match=r'landslides holds 0 .*255 .*no 1.*write 1 for landslides'): open_cube(source)
-    with pytest.raises(CubeError, match='nothing would be a landslide'): open_cube(raw().assign(landslides=label(raw(), slide=255, ground=np.nan)))
+    with pytest.raises(CubeError, match='nothing would be a landslide'):
+        open_cube(raw().assign(landslides=label(raw(), slide=255, ground=np.nan)))
 
 def test_a_cube_without_landslides_opens_again(tmp_path, right):
     none = xr.where(right.landslides == 1, 255, right.landslides).astype('uint8').assign_attrs(right.landslides.attrs)
@@ -332,7 +355,8 @@ def test_other_codes_are_counted_and_said():
     assert int((cube.landslides == 1).sum()) == int((raw().landslides > 0).sum())
 
 def test_words_are_no_label():
-    with pytest.raises(CubeError, match='instead of numbers'): open_cube(raw().assign(landslides=label(raw(), slide=1, ground=0).astype(str)))
+    with pytest.raises(CubeError, match='instead of numbers'):
+        open_cube(raw().assign(landslides=label(raw(), slide=1, ground=0).astype(str)))
 
 def test_slides_smaller_than_a_pixel_are_kept(right):
     import geopandas as gpd
@@ -370,7 +394,8 @@ def test_copies_of_two_kinds_are_refused(right, tmp_path):
 
 def test_polarisations_along_a_band(right, tmp_path):
     stacked = raw()[list(BANDS)].to_dataarray('band')
-    for array in (stacked, stacked.rename(band='polarization'), stacked.assign_coords(band=['VV', 'VH']), stacked.chunk(timestep=1)):
+    for array in (stacked, stacked.rename(band='polarization'), stacked.assign_coords(band=['VV', 'VH']),
+                  stacked.chunk(timestep=1)):
         np.testing.assert_array_equal(open_cube(array).vh.values, right.vh.values)
     stacked.to_netcdf(tmp_path/'bands.nc')
     np.testing.assert_array_equal(open_cube(tmp_path/'bands.nc').vh.values, right.vh.values)
@@ -383,7 +408,8 @@ def test_dims_of_length_one_and_other_types(right, tmp_path):
         cube = open_cube(source)
         assert cube.vv.dims == ('time', 'y', 'x')
         np.testing.assert_array_equal(cube.vv.values, right.vv.values)
-    mixed = raw().assign(vv=raw().vv.astype('float64'), vh=(raw().vh*1000).round().astype('int32').assign_attrs(scale_factor=1e-3))
+    mixed = raw().assign(vv=raw().vv.astype('float64'),
+                         vh=(raw().vh*1000).round().astype('int32').assign_attrs(scale_factor=1e-3))
     cube = open_cube(mixed)
     assert {cube[o].dtype.name for o in BANDS} == {'float32'}
     np.testing.assert_allclose(cube.vh, right.vh, atol=6e-4)
@@ -470,7 +496,8 @@ def test_a_crs_may_be_given(right, tmp_path):
     bare.to_netcdf(tmp_path/'cube.nc')
     with pytest.raises(CubeError, match=r"has no CRS; set it with open_cube\(source, crs='EPSG:...'\)"): validate_cube(open_cube(bare))
     for source in (bare, tmp_path/'cube.nc'):
-        for crs in ('EPSG:32654', 32654, '32654'): assert open_cube(source, crs=crs).rio.transform() == right.rio.transform()
+        for crs in ('EPSG:32654', 32654, '32654'):
+            assert open_cube(source, crs=crs).rio.transform() == right.rio.transform()
     assert open_cube(raw(), crs='EPSG:32654').rio.crs == right.rio.crs
     with pytest.raises(CubeError, match='but crs=EPSG:32655 was given; leave crs out'): open_cube(raw(), crs='EPSG:32655')
     with pytest.raises(CubeError, match="'Hokkaido' is no CRS; write it as EPSG:32654"): open_cube(bare, crs='Hokkaido')
@@ -497,7 +524,8 @@ def test_the_map_of_a_real_landslide_does_not_see_a_strip_without_data(shared, t
     assert area('zeros', filled(0)) == pytest.approx(whole, rel=.15)
 
 def test_patches_without_a_crs_may_be_given_one(tmp_path):
-    ds = raw((32, 32)).rename(timestep='time', vv='VV', vh='VH', landslides='MASK').drop_vars(['topophase.cor_1', 'timepair', 'spatial_ref'])
+    ds = raw((32, 32)).rename(timestep='time', vv='VV', vh='VH', landslides='MASK').drop_vars(
+        ['topophase.cor_1', 'timepair', 'spatial_ref'])
     for k in range(2): ds.assign_coords(x=ds.x + 320*k).to_netcdf(tmp_path/f'hokkaido_s1dsc_{k}.nc')
     cube = open_cube(tmp_path, crs='EPSG:32654')
     assert cube.sizes['x'] == 64

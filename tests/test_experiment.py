@@ -27,7 +27,8 @@ def spec():
 
 def start(spec, folder):
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    return subprocess.Popen([sys.executable, '-c', PROGRAM, spec.to_json(), str(folder)], stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen([sys.executable, '-c', PROGRAM, spec.to_json(), str(folder)],
+                            stderr=subprocess.PIPE, text=True, env=env)
 
 def stamps(folder):
     "When each finished trial and stage-1 model was written"
@@ -137,7 +138,8 @@ def test_report_is_complete(straight, tmp_path):
     assert page.count('<img') == len(png) == len(svg) >= 8
     assert '="http' not in page
     tables = (folder/'tables.md').read_text()
-    for word in ('all-zero', 'log-ratio 5 x 5', 'standardized change 5 x 5', 'pixel regression', 'Effect of pretraining', 'landslide-free chips'):
+    for word in ('all-zero', 'log-ratio 5 x 5', 'standardized change 5 x 5', 'pixel regression',
+                 'Effect of pretraining', 'landslide-free chips'):
         assert word in tables
         assert word in page
     assert 'improve' not in tables
@@ -224,7 +226,8 @@ def test_scores_agree_with_sklearn(kind, seed):
         assert np.isnan(numbers['auprc_natural'])
         assert chips.auprc.isna().all()
     assert chips.pixels.sum() == keep.sum() == pixels[['negative', 'positive']].sum().sum()
-    if keep.any(): assert numbers['brier_natural'] == pytest.approx(brier_score_loss(known, p, labels=[False, True]), abs=1e-6)
+    if keep.any():
+        assert numbers['brier_natural'] == pytest.approx(brier_score_loss(known, p, labels=[False, True]), abs=1e-6)
     else: assert np.isnan(numbers['brier_natural'])
 
 @pytest.fixture(scope='module')

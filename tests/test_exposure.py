@@ -33,7 +33,8 @@ def place(tmp_path_factory):
     source = mock_cube()
     source.chunk(y=40).to_zarr(folder/'cube.zarr', zarr_format=2)
     net = build_model('unet', stage=2, width=4, levels=2).eval()
-    save_model(net, folder/'m.safetensors', dict(input=SPEC, calibration=dict(scale=1., bias=0., threshold=.01, area=AREA)))
+    save_model(net, folder/'m.safetensors',
+               dict(input=SPEC, calibration=dict(scale=1., bias=0., threshold=.01, area=AREA)))
     cube = open_cube(source)
     west, south, east, north = cube.rio.bounds()
     y = north - (ROW + .5)*abs(cube.rio.resolution()[1])
@@ -43,11 +44,14 @@ def place(tmp_path_factory):
     spots = [Point(west + 300, north - 300), Point(west + 300, north - 320), Point(west - 9e3, north)]
     gpd.GeoDataFrame(dict(NAME=names), geometry=spots, crs=cube.rio.crs).to_file(folder/'osm.gpkg', layer='places')
     half = box(west, south, (west + east)/2, north)
-    gpd.GeoDataFrame(dict(name=['west'], residents=['many']), geometry=[half], crs=cube.rio.crs).to_file(folder/'zones.gpkg')
+    gpd.GeoDataFrame(dict(name=['west'], residents=['many']), geometry=[half], crs=cube.rio.crs).to_file(
+        folder/'zones.gpkg')
     population(cube).rio.to_raster(folder/'people.tif')
     return folder
 
-def map_words(place, *words): return main(['map', f'{place}/cube.zarr', '--event', 'hokkaido', '--model', f'{place}/m.safetensors', '--tile', '64', *map(str, words)])
+def map_words(place, *words):
+    return main(['map', f'{place}/cube.zarr', '--event', 'hokkaido', '--model', f'{place}/m.safetensors',
+                 '--tile', '64', *map(str, words)])
 
 @pytest.fixture(scope='module')
 def run(place):

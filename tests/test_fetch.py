@@ -19,7 +19,8 @@ def zipped(files, links=()):
     with zipfile.ZipFile(out, 'w') as z:
         for name, data in files.items(): z.writestr(name, data)
         for name in links:
-            info = zipfile.ZipInfo(name); info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
             z.writestr(info, '/etc/passwd')
     return out.getvalue()
 
@@ -41,12 +42,17 @@ def serve(body=GOOD):
             asked = self.headers.get('Range')
             site.seen.append((self.path, asked))
             if site.fail:
-                self.send_response(site.fail.pop(0)); self.send_header('Content-Length', '0'); return self.end_headers()
+                self.send_response(site.fail.pop(0))
+                self.send_header('Content-Length', '0')
+                return self.end_headers()
             if self.path == f'/api/records/{RECORD}': return self.answer(200, site.record().encode())
             if self.path != PATH: return self.answer(404, b'')
             start = int(asked[6:-1]) if asked and site.ranges else 0
             if start >= len(site.body): return self.answer(416, b'')
-            if start: self.answer(206, site.body[start:], {'Content-Range': f'bytes {start}-{len(site.body)-1}/{len(site.body)}'}, site.cut.pop(0) if site.cut else None)
+            if start:
+                self.answer(206, site.body[start:],
+                            {'Content-Range': f'bytes {start}-{len(site.body)-1}/{len(site.body)}'},
+                            site.cut.pop(0) if site.cut else None)
             else: self.answer(200, site.body, {}, site.cut.pop(0) if site.cut else None)
         def answer(self, code, data, headers={}, cut=None):
             self.send_response(code)
@@ -60,7 +66,9 @@ def serve(body=GOOD):
     threading.Thread(target=server.serve_forever, args=(.02,), daemon=True).start()
     site.url = f'http://127.0.0.1:{server.server_port}'
     try: yield site
-    finally: server.shutdown(); server.server_close()
+    finally:
+        server.shutdown()
+        server.server_close()
 
 def names(folder): return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
 def downloads(site): return [r for p, r in site.seen if p == PATH]
@@ -82,7 +90,8 @@ def test_default_folder_is_the_cache(tmp_path, monkeypatch):
     with serve() as site: assert fetch_event('hokkaido', base_url=site.url) == tmp_path/'events'/f'{NAME}.zarr'
 
 def test_zarr_deeper_in_the_zip(tmp_path):
-    with serve(zipped({f'a/b/{NAME}.zarr/.zmetadata': '{}', f'a/b/{NAME}.zarr/vv/.zarray': '{}', f'a/b/{NAME}.zarr/vv/0.0.0': BLOB, f'a/b/{NAME}.zarr/.zgroup': '{}', 'README': ''})) as site:
+    with serve(zipped({f'a/b/{NAME}.zarr/.zmetadata': '{}', f'a/b/{NAME}.zarr/vv/.zarray': '{}',
+                       f'a/b/{NAME}.zarr/vv/0.0.0': BLOB, f'a/b/{NAME}.zarr/.zgroup': '{}', 'README': ''})) as site:
         check(fetch_event('hokkaido', tmp_path, site.url), tmp_path)
 
 def test_one_cut_is_resumed_within_the_call(tmp_path):
@@ -127,7 +136,8 @@ def test_a_complete_part_of_unknown_size_is_asked_for_again(tmp_path):
 def test_a_part_of_something_else_is_found_out(tmp_path):
     (tmp_path/f'{NAME}.zip.part').write_bytes(b'x'*1000)
     with serve() as site:
-        with pytest.raises(FetchError, match='so it is damaged; it was deleted, run this again'): fetch_event('hokkaido', tmp_path, site.url)
+        with pytest.raises(FetchError, match='so it is damaged; it was deleted, run this again'):
+            fetch_event('hokkaido', tmp_path, site.url)
         assert names(tmp_path) == []
         check(fetch_event('hokkaido', tmp_path, site.url), tmp_path)
 
@@ -166,18 +176,24 @@ def test_dangerous_or_useless_zips(tmp_path, files, links, says):
 
 def test_zip_bombs(tmp_path, monkeypatch):
     out = io.BytesIO()
-    with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('x.zarr/.zgroup', '{}'); z.writestr('x.zarr/0', bytes(5_000_000))
+    with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z:
+        z.writestr('x.zarr/.zgroup', '{}')
+        z.writestr('x.zarr/0', bytes(5_000_000))
     with serve(out.getvalue()) as site:
         monkeypatch.setattr(core, 'MAX_BYTES', 4_000_000)
-        with pytest.raises(FetchError, match='would unpack to 2 files and 5,000,002 bytes'): fetch_event('hokkaido', tmp_path, site.url)
-        monkeypatch.setattr(core, 'MAX_BYTES', 6_000_000); monkeypatch.setattr(core, 'MAX_FILES', 1)
+        with pytest.raises(FetchError, match='would unpack to 2 files and 5,000,002 bytes'):
+            fetch_event('hokkaido', tmp_path, site.url)
+        monkeypatch.setattr(core, 'MAX_BYTES', 6_000_000)
+        monkeypatch.setattr(core, 'MAX_FILES', 1)
         with pytest.raises(FetchError, match='more than 1 or'): fetch_event('hokkaido', tmp_path, site.url)
     assert names(tmp_path) == []
 
 def test_a_zip_that_lies_about_its_sizes(tmp_path):
     "Five megabytes declared as five bytes: no more than declared is ever written, and the checksum inside the zip gives it away"
     out = io.BytesIO()
-    with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('x.zarr/.zgroup', '{}'); z.writestr('x.zarr/0', bytes(5_000_000))
+    with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z:
+        z.writestr('x.zarr/.zgroup', '{}')
+        z.writestr('x.zarr/0', bytes(5_000_000))
     lie = out.getvalue().replace((5_000_000).to_bytes(4, 'little'), (5).to_bytes(4, 'little'))
     assert lie != out.getvalue()
     with serve(lie) as site:
@@ -204,7 +220,8 @@ def test_overload_passes_or_is_said(tmp_path):
 def test_a_strange_record(tmp_path, record):
     with serve() as site:
         site.record = lambda: record
-        with pytest.raises(FetchError, match='does not describe a record|has no hokkaido_japan.zip'): fetch_event('hokkaido', tmp_path, site.url)
+        with pytest.raises(FetchError, match='does not describe a record|has no hokkaido_japan.zip'):
+            fetch_event('hokkaido', tmp_path, site.url)
     assert names(tmp_path) == []
 
 def closed():
@@ -230,7 +247,9 @@ def test_a_zip_put_there_by_hand_is_verified_when_possible_and_never_deleted(tmp
 
 @pytest.mark.parametrize('crash', [KeyboardInterrupt, OSError(28, 'No space left on device')])
 def test_a_crash_while_unpacking_leaves_no_cube(tmp_path, monkeypatch, crash):
-    def copy(src, dst): dst.write(src.read(10)); raise crash
+    def copy(src, dst):
+        dst.write(src.read(10))
+        raise crash
     with serve() as site:
         with monkeypatch.context() as m:
             m.setattr(core.shutil, 'copyfileobj', copy)

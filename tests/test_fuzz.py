@@ -54,7 +54,8 @@ def exported(name):
 
 def once(monkeypatch, module, *names):
     "Let functions read a file that no case changes only once"
-    for name in names: monkeypatch.setattr(f'{module}.{name}', functools.cache(getattr(importlib.import_module(module), name)))
+    for name in names:
+        monkeypatch.setattr(f'{module}.{name}', functools.cache(getattr(importlib.import_module(module), name)))
 
 
 # cubes
@@ -156,7 +157,8 @@ def write_tif(path, values, **more):
     import rasterio
     grid = dict(crs='EPSG:32654', transform=rasterio.Affine(10, 0, 580000, 0, -10, 4730000))
     height, width = values.shape
-    with rasterio.open(path, 'w', driver='GTiff', count=1, height=height, width=width, dtype=values.dtype, **{**grid, **more}) as f:
+    with rasterio.open(path, 'w', driver='GTiff', count=1, height=height, width=width, dtype=values.dtype,
+                       **{**grid, **more}) as f:
         f.write(values, 1)
         f.update_tags(nodata='-9999', AREA_OR_POINT='Area')
     return path
@@ -168,7 +170,8 @@ def opera(tmp_path_factory):
     rng = np.random.default_rng(0)
     for day in ('20180824T084200', '20180905T084200'):
         for pol, mean in (('VV', -.7), ('VH', -1.3)):
-            write_tif(folder/OPERA.format(day, pol), (10**rng.normal(mean, .2, (12, 14))).astype('float32'), nodata=np.nan)
+            write_tif(folder/OPERA.format(day, pol), (10**rng.normal(mean, .2, (12, 14))).astype('float32'),
+                      nodata=np.nan)
     return folder
 
 def test_geotiffs_of_a_cube(opera):
@@ -190,7 +193,8 @@ def model(tmp_path_factory):
     spec = dict(channels=['vv', 'vh'], change=True, stats=stats, size=128, domain=dict(vv=[-20, 0]))
     path = tmp_path_factory.mktemp('model')/'model.safetensors'
     training = dict(chips='demo_a', epochs=3)
-    return save_model(build_model(width=4, levels=1), path, dict(input=spec, training=training, calibration=dict(scale=1., bias=0.)))
+    return save_model(build_model(width=4, levels=1), path,
+                      dict(input=spec, training=training, calibration=dict(scale=1., bias=0.)))
 
 def split_model(path):
     "The header of a safetensors file (JSON) and the bytes behind it"
@@ -306,7 +310,8 @@ def test_results_tables(experiment):
         try: whole_results(experiment)
         finally: path.write_bytes(good)
     n = len(good)
-    cases = st.one_of(spoiled(good), spoiled(good[-6000:]).map(lambda end: good[:-6000] + end)) # its header is at the end
+    # its header is at the end
+    cases = st.one_of(spoiled(good), spoiled(good[-6000:]).map(lambda end: good[:-6000] + end))
     campaign('results.parquet', cases, door)
 
 
@@ -351,7 +356,8 @@ def test_run_card(runs, monkeypatch):
     import landslide_nb.browser.card as card
     monkeypatch.setattr(card, 'run_picture', lambda run: b'')
     run = exported('open_run')(runs, 'one')
-    valid = {**json.loads((runs/'one'/'metrics.json').read_text()), 'update': dict(previous='x', added_passes=['2018-09-19'], new_ha=1., gone_ha=0.)}
+    valid = {**json.loads((runs/'one'/'metrics.json').read_text()),
+             'update': dict(previous='x', added_passes=['2018-09-19'], new_ha=1., gone_ha=0.)}
     def door(data):
         shown = card.card_html(replace(run, metrics=data if isinstance(data, dict) else {}))
         assert '<script' not in shown.lower()
@@ -365,7 +371,8 @@ def test_words_of_a_map(runs):
     path = runs/'one'/'metrics.json'
     good = path.read_bytes()
     words = ['map', 'demo_a', '--min-area=500', '--passes=3']
-    valid = {**json.loads(good), 'command': words, 'known_passes': ['2018-09-05'], 'orbit': 'descending', 'fusion': dict(tracks=[dict(track='9')])}
+    valid = {**json.loads(good), 'command': words, 'known_passes': ['2018-09-05'], 'orbit': 'descending',
+             'fusion': dict(tracks=[dict(track='9')])}
     def door(data):
         path.write_text(json.dumps(data))
         try:
@@ -396,7 +403,8 @@ def test_run_raster(runs):
 
 state_words = st.one_of(st.sampled_from([*WORDS, *map(str, NUMBERS), '0.5', '1,2,3,4', '4,3,2,1', 'nan,0,1,1', '1,2,3', ',,,',
                                          '1e400,0,1,1', 'inf', '1_0', '٣', 'map', 'chips']), st.text(max_size=20))
-queries = st.dictionaries(st.one_of(st.sampled_from(['run', 'other', 't', 'at', 'tab', 'theme', 'layer', 'x']), st.text(max_size=5)), state_words, max_size=6)
+queries = st.dictionaries(st.one_of(st.sampled_from(['run', 'other', 't', 'at', 'tab', 'theme', 'layer', 'x']),
+                                    st.text(max_size=5)), state_words, max_size=6)
 
 def test_url_state():
     read_state, write_state = exported('read_state'), exported('write_state')
@@ -438,7 +446,8 @@ def test_zip_bytes(tmp_path):
     stored, deflated = (zip_of(CUBE_FILES, method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
     campaign('zip, bytes', st.one_of(spoiled(stored), spoiled(deflated)), unpacking_door(tmp_path))
 
-pieces = st.one_of(st.sampled_from(['..', '.', '', 'C:', 'a', 'quake.zarr', '.zgroup', 'CON', 'é', 'a'*300, '\\', '~', 'x\0y', '\ud800']), st.text(max_size=4))
+pieces = st.one_of(st.sampled_from(['..', '.', '', 'C:', 'a', 'quake.zarr', '.zgroup', 'CON', 'é', 'a'*300, '\\', '~',
+                                    'x\0y', '\ud800']), st.text(max_size=4))
 member_names = st.lists(pieces, min_size=1, max_size=4).map('/'.join)
 
 def can_be_written(name):
@@ -519,7 +528,8 @@ def test_a_list_that_is_just_not_too_deep(bounded):
     "Near the limit of the parser, a message that showed the value would fail"
     for depth in range(100, 1100, 20):
         nested = '['*depth + ']'*depth
-        for text in (nested, '{"seeds": ' + nested + '}', '{"pretrain": ' + nested + '}', '{"event": ' + nested + '}', '{"budgets": [2, ' + nested + ']}'):
+        for text in (nested, '{"seeds": ' + nested + '}', '{"pretrain": ' + nested + '}', '{"event": ' + nested + '}',
+                     '{"budgets": [2, ' + nested + ']}'):
             with pytest.raises(ExperimentError): ExperimentSpec.from_json(text)
 
 @deep
@@ -577,7 +587,8 @@ def test_a_model_file_of_a_terabyte_with_holes(bounded, model):
     with pytest.raises(ModelError, match='do not fit|larger than the memory'): load_model(odd)
     odd.unlink()
 
-@pytest.mark.parametrize('config', [dict(width=10**6), dict(width=10**6, levels=10), dict(channels=10**6, width=10**6), dict(levels=10**9)], ids=str)
+@pytest.mark.parametrize('config', [dict(width=10**6), dict(width=10**6, levels=10),
+                                    dict(channels=10**6, width=10**6), dict(levels=10**9)], ids=str)
 def test_a_network_that_no_machine_holds(bounded, model, config):
     outer, rest = split_model(model)
     header = json.loads(outer['__metadata__'][MODEL_FORMAT])
@@ -585,7 +596,8 @@ def test_a_network_that_no_machine_holds(bounded, model, config):
     outer['__metadata__'][MODEL_FORMAT] = json.dumps(header)
     with pytest.raises(ModelError): load_model(join_model(model.with_name('wide.safetensors'), outer, rest))
 
-@pytest.mark.parametrize('counts', [dict(seeds=10**30), dict(budgets=[2, 10**12]), dict(scene=10**9), dict(epochs=10**7)], ids=str)
+@pytest.mark.parametrize('counts', [dict(seeds=10**30), dict(budgets=[2, 10**12]),
+                                    dict(scene=10**9), dict(epochs=10**7)], ids=str)
 def test_a_study_that_never_ends(bounded, counts):
     with pytest.raises(ExperimentError, match='at most 1,000,000'): ExperimentSpec.from_json(json.dumps(counts))
 
@@ -603,7 +615,8 @@ def zip_claiming(path, sizes, content=b'\0'*1000):
     path.write_bytes(memory.getvalue())
     return path
 
-@pytest.mark.parametrize('sizes', [[50*2**30], [2**62], [2**30]*5000, [20*2**20]*60_000], ids=['50 GB', '4 EB', '5000 x 1 GB', '60,000 x 20 MB'])
+@pytest.mark.parametrize('sizes', [[50*2**30], [2**62], [2**30]*5000, [20*2**20]*60_000],
+                         ids=['50 GB', '4 EB', '5000 x 1 GB', '60,000 x 20 MB'])
 def test_zip_bombs(bounded, tmp_path, sizes):
     path = zip_claiming(tmp_path/'bomb.zip', sizes)
     assert path.stat().st_size < 10_000_000
@@ -672,7 +685,8 @@ def test_netcdf_of_terabytes_with_holes(tmp_path):
         f['time'][:] = np.arange(4)
         f['y'][:], f['x'][:] = 4.7e6 - 10*np.arange(10**6), 5e5 + 10*np.arange(10**6)
         f.crs = 'EPSG:32654'
-        for name in ('vv', 'vh'): f.createVariable(name, 'f4', ('time', 'y', 'x'), chunksizes=(1, 256, 256), fill_value=np.nan)
+        for name in ('vv', 'vh'):
+            f.createVariable(name, 'f4', ('time', 'y', 'x'), chunksizes=(1, 256, 256), fill_value=np.nan)
     assert path.stat().st_size < 2**25
     assert 'more than any scene has' in opens_within_bounds(path)
 
@@ -680,8 +694,8 @@ def huge_tif(path, side=60_000):
     "A raster of 60,000 x 60,000 pixels without any data in it"
     import rasterio
     grid = dict(crs='EPSG:32654', transform=rasterio.Affine(10, 0, 580000, 0, -10, 4730000))
-    with rasterio.open(path, 'w', driver='GTiff', count=1, height=side, width=side, dtype='float32', nodata=np.nan, tiled=True,
-                       blockxsize=512, blockysize=512, sparse_ok=True, **grid): pass
+    with rasterio.open(path, 'w', driver='GTiff', count=1, height=side, width=side, dtype='float32', nodata=np.nan,
+                       tiled=True, blockxsize=512, blockysize=512, sparse_ok=True, **grid): pass
     assert path.stat().st_size < 2**20
     return path
 
@@ -689,7 +703,8 @@ def huge_png(path, side=60_000):
     "The header of a picture of 60,000 x 60,000 pixels and a few of its bytes"
     def part(kind, data): return struct.pack('>L', len(data)) + kind + data + struct.pack('>L', zlib.crc32(kind + data))
     header = struct.pack('>LLBBBBB', side, side, 16, 0, 0, 0, 0)
-    path.write_bytes(b'\x89PNG\r\n\x1a\n' + part(b'IHDR', header) + part(b'IDAT', zlib.compress(b'\0'*10**6)) + part(b'IEND', b''))
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + part(b'IHDR', header) +
+                     part(b'IDAT', zlib.compress(b'\0'*10**6)) + part(b'IEND', b''))
     return path
 
 @pytest.mark.parametrize('write', [huge_tif, huge_png])
@@ -764,7 +779,8 @@ def test_odd_threshold(runs, threshold):
 def test_raster_with_an_odd_transform(tmp_path, pixel):
     import rasterio
     read_view = exported('read_view')
-    path = write_tif(tmp_path/'odd.tif', np.ones((8, 8), 'float32'), transform=rasterio.Affine(pixel, 0, 5e5, 0, pixel, 4e6))
+    path = write_tif(tmp_path/'odd.tif', np.ones((8, 8), 'float32'),
+                     transform=rasterio.Affine(pixel, 0, 5e5, 0, pixel, 4e6))
     try: read_view(path, (5e5, 4e6 - 80, 5e5 + 80, 4e6))
     except LandslideError: pass
 
@@ -775,7 +791,8 @@ def test_geopackage_with_an_open_ring(tmp_path):
     path = tmp_path/'odd.gpkg'
     gpd.GeoDataFrame(dict(a=[1]), geometry=[box(0, 0, 1, 1)], crs=32654).to_file(path, layer='cells')
     with sqlite3.connect(path) as db:
-        for trigger, in db.execute("select name from sqlite_master where type = 'trigger'").fetchall(): db.execute(f'drop trigger "{trigger}"')
+        for trigger, in db.execute("select name from sqlite_master where type = 'trigger'").fetchall():
+            db.execute(f'drop trigger "{trigger}"')
         shape, = db.execute('select geom from cells').fetchone()
         db.execute('update cells set geom = ?', (shape[:-16] + struct.pack('<dd', 7, 7),))
     db.close()

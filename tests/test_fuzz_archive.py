@@ -30,7 +30,8 @@ def product(day):
     "An item of a day of May 2024, with all that an archive may say"
     item = mock_item(f'S1A_IW_GRDH_1SDV_202405{day}T203605_202405{day}T203630_053693_0685D4_rtc', **GRID, created='2024-05-03T00:00:00Z')
     for asset in item.assets.values():
-        asset.extra_fields.update({'raster:bands': [dict(nodata=-32768, unit='dB')], 'file:size': 10, 'file:checksum': '1220ab', 'sar:polarizations': ['VV']})
+        asset.extra_fields.update({'raster:bands': [dict(nodata=-32768, unit='dB')], 'file:size': 10,
+                                   'file:checksum': '1220ab', 'sar:polarizations': ['VV']})
     return item.to_dict()
 
 def planned(items):
@@ -58,7 +59,8 @@ def test_words_of_a_box():
     lon, lat = st.integers(-1850, 3650).map(lambda n: n/10), st.integers(-910, 910).map(lambda n: n/10)
     side = st.floats(0, 2)
     square = st.tuples(lon, lat, side, side).map(lambda o: (o[0], o[1], o[0] + o[2], o[1] + o[3]))
-    cases = st.one_of(st.text(max_size=30), st.lists(number, max_size=6), square, square, square.map(lambda o: ' '.join(map(str, o))))
+    cases = st.one_of(st.text(max_size=30), st.lists(number, max_size=6), square, square,
+                      square.map(lambda o: ' '.join(map(str, o))))
     campaign('box', cases, gridded)
 
 @pytest.fixture(scope='module')
@@ -69,11 +71,13 @@ def api(tmp_path_factory):
     empty = Catalog('made', 'made up')
     empty.normalize_and_save(str(folder), CatalogType.SELF_CONTAINED)
     with serve_catalog(folder) as api:
-        api.faults.append(lambda request: Answer(200, api.says, 'application/json') if request.path == '/search' else None)
+        api.faults.append(lambda request: Answer(200, api.says, 'application/json')
+                          if request.path == '/search' else None)
         yield api
 
 def test_pages(api):
-    page = dict(type='FeatureCollection', features=[product('14'), product('26')], links=[dict(rel='self', href=api.url)], numberMatched=2)
+    page = dict(type='FeatureCollection', features=[product('14'), product('26')],
+                links=[dict(rel='self', href=api.url)], numberMatched=2)
     def door(data):
         api.says = data
         planned(search_pages(api.url, dict(bbox=[143, -6, 144, -5]), Patience(0, 0, 5, 3)))

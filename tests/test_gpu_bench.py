@@ -21,13 +21,15 @@ def page(tmp_path_factory):
 
 def rows(page, part):
     "The table of a part, as dicts"
-    lines = [line.strip('| ').split(' | ') for line in page.split(f'## {part}\n')[1].split('##')[0].splitlines() if line.startswith('|')]
+    lines = [line.strip('| ').split(' | ') for line in page.split(f'## {part}\n')[1].split('##')[0].splitlines()
+             if line.startswith('|')]
     return [dict(zip(lines[0], line)) for line in lines[2:]]
 
 def test_every_part_has_numbers_of_every_precision(page):
     precisions = {numbers.name for numbers in gpu.numbers_of(CPU)}
     for part in gpu.PARTS: assert {row['numbers'] for row in rows(page, part)} == precisions, part
-    speeds = [float(value) for part in gpu.PARTS for row in rows(page, part) for name, value in row.items() if name.endswith('/s')]
+    speeds = [float(value) for part in gpu.PARTS for row in rows(page, part)
+              for name, value in row.items() if name.endswith('/s')]
     assert len(speeds) >= 5 and min(speeds) > 0
     assert 'Not measured' not in page
 

@@ -6,7 +6,8 @@ from landslide_nb.cli import parser
 from landslide_nb.verbs import VERBS
 
 root = Path(__file__).parents[1]
-PAGES = [*sorted((root/'docs'/'pages').rglob('*.md')), root/'README.md', root/'landslide_nb'/'weights'/'base.md', root/'benchmarks'/'README.md']
+PAGES = [*sorted((root/'docs'/'pages').rglob('*.md')), root/'README.md', root/'landslide_nb'/'weights'/'base.md',
+         root/'benchmarks'/'README.md']
 SAID = {'W S E N': '1 2 3 4', 'DAY': '2024-05-23'} # words that stand for a person's own
 name_of = dict(ids=lambda path: path.relative_to(root).as_posix())
 
@@ -40,7 +41,8 @@ def test_the_pages_hold_commands(): assert sum(len(commands(path)) for path in P
 def options_of(name=None):
     "All options of one command, or of all"
     chosen = parser()._subparsers._group_actions[0].choices
-    return {option for key, one in chosen.items() if name in (None, key) for action in one._actions for option in action.option_strings}
+    return {option for key, one in chosen.items() if name in (None, key)
+            for action in one._actions for option in action.option_strings}
 
 OTHERS = {'--scale', '--no-run', '--links', '--no-deps', '--version', '--alone', '--options', '--table'} # of pip, benchmarks and docs/build
 
@@ -67,7 +69,8 @@ def understood(call):
 def calls(code):
     "Calls of the package's verbs"
     for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and getattr(node.func.value, 'id', '') == 'ls': yield node
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)): continue
+        if getattr(node.func.value, 'id', '') == 'ls': yield node
 
 @pytest.mark.parametrize('path', [path for path in PAGES if snippets(path)], **name_of)
 def test_every_verb_and_keyword_exists(path):

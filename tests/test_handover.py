@@ -15,7 +15,8 @@ from landslide_nb.mapping.words import SIMULATED_EVENT
 from landslide_nb.testing import mock_pair, mock_probability
 
 THRESHOLD = .17498
-META = dict(arch='unet', calibration=dict(scale=1., bias=0., threshold=THRESHOLD, area=dict(coverage=.9, chips=19, pixels=100, low=-8/3, high=3.)))
+META = dict(arch='unet', calibration=dict(
+    scale=1., bias=0., threshold=THRESHOLD, area=dict(coverage=.9, chips=19, pixels=100, low=-8/3, high=3.)))
 
 def hilly(**options):
     "A small pair with a hill and the landslides mapped"
@@ -53,7 +54,8 @@ def test_layers_have_one_kind_of_shape_whatever_they_hold(run, tmp_path):
     none = write_products(tmp_path/'none', pair.drop_vars('landslides'), mock_probability(pair)*0, META)
     assert none['polygons'] == 0
     for folder in (run[0], tmp_path/'none'):
-        for name, kind in pyogrio.list_layers(folder/'landslides.gpkg'): assert kind == 'MultiPolygon' or name == 'layer_styles', (folder, name)
+        for name, kind in pyogrio.list_layers(folder/'landslides.gpkg'):
+            assert kind == 'MultiPolygon' or name == 'layer_styles', (folder, name)
         assert set(layer(folder, 'cells').geom_type) == {'MultiPolygon'}
 
 def test_polygons_of_a_run_can_be_drawn_again(run):
@@ -115,7 +117,8 @@ def test_page_picture_and_browser_name_what_happened_and_where(tmp_path, monkeyp
     from landslide_nb.browser.words import run_html
     from landslide_nb.mapping import runfolder
     titles, draw = [], runfolder.plot_scene
-    monkeypatch.setattr(runfolder, 'plot_scene', lambda pair, prob, title, **options: titles.append(title) or draw(pair, prob, title, **options))
+    monkeypatch.setattr(runfolder, 'plot_scene', lambda pair, prob, title, **options:
+                        titles.append(title) or draw(pair, prob, title, **options))
     pair = hilly().assign_attrs(event_name='hokkaido', event_start='2018-09-05', event_end='2018-09-07')
     write_products(tmp_path/'run', pair, mock_probability(pair), META)
     title = 'Hokkaido Eastern Iburi earthquake, Japan, 2018-09-06'
@@ -139,7 +142,8 @@ def scene_at(west, south, side, crs):
 
 def footprint_of(prob, tmp_path): return stac_item(tmp_path, prob, {}, 'x').to_dict(include_self_link=False)
 
-@pytest.mark.parametrize('prob', [scene_at(179.9, -17., .01, 4326), scene_at(-180.1, -17., .01, 4326), scene_at(800_000., 8_118_000., 1000., 32760)], ids=['east', 'west', 'UTM'])
+@pytest.mark.parametrize('prob', [scene_at(179.9, -17., .01, 4326), scene_at(-180.1, -17., .01, 4326),
+                                  scene_at(800_000., 8_118_000., 1000., 32760)], ids=['east', 'west', 'UTM'])
 def test_a_footprint_across_180_degrees_is_two_polygons(prob, tmp_path):
     "RFC 7946, 3.1.9 and 5.2: cut at the line, and a box whose west is greater than its east"
     item = footprint_of(prob, tmp_path)

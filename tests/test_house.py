@@ -5,7 +5,8 @@ import pytest
 import warm
 
 root = Path(__file__).parents[1]
-notebooks = sorted((root/'nbs').glob('*.ipynb'), reverse=True) # the long ones are the last; two processes end together if they come first
+# the long ones are the last; two processes end together if they come first
+notebooks = sorted((root/'nbs').glob('*.ipynb'), reverse=True)
 bin_dir = Path(sys.executable).parent
 
 def settings(**env):
@@ -30,7 +31,8 @@ def test_notebook_runs(notebook, tmp_path):
 def copy_of_project(to):
     keep = ('nbs', 'landslide_nb', 'settings.ini', 'setup.py', 'pyproject.toml', 'README.md')
     for name in keep:
-        if (root/name).is_dir(): shutil.copytree(root/name, to/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+        if (root/name).is_dir():
+            shutil.copytree(root/name, to/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
         else: shutil.copy(root/name, to/name)
     return {p.relative_to(to): p.read_bytes() for p in to.rglob('*') if p.is_file()}
 
@@ -39,14 +41,18 @@ def test_export_and_clean_change_nothing(tmp_path):
     for tool in ('nbdev-export', 'nbdev-clean'):
         out = run(bin_dir/tool, cwd=tmp_path)
         assert out.returncode == 0, out.stderr[-2000:]
-    after = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+    after = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob('*')
+             if p.is_file() and '__pycache__' not in p.parts}
     assert {str(k) for k in before.keys() ^ after.keys()} == set()
     assert [str(k) for k in before if before[k] != after[k]] == []
 
 def test_every_module_has_its_notebook():
-    def exports(nb): return re.findall(r'^#\| default_exp (\S+)', '\n'.join(''.join(cell['source']) for cell in json.loads(nb.read_text())['cells']), re.M)
+    def exports(nb):
+        return re.findall(r'^#\| default_exp (\S+)',
+                          '\n'.join(''.join(cell['source']) for cell in json.loads(nb.read_text())['cells']), re.M)
     made = {module for nb in notebooks for module in exports(nb)}
-    written = {p.relative_to(root/'landslide_nb').with_suffix('') for p in (root/'landslide_nb').rglob('*.py') if p.stem not in ('__init__', '_modidx')}
+    written = {p.relative_to(root/'landslide_nb').with_suffix('') for p in (root/'landslide_nb').rglob('*.py')
+               if p.stem not in ('__init__', '_modidx')}
     assert made == {'.'.join(p.parts) for p in written}
 
 def test_every_notebook_opens_with_a_title_and_a_summary():
@@ -64,7 +70,8 @@ def test_public_functions_are_documented():
 
 def test_version_is_said_once():
     import configparser, landslide_nb
-    cfg = configparser.ConfigParser(delimiters=['=']); cfg.read(root/'settings.ini')
+    cfg = configparser.ConfigParser(delimiters=['='])
+    cfg.read(root/'settings.ini')
     assert landslide_nb.__version__ == cfg['DEFAULT']['version']
 
 def test_readme_is_rendered_from_the_index():

@@ -27,7 +27,8 @@ def campaign(folder, steps, *options):
 
 def rows(text, first):
     "The rows of the table whose first column has this title"
-    lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line.startswith('|')]
+    lines = [[cell.strip() for cell in line.strip('|').split('|')]
+             for line in text.splitlines() if line.startswith('|')]
     starts = [k for k, line in enumerate(lines) if line[0] == first]
     if not starts: return []
     names, found = lines[starts[0]], []

@@ -44,7 +44,8 @@ def to_amplitude(power): return np.sqrt(power)
 
 def exchanged(ds):
     there = fifth(ds)
-    return ds.assign(vv=xr.where(there, ds.vh, ds.vv).transpose(*ds.vv.dims), vh=xr.where(there, ds.vv, ds.vh).transpose(*ds.vh.dims))
+    return ds.assign(vv=xr.where(there, ds.vh, ds.vv).transpose(*ds.vv.dims),
+                     vh=xr.where(there, ds.vv, ds.vh).transpose(*ds.vh.dims))
 
 def clocked(ds):
     labels = [f'{day}{CLOCKS[o]}' for day, o in zip(ds.timestep.values, ds['sat:orbit_state'].values)]
@@ -81,13 +82,18 @@ REFUSED = { # what is wrong: how to make it so, what the sentence says
     'VH alone in dB': (lambda ds: ds.assign(vh=to_db(ds.vh)), 'vh looks like dB'),
     'dB without their sign': (lambda ds: bands(ds, lambda power: abs(to_db(power))), 'looks like digital numbers'),
     'dB as hundredths in 16 bits': (lambda ds: ds.assign({o: (to_db(ds[o])*100).round().astype('int16') for o in BANDS}), 'looks like dB'),
-    'dB stretched to 8 bits': (lambda ds: ds.assign({o: ((to_db(ds[o]) + 25)*10).clip(0, 255).astype('uint8') for o in BANDS}), 'looks like digital numbers'),
+    'dB stretched to 8 bits': (lambda ds: ds.assign(
+        {o: ((to_db(ds[o]) + 25)*10).clip(0, 255).astype('uint8') for o in BANDS}), 'looks like digital numbers'),
     'dB stretched to 0 and 1': (lambda ds: bands(ds, lambda power: ((to_db(power) + 25)/25).clip(0, 1)), 'look like amplitude'),
     'natural logarithm': (lambda ds: bands(ds, np.log), 'looks like dB'),
-    'power as ten thousandths': (lambda ds: ds.assign({o: (ds[o]*1e4).round().clip(0, 65534).astype('uint16') for o in BANDS}), 'looks like digital numbers'),
-    'units say amplitude': (lambda ds: bands(ds, lambda b: b*.3).assign(vv=ds.vv.assign_attrs(units='amplitude')), 'vv in .* holds amplitude, as its attribute units says; square'),
-    'unit says DN': (lambda ds: ds.assign(vh=ds.vh.assign_attrs(unit='DN')), 'vh in .* holds digital numbers, as its attribute unit says; calibrate'),
-    'Amplitude_VV of SNAP': (lambda ds: ds.rename(vv='Amplitude_VV', vh='Amplitude_VH'), 'Amplitude_VV in the dataset holds amplitude, as its name says'),
+    'power as ten thousandths': (lambda ds: ds.assign(
+        {o: (ds[o]*1e4).round().clip(0, 65534).astype('uint16') for o in BANDS}), 'looks like digital numbers'),
+    'units say amplitude': (lambda ds: bands(ds, lambda b: b*.3).assign(vv=ds.vv.assign_attrs(units='amplitude')),
+                            'vv in .* holds amplitude, as its attribute units says; square'),
+    'unit says DN': (lambda ds: ds.assign(vh=ds.vh.assign_attrs(unit='DN')),
+                     'vh in .* holds digital numbers, as its attribute unit says; calibrate'),
+    'Amplitude_VV of SNAP': (lambda ds: ds.rename(vv='Amplitude_VV', vh='Amplitude_VH'),
+                             'Amplitude_VV in the dataset holds amplitude, as its name says'),
     'Gamma0_VV_db of SNAP': (lambda ds: bands(ds, to_db).rename(vv='Gamma0_VV_db', vh='Gamma0_VH_db'), 'vv looks like dB'),
     'VV of two directions': (lambda ds: ds.rename(vv='vv_asc', vh='vh_asc').assign(vv_dsc=ds.vv), 'holds VV as vv_asc, vv_dsc; keep one'),
     'HH and HV': (lambda ds: ds.rename(vv='hh', vh='hv'), 'has no vv'),
@@ -104,10 +110,13 @@ REFUSED = { # what is wrong: how to make it so, what the sentence says
     'middles of pixels counted': (lambda ds: ds.assign_coords(x=X + .5, y=Y + .5), 'x and y count pixels'),
     'degrees said to be metres': (lambda ds: ds.assign_coords(x=142 + X*1e-4, y=42 + Y*1e-4), r'pixels of 0\.0001 m in EPSG:32654'),
     'latitude and longitude exchanged': (lambda ds: in_degrees(ds, 42 + X*1e-4, 142 + Y*1e-4), 'correct its CRS'),
-    'seconds since 1970': (lambda ds: ds.assign_coords(timestep=np.arange(16)*500_000 + 1_533_000_000), 'are not dates'),
+    'seconds since 1970': (lambda ds: ds.assign_coords(timestep=np.arange(16)*500_000 + 1_533_000_000),
+                           'are not dates'),
     'year and day of the year': (lambda ds: ds.assign_coords(timestep=np.arange(16)*6 + 2018200), 'are not dates'),
-    'month first': (lambda ds: ds.assign_coords(timestep=[pd.Timestamp(str(o)).strftime('%m/%d/%Y') for o in ds.timestep.values]), 'are not dates'),
-    'names of products as labels': (lambda ds: ds.assign_coords(timestep=[f'S1A_IW_GRDH_1SDV_{o}T084748' for o in ds.timestep.values]), 'are not dates'),
+    'month first': (lambda ds: ds.assign_coords(
+        timestep=[pd.Timestamp(str(o)).strftime('%m/%d/%Y') for o in ds.timestep.values]), 'are not dates'),
+    'names of products as labels': (lambda ds: ds.assign_coords(
+        timestep=[f'S1A_IW_GRDH_1SDV_{o}T084748' for o in ds.timestep.values]), 'are not dates'),
     'a label in dB': (lambda ds: ds.assign(landslides=xr.where(ds.landslides > 0, -3., -30.)), 'landslides has no value'),
 }
 
@@ -122,11 +131,13 @@ OPENED = { # what is unusual: how to make it so, part of the line that is said (
     'Sigma0_VV of SNAP': (lambda ds: ds.rename(vv='Sigma0_VV', vh='Sigma0_VH'), 'Sigma0_VV, Sigma0_VH are read as vv, vh'),
     'Intensity_VV of SNAP': (lambda ds: ds.rename(vv='Intensity_VV', vh='Intensity_VH'), 'are read as vv, vh'),
     'a second VV beside vv': (lambda ds: ds.assign(Sigma0_VV=ds.vv*.5), ''),
-    'coherence beside Sigma0': (lambda ds: ds.rename(vv='Sigma0_VV', vh='Sigma0_VH').assign(coherence_VV=ds.vv), 'Sigma0_VV, Sigma0_VH are read'),
+    'coherence beside Sigma0': (lambda ds: ds.rename(vv='Sigma0_VV', vh='Sigma0_VH').assign(coherence_VV=ds.vv),
+                                'Sigma0_VV, Sigma0_VH are read'),
     'axis t of openEO': (lambda ds: ds.drop_dims('timepair').rename(timestep='t'), ''),
     'bands of openEO in an array': (lambda ds: ds[['vv', 'vh']].to_dataarray('bands').rename(timestep='t'), ''),
     'orbit of Earth Engine': (lambda ds: along(ds, 'orbitProperties_pass', DIRECTIONS), ''),
-    'track of Earth Engine': (lambda ds: ds.assign_coords(relativeOrbitNumber_start=('timestep', np.where(DIRECTIONS == 'ASCENDING', 46., 9.))), ''),
+    'track of Earth Engine': (lambda ds: ds.assign_coords(
+        relativeOrbitNumber_start=('timestep', np.where(DIRECTIONS == 'ASCENDING', 46., 9.))), ''),
     'units still say dB': (lambda ds: ds.assign({o: ds[o].assign_attrs(units='dB') for o in BANDS}), ''),
     'half precision': (lambda ds: ds.assign({o: ds[o].astype('float16') for o in BANDS}), ''),
     'double precision': (lambda ds: ds.assign({o: ds[o].astype('float64') for o in BANDS}), ''),
@@ -135,16 +146,19 @@ OPENED = { # what is unusual: how to make it so, part of the line that is said (
     'passes after 3 dB brighter': (of_some(after, lambda power: power*2), ''),
     'y upwards': (lambda ds: ds.isel(y=slice(None, None, -1)), ''),
     'time backwards': (lambda ds: ds.isel(timestep=slice(None, None, -1)), ''),
-    'a pass given twice': (lambda ds: xr.concat([ds, ds.isel(timestep=[0, 5])], 'timestep', data_vars='minimal'), '18 frames are 16 passes'),
+    'a pass given twice': (lambda ds: xr.concat([ds, ds.isel(timestep=[0, 5])], 'timestep', data_vars='minimal'),
+                           '18 frames are 16 passes'),
     'coordinates in single precision': (lambda ds: ds.assign_coords(x=ds.x.astype('float32'), y=ds.y.astype('float32')), ''),
     'degrees': (lambda ds: in_degrees(ds, 142 + X*1e-4, 42 + Y*1e-4), ''),
     'degrees from 0 to 360': (lambda ds: in_degrees(ds, 288 + X*1e-4, 42 + Y*1e-4), ''),
     'pixels that are not square': (lambda ds: ds.assign_coords(y=4_730_000 - 20*np.arange(96.)), ''),
     'times in local time': (in_local_time, '16 of 16 passes are at times when Sentinel-1 does not pass'),
     'directions that the clock contradicts': (lambda ds: turned_orbits(ds).isel(timestep=slice(None)), 'pass at the time of day of'),
-    'a label that is turned round': (lambda ds: ds.assign(landslides=xr.where(ds.landslides > 0, 0, 1)), "landslides covers 96% of the label's pixels"),
+    'a label that is turned round': (lambda ds: ds.assign(landslides=xr.where(ds.landslides > 0, 0, 1)),
+                                     "landslides covers 96% of the label's pixels"),
     'a label of 1 everywhere': (lambda ds: ds.assign(landslides=ds.landslides.fillna(1)), 'landslides covers 100%'),
-    'a label of 1 for stable and 2 for landslide': (lambda ds: ds.assign(landslides=xr.where(ds.landslides > 0, 2, 1)), 'landslides covers 100%'),
+    'a label of 1 for stable and 2 for landslide': (
+        lambda ds: ds.assign(landslides=xr.where(ds.landslides > 0, 2, 1)), 'landslides covers 100%'),
     'a label of shares': (lambda ds: ds.assign(landslides=ds.landslides.fillna(0)*.2), 'landslides holds 0.2 (463 px) besides'),
     'a label of numbers of polygons': (lambda ds: ds.assign(landslides=ds.landslides.fillna(0)*7), 'landslides holds 7 (463 px) besides'),
     'a label of true and false': (lambda ds: ds.assign(landslides=ds.landslides > 0), ''),
@@ -167,7 +181,8 @@ COPIES = {
 
 @pytest.mark.parametrize('kind', COPIES)
 def test_copies_are_said(kind):
-    with pytest.warns(CubeWarning, match='hold the same image.*check whether one is a copy'): make_pair(open_cube(COPIES[kind](raw())), EVENT)
+    with pytest.warns(CubeWarning, match='hold the same image.*check whether one is a copy'):
+        make_pair(open_cube(COPIES[kind](raw())), EVENT)
 
 def strip(value, of=BANDS, passes=after):
     "The western 20 columns of some passes hold a number"

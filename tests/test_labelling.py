@@ -8,7 +8,8 @@ from shapely.geometry import box
 from conftest import command, one_sentence
 from landslide_nb.core import LandslideError, OutputError
 from landslide_nb.labelling import labels as module
-from landslide_nb.labelling.labels import LABELS, WAITING, LabelError, chip_boxes, decide, read_labels, save_decisions, sight_of, write_labels
+from landslide_nb.labelling.labels import (
+    LABELS, WAITING, LabelError, chip_boxes, decide, read_labels, save_decisions, sight_of, write_labels)
 from landslide_nb.labelling.ground import label_image
 from landslide_nb.labelling.suggest import hand_out
 from landslide_nb.testing import mock_landscape
@@ -22,7 +23,8 @@ def outline(k, size=200.):
     x, y = chips.geometry[k].centroid.coords[0]
     return box(x - size/2, y - size/2, x + size/2, y + size/2)
 
-def decision(k, by=ann, word='landslide'): return decide(chips.iloc[[k]], word, by, [outline(k)] if word == 'landslide' else [])
+def decision(k, by=ann, word='landslide'):
+    return decide(chips.iloc[[k]], word, by, [outline(k)] if word == 'landslide' else [])
 
 def decided(folder): return sorted(zip(read_labels(folder).seen.chip, read_labels(folder).seen.decision))
 
@@ -70,7 +72,8 @@ def test_many_people_save_at_once(tmp_path):
     "Several processes add to one new file; nobody's decision is lost"
     code = ('import sys; sys.path.insert(0, sys.argv[3]); from test_labelling import *\n'
             'for k in range(6): assert save_decisions(sys.argv[1], decision(k, replace(ann, reviewer=sys.argv[2]))) == ""')
-    people = [subprocess.Popen([sys.executable, '-c', code, str(tmp_path), name, str(Path(__file__).parent)]) for name in ('eve', 'kim', 'lou')]
+    people = [subprocess.Popen([sys.executable, '-c', code, str(tmp_path), name, str(Path(__file__).parent)])
+              for name in ('eve', 'kim', 'lou')]
     assert [o.wait(300) for o in people] == [0, 0, 0]
     found = read_labels(tmp_path)
     assert len(found.seen) == len(found.landslides) == 18
@@ -212,7 +215,8 @@ def no_larger_file(size):
 def polygons_in_degrees(folder):
     from landslide_nb.mapping.runfolder import whole_folder
     from landslide_nb.styles import write_in_degrees
-    with whole_folder(folder/'run') as half: write_in_degrees(half, gpd.GeoDataFrame(dict(rank=[1, 2]), geometry=[outline(0), outline(1)], crs=chips.crs))
+    with whole_folder(folder/'run') as half:
+        write_in_degrees(half, gpd.GeoDataFrame(dict(rank=[1, 2]), geometry=[outline(0), outline(1)], crs=chips.crs))
 
 def layers_of_a_map(folder):
     from landslide_nb.mapping.layers import write_layers
@@ -232,7 +236,8 @@ WRITERS = {
 def test_a_full_disk_is_one_sentence_whoever_writes_features(tmp_path, writer, size):
     "GDAL says of a full disk that a table is not there, or that a feature could not be added"
     if writer == 'polygons in degrees': size //= 50 # text is shorter than a database
-    with no_larger_file(size), pytest.raises(OutputError, match='^Cannot write .*make room') as e: WRITERS[writer](tmp_path)
+    with no_larger_file(size), pytest.raises(OutputError, match='^Cannot write .*make room') as e:
+        WRITERS[writer](tmp_path)
     assert len(str(e.value)) < 400 and '\n' not in str(e.value)
     assert not [path for path in tmp_path.rglob('*') if path.is_file()]
 
@@ -266,7 +271,8 @@ def place(tmp_path_factory):
     return folder
 
 def test_two_chips_make_a_model_and_a_map(place):
-    out = command('finetune', 'cube.zarr', '--event', 'demo_a', '--labels', 'slides.geojson', '--seen', 'seen.geojson', '--epochs', 1, '--out', 'm.safetensors', cwd=place, cold=True)
+    out = command('finetune', 'cube.zarr', '--event', 'demo_a', '--labels', 'slides.geojson', '--seen', 'seen.geojson',
+                  '--epochs', 1, '--out', 'm.safetensors', cwd=place, cold=True)
     assert out.returncode == 0, out.stderr[-2000:]
     assert '2 extents looked at' in out.stdout and 'none is left to check with' in out.stdout, out.stdout
     out = command('map', 'cube.zarr', '--event', 'demo_a', '--model', 'm.safetensors', '--out', 'run', cwd=place)

@@ -13,7 +13,8 @@ def test_numbers_are_the_order_of_imports():
     assert len(set(number.values())) == len(number), 'two notebooks share a number'
     climbs = []
     for module, n in number.items():
-        climbs += [f'{module} ({n}) imports {other} ({number[other]})' for other in docs.imports_of(module) if other != module and number.get(other, -1) >= n]
+        climbs += [f'{module} ({n}) imports {other} ({number[other]})' for other in docs.imports_of(module)
+                   if other != module and number.get(other, -1) >= n]
     assert climbs == []
 
 def test_every_notebook_of_a_chapter_has_its_number():

@@ -12,7 +12,8 @@ map_cube(mock_cube((160, 200)), 'base', sys.argv[1], event='hokkaido', progress=
 """
 
 def in_new_process(code, *words):
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', BLOCKED + code, *map(str, words)], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', BLOCKED + code, *map(str, words)],
+                          capture_output=True, text=True, timeout=300)
 
 def test_the_block_blocks():
     for name in ('fastai.vision.all', 'landslide_nb.data.simulate'):

@@ -137,7 +137,8 @@ def test_no_handle_stays_open(cubes):
     held = [os.readlink(f'/proc/self/fd/{o}') for o in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{o}')]
     assert not [o for o in held if o.endswith('2.nc')]
 
-CLAIMS = { # starts of classic files: eighteen bytes that claim two thousand million dims; attributes; a name without end
+# starts of classic files: eighteen bytes that claim two thousand million dims; attributes; a name without end
+CLAIMS = {
     'dims': b'CDF\x02\0\0\0\0\0\0\0\n\x7f\xa5\xa8\x01\0\0',
     'attributes': b'CDF\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x0c\x7f\xff\xff\xff\0\0\0\1a\0\0\0\0\0\0\1\0\0\0\1x\0\0\0',
     'a name': b'CDF\x01\0\0\0\0\0\0\0\n\0\0\0\1\x7f\xff\xff\xff',

@@ -37,11 +37,13 @@ def write_zoned(out, pair, prob):
     from shapely.geometry import LineString, Point, box
     west, south, east, north = pair.rio.bounds()
     middle = (west + east)/2
-    zones = gpd.GeoDataFrame(dict(name=['Upper Vale', WICKED]), geometry=[box(west, south, middle, north), box(middle, south, east, north)],
+    zones = gpd.GeoDataFrame(dict(name=['Upper Vale', WICKED]),
+                             geometry=[box(west, south, middle, north), box(middle, south, east, north)],
                              crs=pair.rio.crs)
     roads = gpd.GeoDataFrame(geometry=[LineString([(west, south), (east, north)])], crs=pair.rio.crs)
     places = gpd.GeoDataFrame(dict(name=['Millbrook']), geometry=[Point(middle, (south + north)/2)], crs=pair.rio.crs)
-    write_products(out/'zoned', pair, prob, MODEL, cell=500., zones=zones, exposure=ExposureFiles(roads=roads, places=places))
+    write_products(out/'zoned', pair, prob, MODEL, cell=500., zones=zones,
+                   exposure=ExposureFiles(roads=roads, places=places))
     return roads
 
 def write_crowd(path, pair):
@@ -57,7 +59,8 @@ def desk(tmp_path_factory):
     from landslide_nb.testing import mock_pair, mock_probability
     base = tmp_path_factory.mktemp('page')
     pair = mock_pair((256, 256))
-    heights = pair.landslides.astype('float32').copy(data=np.add.outer(np.arange(256.), np.zeros(256)).astype('float32'))
+    heights = pair.landslides.astype('float32').copy(
+        data=np.add.outer(np.arange(256.), np.zeros(256)).astype('float32'))
     pair, prob = pair.assign(dem=heights), mock_probability(pair, 1)
     write_storm(base/'runs', pair, prob)
     roads = write_zoned(base/'runs', pair, prob)
@@ -74,7 +77,8 @@ def serving(folder, log, layers=()):
     code = ("import threading, os; end = threading.Timer(600, os._exit, (0,)); end.daemon = True; end.start(); "
             f"from landslide_nb.app import serve; serve({str(folder)!r}, port={port}, show=False, layers={list(layers)!r})")
     with open(log, 'w') as file:
-        process = subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=file, stderr=file, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        process = subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=file, stderr=file,
+                                   env={**os.environ, 'OMP_NUM_THREADS': '1'})
     def alive(): assert process.poll() is None, log.read_text()[-2000:]
     try:
         wait_for(port, alive)
@@ -171,7 +175,8 @@ def test_layers_are_lifted_lowered_and_faded(visit):
     assert v.bad == []
 
 def test_layers_that_cannot_be_shown_end_in_one_sentence(desk, tmp_path):
-    (tmp_path/'virtual.vrt').write_text('<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>/etc/passwd</SrcDataSource></OGRVRTLayer></OGRVRTDataSource>')
+    (tmp_path/'virtual.vrt').write_text('<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>/etc/passwd'
+                                        '</SrcDataSource></OGRVRTLayer></OGRVRTDataSource>')
     (tmp_path/'words.gpkg').write_text('no features')
     for name, word in (('virtual.vrt', 'not followed'), ('words.gpkg', 'no vector file'), ('nothing.shp', 'does not exist')):
         out = command('app', desk/'runs', '--no-show', '--layer', tmp_path/name, cwd=tmp_path, timeout=300)
@@ -339,7 +344,8 @@ def test_the_controls_of_the_map_take_few_rows(visit, width, height, rows):
     v.page.set_viewport_size(dict(width=width, height=height))
     v.page.wait_for_timeout(1200)
     v.settled()
-    controls = [v.page.get_by_label('Background', exact=True).first, *[v.button(name) for name in ('VV', '+', 'Whole scene', 'Flicker', 'Swipe')]]
+    controls = [v.page.get_by_label('Background', exact=True).first,
+                *[v.button(name) for name in ('VV', '+', 'Whole scene', 'Flicker', 'Swipe')]]
     boxes = [control.bounding_box() for control in controls]
     middles = sorted(box['y'] + box['height']/2 for box in boxes)
     assert 1 + sum(np.diff(middles) > 10) <= rows, boxes

@@ -12,7 +12,8 @@ from landslide_nb.learn.models import load_model
 from landslide_nb.mapping.mapping import map_cube
 from landslide_nb.mapping.nulls import null_pairs
 from landslide_nb.mapping.place import (
-    PLACE_THRESHOLD, changed_share, false_share, false_witnesses, fit_place, landslide_shares, settle_place, threshold_of_place, with_place)
+    PLACE_THRESHOLD, changed_share, false_share, false_witnesses, fit_place, landslide_shares, settle_place,
+    threshold_of_place, with_place)
 from landslide_nb.mapping.scene import predict_scene
 from landslide_nb.mapping.words import NO_NULLS, rule_text, wrong_text
 

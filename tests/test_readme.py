@@ -23,7 +23,8 @@ def test_demo_table_is_the_recorded_one():
 
 def test_ratios_are_those_of_the_tutorial():
     found = re.findall(r'^\| base, full \| (.+) \|$', notebook('93_tutorial.label_efficiency'), re.M)
-    ratios = next(cells for cells in (line.split(' | ') for line in found) if numbers(cells[0])[0] > 1) # AUPRC as a multiple of no pretraining
+    # AUPRC as a multiple of no pretraining
+    ratios = next(cells for cells in (line.split(' | ') for line in found) if numbers(cells[0])[0] > 1)
     five, ten, twenty = ([round(n, 1) for n in numbers(cell)[:3]] for cell in ratios)
     said = numbers(row('How much do the shipped weights help').split('|')[2])
     assert said == [five[0], 5, 95, *five[1:], ten[0], 10, *ten[1:], twenty[0], 20, *twenty[1:]]

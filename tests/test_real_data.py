@@ -246,7 +246,8 @@ def test_null_pairs_of_three_winters_never_span_a_summer(shared):
         assert span < np.timedelta64(120, 'D')
 
     settled = settle_place(archive, pair, model, meta, progress=False)
-    each = [(predict_scene(o, model, settled, progress=False).values >= settled['calibration']['threshold']).mean() for o in nulls]
+    each = [(predict_scene(o, model, settled, progress=False).values >= settled['calibration']['threshold']).mean()
+            for o in nulls]
     assert settled['nulls']['pairs'] == 4
     assert abs(settled['nulls']['share'] - max(each)) < 1e-4
     assert max(each) < .0021

@@ -62,11 +62,13 @@ def one_by_one(prob, threshold, min_area, pair):
         outline = make_valid(shape(outline))
         left, top, right, bottom = map(int, outline.bounds)
         window = slice(top, bottom), slice(left, right)
-        inside = geometry_mask([outline], (bottom - top, right - left), rasterio.Affine.translation(left, top), invert=True)
+        inside = geometry_mask([outline], (bottom - top, right - left), rasterio.Affine.translation(left, top),
+                               invert=True)
         rows, cols = np.nonzero(inside)
         p = prob.values[window][inside]
         found.append(dict(
-            area_m2=area[window[0]][rows, 0].sum(), mean_probability=p.mean(dtype=float), max_probability=float(p.max()),
+            area_m2=area[window[0]][rows, 0].sum(),
+            mean_probability=p.mean(dtype=float), max_probability=float(p.max()),
             elongation=elongation(rows, cols, sides), mean_slope=mean(slope, window, inside),
             downslope=np.degrees(np.arctan2(-mean(east, window, inside), mean(south, window, inside))) % 360,
             geometry=affine_transform(outline, [t.a, 0, 0, t.e, t.c, t.f])))
@@ -95,7 +97,8 @@ def test_regions_across_seams_are_those_looked_at_one_by_one(min_area):
     found = landslide_polygons(prob.chunk(y=500, x=700), threshold, min_area, pair)
     seams = [prob.rio.transform() @ at for at in ((1024, 1024), (2048, 0))]
     bounds = found.geometry.bounds
-    across = (bounds.minx < seams[0][0]) & (bounds.maxx > seams[0][0]) | (bounds.miny < seams[0][1]) & (bounds.maxy > seams[0][1])
+    across = ((bounds.minx < seams[0][0]) & (bounds.maxx > seams[0][0]) |
+              (bounds.miny < seams[0][1]) & (bounds.maxy > seams[0][1]))
     assert across.sum() >= 10 and len(found) > 300
     assert found.mean_slope.notna().mean() > .9
     assert_equal(found, one_by_one(prob, threshold, min_area, pair))

@@ -178,7 +178,8 @@ def test_ten_items_with_keys_and_mouse(review, run):
     for key in ('Shift+A', 'r', 'a'): v.press(key)
     v.said('10 decided')
     seen = labels_of(run).seen.sort_values('time')
-    assert seen.decision.tolist() == ['landslide', 'none', 'landslide', 'unsure', 'none', 'landslide', 'none', 'landslide', 'none', 'landslide']
+    assert seen.decision.tolist() == ['landslide', 'none', 'landslide', 'unsure', 'none',
+                                      'landslide', 'none', 'landslide', 'none', 'landslide']
     assert seen.sure.tolist()[7] == 'unsure' and set(seen.reviewer) == {'anna'}
     assert seen.pre.str.contains('2018-08-28').all() and (seen.pair == 'demo_a').all()
     v.press('z')
@@ -201,7 +202,8 @@ def test_what_is_drawn_survives_a_closed_tab(review, run):
     drawn = area()
     chip = 1280*1.12 # m across the map
     assert mine().area.between(.8*(.2*chip)**2, 1.5*(.2*chip)**2).any()
-    assert (mine().sure == 'unsure').all() and first not in set(labels_of(run).seen[labels_of(run).seen.reviewer == 'dora'].chip)
+    assert (mine().sure == 'unsure').all() and first not in set(
+        labels_of(run).seen[labels_of(run).seen.reviewer == 'dora'].chip)
     v.key('p', 'Paint')
     v.drag((.7, .72), (.85, .72)) # painted
     assert eventually(lambda: area() > drawn)

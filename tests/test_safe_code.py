@@ -19,7 +19,8 @@ def name_of(function):
 def dangerous(call):
     "The entry of NEVER that a call is, or None"
     name, given = name_of(call.func), {k.arg: k.value for k in call.keywords}
-    def on(option): return option in given and not (isinstance(given[option], ast.Constant) and given[option].value is False)
+    def on(option):
+        return option in given and not (isinstance(given[option], ast.Constant) and given[option].value is False)
     if name == 'np.load' and on('allow_pickle'): return 'np.load(allow_pickle)'
     if on('shell'): return 'subprocess(shell)'
     return name if name in NEVER else None

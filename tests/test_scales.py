@@ -19,7 +19,9 @@ from landslide_nb.mapping.scales import choose_scales, coarser, predict_scales, 
 from landslide_nb.mapping.scene import predict_scene
 
 BANDS = ('vv', 'vh')
-CHANGED = .02 # probability: the balance is estimated from a sample of the pixels, and null pairs are mapped in a fast type; measured .013
+# probability: the balance is estimated from a sample of the pixels, and null pairs are mapped in a fast type;
+# measured .013
+CHANGED = .02
 
 @cache
 def shipped(): return load_model('base')
@@ -29,12 +31,14 @@ def scene(): return simulate_event('demo_b', 1, 160, passes=3, orbits='ascending
 
 def on_grid(images, step):
     "Images on a grid of this step, m"
-    y, x = float(images.y[0]) - step*np.arange(images.sizes['y']), float(images.x[0]) + step*np.arange(images.sizes['x'])
+    y, x = (float(images.y[0]) - step*np.arange(images.sizes['y']),
+            float(images.x[0]) + step*np.arange(images.sizes['x']))
     return images.drop_vars('spatial_ref').assign_coords(y=y, x=x).rio.write_crs(images.rio.crs)
 
 def copied(images, scale, step=10.):
     "Each pixel `scale` x `scale` times"
-    return on_grid(images.isel(y=np.arange(images.sizes['y']).repeat(scale), x=np.arange(images.sizes['x']).repeat(scale)), step)
+    return on_grid(images.isel(y=np.arange(images.sizes['y']).repeat(scale),
+                               x=np.arange(images.sizes['x']).repeat(scale)), step)
 
 def speckled(images, looks, seed=0):
     "White speckle in linear power of a cube, or in dB of a pair"

@@ -37,8 +37,10 @@ NETS = {
     'shallow': dict(arch='unet', stage=2, width=4, levels=1),
     'two moments': dict(arch='unet', stage=2, width=4, levels=2, moments=2),
     'published': dict(arch='published', stage=2, moments=2),
-    'frozen': dict(arch='unet', stage=2, width=4, levels=2, embedding=4, stage1=dict(arch='unet', stage=1, width=4, levels=3)),
-    'published frozen': dict(arch='published', stage=2, moments=2, embedding=64, stage1=dict(arch='published', stage=1, moments=2)),
+    'frozen': dict(arch='unet', stage=2, width=4, levels=2, embedding=4,
+                   stage1=dict(arch='unet', stage=1, width=4, levels=3)),
+    'published frozen': dict(arch='published', stage=2, moments=2, embedding=64,
+                             stage1=dict(arch='published', stage=1, moments=2)),
 }
 
 def bare_pair(size, seed=0, **grid):
@@ -140,7 +142,8 @@ def test_the_balance_does_not_hang_on_its_sample():
         whole = np.median(change)
         assert abs(whole) > .001
         assert abs(found - whole) < .05
-        some = [change[w].ravel() for w in spread_windows(a.shape, 256)] # as much of this scene as the balance sees of one of 4,096 px
+        # as much of this scene as the balance sees of one of 4,096 px
+        some = [change[w].ravel() for w in spread_windows(a.shape, 256)]
         assert len(some) == 16
         assert abs(np.median(np.concatenate(some)) - whole) < .05
 
@@ -201,11 +204,13 @@ def test_killed_mappings_continue_and_leave_nothing_half(tmp_path):
     assert not any(run.iterdir())
     assert 5 <= len(finished(tiles)) < every
     first = written(finished(tiles))
-    kill_when(start(run), lambda: half.exists() and any(half.iterdir())) # all tiles are there, the products are being written
+    # all tiles are there, the products are being written
+    kill_when(start(run), lambda: half.exists() and any(half.iterdir()))
     assert not any(run.iterdir())
     assert len(finished(tiles)) == every
     assert written(first) == first, 'finished tiles were computed again'
-    with pytest.raises(OutputError, match='tiles of another map'): map_pair(bare_pair((700, 901)), model, run, tile=64, progress=False)
+    with pytest.raises(OutputError, match='tiles of another map'):
+        map_pair(bare_pair((700, 901)), model, run, tile=64, progress=False)
     map_pair(pair.chunk(y=200, x=200), model, run, tile=64, progress=False)
     assert names(run) == FILES
     assert names(tmp_path) == ['run']
@@ -230,7 +235,8 @@ def test_full_disk_is_one_sentence(tmp_path):
 
 def test_too_little_room_is_said_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr('shutil.disk_usage', lambda path: type('Usage', (), dict(free=1000)))
-    with pytest.raises(OutputError, match='bytes left'): map_pair(bare_pair((50, 50)), toy_model(**SMALL), tmp_path/'run')
+    with pytest.raises(OutputError, match='bytes left'):
+        map_pair(bare_pair((50, 50)), toy_model(**SMALL), tmp_path/'run')
     assert not any((tmp_path/'run').iterdir())
 
 
@@ -415,7 +421,8 @@ def test_terrain_and_truth_lie_beside_the_map(tmp_path):
     dem = rng.normal(1000, 50, (h, w)).astype('float32')
     dem[:9, :9] = np.nan
     both = np.stack([dem, dem]) # a pair made with dem as a channel carries it for both moments
-    pair = bare_pair((h, w)).assign(landslides=(('y', 'x'), truth), dem=(('moment', 'y', 'x'), both)).chunk(y=256, x=256)
+    pair = bare_pair((h, w)).assign(landslides=(('y', 'x'), truth),
+                                    dem=(('moment', 'y', 'x'), both)).chunk(y=256, x=256)
     map_pair(pair, toy_model(**SMALL), tmp_path/'run', progress=False)
     for name, wanted, dtype, nodata in (('truth', truth, 'uint8', 255), ('dem', dem, 'float32', np.nan)):
         path = tmp_path/'run'/f'{name}.tif'
@@ -472,7 +479,8 @@ BAD = {
 def test_bad_scenes_are_one_sentence_and_leave_nothing(case, tmp_path):
     spoil, said = BAD[case]
     pair = spoil(bare_pair((70, 90)))
-    with pytest.raises(LandslideError, match=said) as e: map_pair(pair, toy_model(**SMALL), tmp_path/'run', progress=False)
+    with pytest.raises(LandslideError, match=said) as e:
+        map_pair(pair, toy_model(**SMALL), tmp_path/'run', progress=False)
     assert str(e.value).count('\n') == 0
     assert names(tmp_path) in ([], ['run'])
     assert not list(tmp_path.glob('run/*'))
@@ -509,7 +517,8 @@ def test_a_damaged_cube_leaves_nothing(tmp_path):
     store = tmp_path/'cube.zarr'
     mock_cube((400, 500)).chunk(timestep=1, y=100, x=100).to_zarr(store, zarr_format=2)
     pair = make_pair(open_cube(store), 'hokkaido')
-    for chunk in (store/'vh').glob('*.3.4'): chunk.write_bytes(chunk.read_bytes()[:50]) # the last tile's, so that others are done
+    # the last tile's, so that others are done
+    for chunk in (store/'vh').glob('*.3.4'): chunk.write_bytes(chunk.read_bytes()[:50])
     with pytest.raises(CubeError, match='Cannot read vh in .* damaged or incomplete'):
         map_pair(pair, toy_model(**SMALL), tmp_path/'run', tile=64, progress=False)
     assert names(tmp_path) == ['cube.zarr', 'run']
@@ -562,8 +571,8 @@ for n in (768, 1024, 3072):
 """
 
 def test_memory_does_not_grow_with_the_scene(tmp_path):
-    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', PEAK.format(tests=HERE), tmp_path], capture_output=True, text=True,
-                         timeout=600, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', PEAK.format(tests=HERE), tmp_path],
+                         capture_output=True, text=True, timeout=600, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     peak = dict(map(int, line.split()) for line in out.stdout.splitlines())
     assert peak.keys() == {768, 1024, 3072}, out.stderr[-2000:]
     assert peak[3072] - peak[1024] < 60, peak # MB; the pair alone takes 151 MB at 3072 px and 17 MB at 1024 px
@@ -590,6 +599,7 @@ def test_a_killed_command_continues(tmp_path):
     assert 'no landslide found' in said
     assert 'its interval is not known' in said
     assert names(tmp_path) == ['cube.zarr', 'm.safetensors', 'run']
-    whole = predict_scene(make_pair(open_cube(cube), 'hokkaido'), net, dict(meta, calibration=calibration), progress=False)
+    whole = predict_scene(make_pair(open_cube(cube), 'hokkaido'), net, dict(meta, calibration=calibration),
+                          progress=False)
     np.testing.assert_allclose(read_band(run/'probability.tif'), whole.values, atol=1e-5)
     assert {'dem.tif', 'truth.tif'} <= set(names(run))

@@ -28,7 +28,8 @@ def cube_of(days, shape=(8, 8)):
 def season(days, event): return [days[k] for k in season_passes(days, event)]
 
 def test_a_leap_day_has_an_anniversary_every_year():
-    assert [anniversary(date(2024, 2, 29), years) for years in (1, 2, 3, 4)] == [date(2023, 2, 28), date(2022, 2, 28), date(2021, 2, 28), date(2020, 2, 29)]
+    assert [anniversary(date(2024, 2, 29), years) for years in (1, 2, 3, 4)] == [
+        date(2023, 2, 28), date(2022, 2, 28), date(2021, 2, 28), date(2020, 2, 29)]
     days = every(date(2020, 2, 29), date(2024, 2, 29), 1)
     found = season(days, date(2024, 2, 29))
     assert found[-4:] == [date(2023, 2, 26), date(2023, 2, 27), date(2023, 2, 28), date(2023, 3, 1)]
@@ -40,13 +41,16 @@ def test_a_season_spans_new_year():
     assert {day.year for day in found} == {2021, 2022, 2023, 2024}
     for year, most in ((2024, 4), (2023, 3), (2022, 3)):
         near = [day for day in found if abs(day - date(year, 1, 3)) <= SEASON]
-        assert len(near) == most and any(day < date(year, 1, 1) for day in near) and any(day >= date(year, 1, 1) for day in near)
+        assert len(near) == most and any(day < date(year, 1, 1) for day in near) and any(
+            day >= date(year, 1, 1) for day in near)
 
 @pytest.mark.parametrize('off, n', [(-61, 0), (-60, 1), (60, 1), (61, 0)])
 def test_sixty_days_from_the_anniversary_and_no_more(off, n):
     assert len(near_anniversary([date(2023, 6, 1) + timedelta(off)], date(2023, 6, 1), 3)) == n
 
-@pytest.mark.parametrize('days', [[], every(date(2024, 3, 1), date(2024, 12, 20)), every(date(2022, 3, 5), date(2022, 10, 30))], ids=['none', 'less than a year', 'another season'])
+@pytest.mark.parametrize('days', [[], every(date(2024, 3, 1), date(2024, 12, 20)),
+                                  every(date(2022, 3, 5), date(2022, 10, 30))],
+                         ids=['none', 'less than a year', 'another season'])
 def test_no_pass_of_the_season(days):
     assert season_passes(days, date(2024, 12, 31)) == []
 
@@ -72,9 +76,11 @@ def test_last_passes_of_a_year_ago_are_taken_once():
 @pytest.mark.parametrize('before', ['season', 'both', 'each'])
 def test_an_archive_shorter_than_a_year_is_refused(before):
     cube = cube_of(every(date(2024, 1, 1), date(2024, 7, 1)))
-    with pytest.raises(CubeError, match=r'no usable pass within 60 days of 2024-06-01 in any of the three years before \(its first of the track is of 2024-01-01\)'):
+    with pytest.raises(CubeError, match=r'no usable pass within 60 days of 2024-06-01 in any of the three years before '
+                                        r'\(its first of the track is of 2024-01-01\)'):
         make_pair(cube, ('2024-06-01', '2024-06-02'), before=before)
-    with pytest.raises(CubeError, match="before='summer' is unknown; choose last, season, both, each"): make_pair(cube, ('2024-06-01', '2024-06-02'), before='summer')
+    with pytest.raises(CubeError, match="before='summer' is unknown; choose last, season, both, each"):
+        make_pair(cube, ('2024-06-01', '2024-06-02'), before='summer')
 
 def test_null_pairs_look_back_as_the_map_does():
     days = every(date(2021, 4, 1), date(2024, 7, 1))
@@ -101,7 +107,8 @@ def test_maps_of_the_season(tmp_path):
     days = [*every(date(2023, 5, 10), date(2023, 6, 20)), *every(date(2024, 5, 1), date(2024, 7, 1))]
     rng = np.random.default_rng(0)
     cube = cube_of(days, (64, 64))
-    noisy = cube.assign({band: cube[band]*rng.gamma(9, 1/9, cube[band].shape).astype('float32') for band in ('vv', 'vh')})
+    noisy = cube.assign({band: cube[band]*rng.gamma(9, 1/9, cube[band].shape).astype('float32')
+                         for band in ('vv', 'vh')})
     save_cube(noisy, tmp_path/'cube.zarr')
     said = ['--start', '2024-05-25', '--end', '2024-05-26']
     out = command('map', 'cube.zarr', *said, '--before', 'season', '--out', 'run', cwd=tmp_path)

@@ -28,7 +28,8 @@ def mapped(folder, **about):
     from landslide_nb.mapping.runfolder import write_products
     from landslide_nb.testing import mock_pair
     pair = mock_pair((96, 128))
-    write_products(folder, pair, likely(pair), dict(arch='log-ratio', calibration=dict(threshold=.4)), cell=300., **about)
+    write_products(folder, pair, likely(pair), dict(arch='log-ratio', calibration=dict(threshold=.4)),
+                   cell=300., **about)
     return folder
 
 @pytest.fixture(scope='module')
@@ -57,7 +58,8 @@ def server(runs):
             f"from landslide_nb import guard; guard.MAX_DOWNLOAD = 20_000; guard.Visitors.__init__.__defaults__ = (3,); "
             f"from landslide_nb import app; app.LIFETIME = 8000; app.serve({str(runs)!r}, port={port}, show=False)")
     with open(runs.parent/'server.log', 'w') as log:
-        process = subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=log, stderr=log, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        process = subprocess.Popen([sys.executable, '-c', code], cwd=root, stdout=log, stderr=log,
+                                   env={**os.environ, 'OMP_NUM_THREADS': '1'})
     try:
         wait_for(port)
         yield f'http://127.0.0.1:{port}/'
@@ -154,8 +156,9 @@ def test_a_page_of_somebody_else_cannot_hold_ours(chromium, server):
 def test_a_notebook_of_this_machine_can(chromium, runs):
     code = ("import sys, threading, os; end = threading.Timer(200, os._exit, (0,)); end.daemon = True; end.start(); "
             f"from landslide_nb.app import browser; print(browser({str(runs)!r}).url, flush=True); sys.stdin.read()")
-    process = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    process = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], cwd=root,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                               env={**os.environ, 'OMP_NUM_THREADS': '1'})
     try:
         address = process.stdout.readline().strip()
         wait_for(int(address.split(':')[2].split('/')[0]))
@@ -250,12 +253,14 @@ def wicked(tmp_path_factory):
         if isinstance(value, str): return WICKED
         if isinstance(value, dict): return {key: spoiled(v) for key, v in value.items()}
         return [spoiled(v) for v in value] if isinstance(value, list) else value
-    (folder/'metrics.json').write_text(json.dumps({**spoiled(metrics), 'event_name': WICKED, 'warnings': [WICKED]*2, WICKED: WICKED}))
+    (folder/'metrics.json').write_text(json.dumps(
+        {**spoiled(metrics), 'event_name': WICKED, 'warnings': [WICKED]*2, WICKED: WICKED}))
     for layer in gpd.list_layers(folder/'landslides.gpkg').name:
         table = gpd.read_file(folder/'landslides.gpkg', layer=layer)
         if 'geometry' not in table: continue # the table of styles
         table.assign(name=WICKED, zone=WICKED).to_file(folder/'landslides.gpkg', layer=layer)
-    zones = gpd.GeoDataFrame({'name': [WICKED], WICKED: [WICKED]}, geometry=[box(579000, 4720000, 590000, 4740000)], crs=32654)
+    zones = gpd.GeoDataFrame({'name': [WICKED], WICKED: [WICKED]},
+                             geometry=[box(579000, 4720000, 590000, 4740000)], crs=32654)
     zones.to_file(out.parent/'zones.gpkg')
     return folder
 
@@ -286,7 +291,8 @@ def test_no_name_of_a_zone_becomes_html_in_the_report(chromium, wicked, tmp_path
     from landslide_nb.testing import mock_cube
     save_cube(open_cube(mock_cube((96, 128))), tmp_path/f'cube {WICKED.replace("/", "∕")}.zarr')
     cube, = tmp_path.glob('*.zarr')
-    assert main(['map', str(cube), '--zones', str(wicked.parent.parent/'zones.gpkg'), '--out', str(tmp_path/'run')]) in (0, None)
+    assert main(['map', str(cube), '--zones', str(wicked.parent.parent/'zones.gpkg'),
+                 '--out', str(tmp_path/'run')]) in (0, None)
     pages = list((tmp_path/'run').glob('*.html'))
     assert pages
     for path in pages:

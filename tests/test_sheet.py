@@ -29,8 +29,10 @@ from landslide_nb.mapping.words import SIMULATED_EVENT, html_page, model_in_word
 from landslide_nb.testing import mock_pair
 
 AREA = dict(coverage=.9, chips=19, pixels=100, low=-8/3, high=3.)
-META = dict(arch='unet', training=dict(chips='random regions'), calibration=dict(scale=1., bias=0., threshold=.17498, area=AREA),
-            nulls=dict(pairs=4, share=.0123, threshold=.17, model_threshold=.17, passes_pre=['2018-01-01'], passes_post=['2018-02-01']))
+META = dict(arch='unet', training=dict(chips='random regions'),
+            calibration=dict(scale=1., bias=0., threshold=.17498, area=AREA),
+            nulls=dict(pairs=4, share=.0123, threshold=.17, model_threshold=.17,
+                       passes_pre=['2018-01-01'], passes_post=['2018-02-01']))
 PASSES = dict(orbit='descending', track='46', passes_pre=['2018-08-01', '2018-08-25'], passes_post=['2018-09-06', '2018-09-18'],
               unseen_steep_share=.14)
 
@@ -38,7 +40,8 @@ def hilly(size, **options):
     "A pair with hills"
     pair = mock_pair(size, **options)
     y, x = np.mgrid[:size[0], :size[1]]
-    return pair.assign(dem=(('y', 'x'), (40*np.sin(x/9) + 30*np.cos(y/11)).astype('float32'))).assign_attrs(pair.attrs, **PASSES)
+    return pair.assign(dem=(('y', 'x'), (40*np.sin(x/9) + 30*np.cos(y/11)).astype('float32'))).assign_attrs(
+        pair.attrs, **PASSES)
 
 def blobs(pair):
     "A map with landslides here and there, none across the middle"
@@ -54,7 +57,8 @@ def exposure(folder):
     x, y = 5e5, 4.7e6
     gpd.GeoDataFrame(geometry=[LineString([(x, y - 500), (x + 4000, y - 400)])], crs=32654).to_file(folder/'roads.gpkg')
     names = ['Atsuma', 'A village with a long name <b>']
-    gpd.GeoDataFrame(dict(name=names), geometry=[Point(x + 400, y - 500), Point(x + 1500, y - 1000)], crs=32654).to_file(folder/'places.gpkg')
+    gpd.GeoDataFrame(dict(name=names), geometry=[Point(x + 400, y - 500), Point(x + 1500, y - 1000)],
+                     crs=32654).to_file(folder/'places.gpkg')
     (hilly((200, 260)).landslides*0 + .3).astype('float32').rio.write_crs(32654).rio.to_raster(folder/'people.tif')
     return ExposureFiles(folder/'roads.gpkg', folder/'places.gpkg', folder/'people.tif')
 
@@ -71,8 +75,11 @@ SCENES = {
 def runs(tmp_path_factory):
     "A folder of run folders of many kinds"
     root = tmp_path_factory.mktemp('runs')
-    pair = hilly((200, 260)).assign_attrs(event_name='demo_a', event_start='2018-09-05', event_end='2018-09-07', source='simulated, seed 0')
-    zones = gpd.GeoDataFrame(dict(name=['Upper catchment', 'Lower']), geometry=[box(5e5, 4.698e6, 5.013e5, 4.7e6), box(5.013e5, 4.698e6, 5.026e5, 4.7e6)], crs=32654)
+    pair = hilly((200, 260)).assign_attrs(event_name='demo_a', event_start='2018-09-05', event_end='2018-09-07',
+                                          source='simulated, seed 0')
+    zones = gpd.GeoDataFrame(dict(name=['Upper catchment', 'Lower']),
+                             geometry=[box(5e5, 4.698e6, 5.013e5, 4.7e6), box(5.013e5, 4.698e6, 5.026e5, 4.7e6)],
+                             crs=32654)
     write_products(root/'full', pair, blobs(pair), META, cell=500., exposure=exposure(root))
     write_products(root/'zones', pair, blobs(pair), META, zones=zones)
     plain = mock_pair((150, 203))
@@ -85,7 +92,8 @@ def runs(tmp_path_factory):
     metrics = json.loads(path.read_text())
     metrics |= dict(event_name='<script>alert(1)</script> $\\frac{1}{ \u202e ' + 'x'*3000, event_start='<i>'*300, track='<b>'*300,
                     passes_pre=['<b>' + '9'*500]*3, passes_post=['2018-09-18']*90, simulated=False, source='',
-                    warnings=['<img src=x onerror=alert(1)> ' + 'word '*400]*12, model=dict(arch='<b>'*400, training=dict(train_chips='<u>'*400)))
+                    warnings=['<img src=x onerror=alert(1)> ' + 'word '*400]*12,
+                    model=dict(arch='<b>'*400, training=dict(train_chips='<u>'*400)))
     path.write_text(json.dumps(metrics))
     return root
 
@@ -148,7 +156,8 @@ def test_what_is_printed_fetches_nothing(tmp_path):
     with http.server.HTTPServer(('127.0.0.1', 0), Listens) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         at = f'http://127.0.0.1:{server.server_port}'
-        bad = f'<img src="{at}/image"><link rel=stylesheet href="{at}/style"><script>new Image().src="{at}/script"</script><iframe src="{at}/frame"></iframe>'
+        bad = (f'<img src="{at}/image"><link rel=stylesheet href="{at}/style">'
+               f'<script>new Image().src="{at}/script"</script><iframe src="{at}/frame"></iframe>')
         print_page(html_page('bad', bad), tmp_path/'bad.pdf')
         server.shutdown()
     assert (tmp_path/'bad.pdf').exists() and asked == []
@@ -216,7 +225,8 @@ def test_the_page_made_again_is_the_page_that_was_written(runs, page, tmp_path):
 
 def boxes_of(labels, renderer):
     "Where the labels that are seen lie"
-    return [(label.get_text(), label.get_window_extent(renderer)) for label in labels if label.get_visible() and label.get_text()]
+    return [(label.get_text(), label.get_window_extent(renderer)) for label in labels
+            if label.get_visible() and label.get_text()]
 
 def overlapping(fig):
     "Labels of ticks that overlap, or stand out of the figure"
@@ -258,7 +268,8 @@ def test_labels_say_degrees_across_the_line_without_a_jump(runs):
     fig = sheet_figure(sheet_of(runs/'degrees across 180'))
     texts = [label.get_text() for label in fig.axes[0].get_xticklabels()]
     assert any(text.endswith('E') for text in texts) and any(text.endswith('W') for text in texts)
-    assert not any(text.startswith('18') and text[3:4] != '.' for text in texts) and all(float(text.split('°')[0]) <= 180 for text in texts)
+    assert not any(text.startswith('18') and text[3:4] != '.' for text in texts) and all(
+        float(text.split('°')[0]) <= 180 for text in texts)
 
 def test_the_scale_bar_is_true(runs):
     "Its length on paper, in metres on the ground, is what it says"

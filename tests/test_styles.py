@@ -11,7 +11,8 @@ from landslide_nb.testing import mock_pair, mock_probability
 
 HOSTILE = '</title><script>alert(1)</script>&"\'\x00\x07\ud800 ../../etc'
 
-def heights(pair): return pair.assign(dem=(('y', 'x'), np.add.outer(np.arange(150.), np.arange(203.)).astype('float32')))
+def heights(pair):
+    return pair.assign(dem=(('y', 'x'), np.add.outer(np.arange(150.), np.arange(203.)).astype('float32')))
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
@@ -83,7 +84,8 @@ def test_project_is_xml_and_its_paths_stay_in_the_folder(run):
     assert len(set(ids)) == 8 and min(map(len, ids)) >= 10, 'QGIS gives others to shorter ones'
 
 def test_outlines_lie_above_probability_and_that_above_radar(run):
-    names = [o.get('id').removeprefix('landslides_') for o in fromstring((run/PROJECT).read_text()).iter('layer-tree-layer')]
+    names = [o.get('id').removeprefix('landslides_')
+             for o in fromstring((run/PROJECT).read_text()).iter('layer-tree-layer')]
     assert names == ['polygons', 'mapped', 'zones', 'cells', 'probability', 'truth', 'dem', 'pair']
 
 def test_every_raster_has_its_style(run):
@@ -96,7 +98,9 @@ def test_polygons_in_degrees(run):
     found = gpd.read_file(run/'landslides.gpkg', layer='polygons')
     plain = json.loads((run/'landslides.geojson').read_text())
     assert [o['properties']['id'] for o in plain['features']] == found.id.tolist()
-    if kml_driver(): assert len(gpd.read_file(run/'landslides.kml')) == len(found) and fromstring((run/'landslides.kml').read_bytes()) is not None
+    if kml_driver():
+        assert len(gpd.read_file(run/'landslides.kml')) == len(found) and fromstring(
+            (run/'landslides.kml').read_bytes()) is not None
 
 def test_the_item_names_every_file_with_title_role_and_bands(run):
     assets = json.loads((run/'item.json').read_text())['assets']

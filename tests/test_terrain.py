@@ -85,7 +85,8 @@ def test_noto_becomes_a_label(shared):
     slides, extent = (shared/'inventories'/f'{name}_{day}_nanao.fgb' for name, day in (('hokai_all', 20240118), ('IdentifyArea', 20240109)))
     polygons = read_polygons(slides, 'EPSG:32653')
     west, south, east, north = np.array([o.bounds for o in polygons]).T
-    grid = GeoBox.from_bbox((west.min() - 500, south.min() - 500, east.max() + 500, north.max() + 500), 'EPSG:32653', resolution=10)
+    grid = GeoBox.from_bbox((west.min() - 500, south.min() - 500, east.max() + 500, north.max() + 500), 'EPSG:32653',
+                            resolution=10)
     label, (said,) = label_on_grid(grid, slides, extent)
     area = sum(o.area for o in polygons)
     assert label.shape == (grid_axes(grid).sizes['y'], grid_axes(grid).sizes['x'])

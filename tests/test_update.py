@@ -70,7 +70,9 @@ def grow(home, cube):
     shutil.rmtree(home/'enga.zarr')
     save_cube(cube, home/'enga.zarr')
 
-def contents(folder): return {str(o.relative_to(folder)): hashlib.md5(o.read_bytes()).hexdigest() for o in folder.rglob('*') if o.is_file()}
+def contents(folder):
+    return {str(o.relative_to(folder)): hashlib.md5(o.read_bytes()).hexdigest()
+            for o in folder.rglob('*') if o.is_file()}
 
 def refused(home, capsys, *words, says):
     "An update that ends in one sentence and leaves the folder as it was"
@@ -102,7 +104,8 @@ def test_what_is_new_and_what_is_gone_are_the_differences_of_the_two_maps(home, 
     assert map_here(home, '--update', 'enga', '--out', 'again') == 0
     maps = []
     for name in ('enga', 'again'):
-        with rasterio.open(home/name/'probability.tif') as file: maps.append(file.read(1) >= metrics_of(home/name)['threshold'])
+        with rasterio.open(home/name/'probability.tif') as file:
+            maps.append(file.read(1) >= metrics_of(home/name)['threshold'])
     update = metrics_of(home/'again')['update']
     assert update['new_ha'] == pytest.approx((maps[1] & ~maps[0]).sum()/100) and update['new_ha'] > 0
     assert update['gone_ha'] == pytest.approx((maps[0] & ~maps[1]).sum()/100) and update['gone_ha'] > 0
@@ -219,7 +222,8 @@ def test_a_folder_that_is_taken(home, place, capsys):
     (home/'taken'/'x').touch()
     refused(home, capsys, 'enga', '--out', 'taken', says='not empty')
 
-def test_a_map_needs_to_know_where_it_goes(tmp_path): one_sentence(command('map', 'demo_a', cwd=tmp_path), 'Give --out DIR')
+def test_a_map_needs_to_know_where_it_goes(tmp_path):
+    one_sentence(command('map', 'demo_a', cwd=tmp_path), 'Give --out DIR')
 
 
 # A box

@@ -35,7 +35,8 @@ def spoken(tmp_path):
     def call(name, *words, cold=False, timeout=60):
         if not cold: return warm.called(f'spoken:{name}', 'spoken', *words, cwd=tmp_path, env=env, timeout=timeout)
         code = f'import sys; from spoken import {name}; sys.exit({name}())'
-        return subprocess.run([sys.executable, '-c', code, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+        return subprocess.run([sys.executable, '-c', code, *words], cwd=tmp_path, env=env,
+                              capture_output=True, text=True)
     return call
 
 @pytest.mark.parametrize('words', [('say', '0', 'two words'), ('say', '3'), ('sentence',), ('die',)], ids=' '.join)
@@ -60,7 +61,8 @@ def test_what_takes_too_long_is_ended_with_its_children(spoken, tmp_path):
 
 def test_a_notebook_that_fails_is_found_out(tmp_path):
     "In a folder that is no project, and with a cell that asks for a name nobody made"
-    def cell(text): return dict(cell_type='code', id=text[:4], metadata={}, outputs=[], execution_count=None, source=[text])
+    def cell(text):
+        return dict(cell_type='code', id=text[:4], metadata={}, outputs=[], execution_count=None, source=[text])
     for name, text in (('good', '1 + 1'), ('bad', 'xr.Dataset()')):
         nb = dict(cells=[cell(text)], metadata={}, nbformat=4, nbformat_minor=5)
         (tmp_path/f'{name}.ipynb').write_text(json.dumps(nb))

@@ -19,7 +19,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-# those that change others when they are loaded are not among them: fastai (torch), rioxarray and hvplot (xarray, pandas)
+# those that change others when they are loaded are not among them:
+# fastai (torch), rioxarray and hvplot (xarray, pandas)
 LIBRARIES = ('torch', 'torchvision', 'xarray', 'rasterio.warp', 'pyproj', 'geopandas', 'zarr', 'dask.array', 'IPython',
              'matplotlib.pyplot', 'scipy.ndimage', 'sklearn.linear_model', 'sklearn.isotonic', 'holoviews', 'panel')
 POSSIBLE = sys.platform == 'linux'
