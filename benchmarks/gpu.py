@@ -69,8 +69,13 @@ def numbers_of(device):
 
 class Clock:
     "The time that is left"
-    def __init__(self, seconds): self.end = time.monotonic() + seconds
-    def left(self): return self.end - time.monotonic()
+    def __init__(self, seconds):
+        "Start it"
+        self.end = time.monotonic() + seconds
+
+    def left(self):
+        "Seconds that are left; below 0 when it is over"
+        return self.end - time.monotonic()
 
 def wait_for(device):
     "Until the card has done what it was asked for"
@@ -107,6 +112,7 @@ def training_step(net, batch, device, numbers):
     y = (torch.rand(batch, 128, 128, device=device) < .02).to(torch.uint8)
     loss, optimizer = BCEDice(), torch.optim.AdamW(net.parameters(), 1e-3)
     def step():
+        "Forward, loss, backward, AdamW"
         with numbers.autocast(device): logits = net(x)
         loss(logits.float(), y).backward()
         optimizer.step()
@@ -150,7 +156,8 @@ def network_alone(device, sizes):
             x = torch.randn(1, 3, 2, side, side, device=device)
             with torch.inference_mode(), numbers.rounding(), numbers.autocast(device):
                 took = seconds_of(lambda: net(x), device, sizes.seconds)
-            yield {'numbers': numbers.name, 'window, px': side, 'Mpx/s': side*side/1e6/took, 'MB of the card': memory_mb(device)}
+            speed, memory = side*side/1e6/took, memory_mb(device)
+            yield {'numbers': numbers.name, 'window, px': side, 'Mpx/s': speed, 'MB of the card': memory}
 
 def as_pair(scene):
     "A scene as a pair that the package maps"
@@ -162,12 +169,16 @@ def whole_scene(device, sizes):
     "A whole scene in memory through `predict_scene`, as the package maps it."
     from landslide_nb.mapping.scene import predict_scene
     pair, net = as_pair(toy_scene(sizes.scene)), new_network().eval().to(device)
-    header = dict(stage=2, input=dict(channels=['vv', 'vh'], change=True, stats=STATS), calibration=dict(scale=1., bias=0.))
+    reads = dict(channels=['vv', 'vh'], change=True, stats=STATS)
+    header = dict(stage=2, input=reads, calibration=dict(scale=1., bias=0.))
     for numbers in numbers_of(device):
         start_memory(device)
-        def mapped(): return predict_scene(pair, net, header, fast=bool(numbers.low), progress=False)
+        def mapped():
+            "The scene once"
+            return predict_scene(pair, net, header, fast=bool(numbers.low), progress=False)
         with numbers.rounding(): took = seconds_of(mapped, device, 0, warm=1, least=2)
-        yield {'numbers': numbers.name, 'scene, px': sizes.scene, 'Mpx/s': sizes.scene**2/1e6/took, 'MB of the card': memory_mb(device)}
+        speed, memory = sizes.scene**2/1e6/took, memory_mb(device)
+        yield {'numbers': numbers.name, 'scene, px': sizes.scene, 'Mpx/s': speed, 'MB of the card': memory}
 
 def event_pair(side):
     "A pair of the embedded event"
@@ -180,22 +191,26 @@ def difference(ours, theirs, threshold):
     apart = np.abs(ours - theirs)
     crossed = (ours > threshold) != (theirs > threshold)
     far = np.nan_to_num(apart) > NEAR
-    return {'largest difference': float(np.nanmax(apart)), f'pixels further than {NEAR}': int(far.sum()),
-            'pixels on the other side of the threshold': int(crossed.sum()),
-            f'within {NEAR}': 'no' if far.any() else 'yes'}
+    return {
+        'largest difference': float(np.nanmax(apart)),
+        f'pixels further than {NEAR}': int(far.sum()),
+        'pixels on the other side of the threshold': int(crossed.sum()),
+        f'within {NEAR}': 'no' if far.any() else 'yes',
+    }
 
 def agreement(device, sizes):
     "The map of a simulated event with the shipped weights, beside the map in float32 on the processor."
     from landslide_nb.learn.models import load_model
     from landslide_nb.mapping.scene import predict_scene
     net, header = load_model('base')
+    threshold = header['calibration']['threshold']
     pair = event_pair(sizes.event)
     reference = predict_scene(pair, net, header, progress=False).values
     net = net.to(device)
     for numbers in numbers_of(device):
         with numbers.rounding():
             found = predict_scene(pair, net, header, fast=bool(numbers.low), progress=False).values
-        yield {'numbers': numbers.name, 'map, px': sizes.event, **difference(found, reference, header['calibration']['threshold'])}
+        yield {'numbers': numbers.name, 'map, px': sizes.event, **difference(found, reference, threshold)}
 
 @dataclass(frozen=True)
 class Windows:
@@ -223,6 +238,7 @@ def mapped_in_turn(net, windows, normalize):
 class Sender:
     "Sends windows on a stream of its own, so that the card computes meanwhile; on a processor there is nothing to send"
     def __init__(self, device):
+        "With a stream, if the device is a card"
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == 'cuda' else None
 
@@ -258,26 +274,43 @@ def mosaic(way, net, windows, normalize):
         for where, logits in way(net, windows, normalize): out[where] = logits.numpy()
     return out
 
+WAYS = {'in turn': mapped_in_turn, 'two streams': mapped_ahead}
+
+def timed_way(way, net, windows):
+    "Seconds that a way to map a scene takes, and its map"
+    from landslide_nb.learn.models import normalize_pair
+    found = []
+    def normalize(x):
+        "As the network reads it"
+        return normalize_pair(x, STATS)
+    def whole():
+        "The scene once; the latest map is kept"
+        found[:] = [mosaic(way, net, windows, normalize)]
+    return seconds_of(whole, windows.device, 0, warm=1, least=3), found[0]
+
 def two_streams(device, sizes):
     "Windows from host memory: sent and computed in turn, and sent on a stream of its own while the card computes."
-    from landslide_nb.learn.models import normalize_pair
     from landslide_nb.learn.networks import folded
     net = folded(new_network().eval()).to(device)
-    def normalize(x): return normalize_pair(x, STATS)
     windows = Windows(toy_scene(sizes.scene), sizes.windows[-1], device)
-    ways = {'in turn': mapped_in_turn, 'two streams': mapped_ahead}
     for numbers in numbers_of(device):
-        took, maps = {}, {}
         with numbers.rounding(), numbers.autocast(device):
-            for name, way in ways.items():
-                def whole(): maps[name] = mosaic(way, net, windows, normalize)
-                took[name] = seconds_of(whole, device, 0, warm=1, least=3)
-        same = 'yes' if np.array_equal(*maps.values()) else 'no'
-        for name in ways:
-            yield {'numbers': numbers.name, 'windows': name, 'window, px': windows.side, 'Mpx/s': sizes.scene**2/1e6/took[name],
-                   'times as fast as in turn': took['in turn']/took[name], 'the same map': same}
+            measured = {name: timed_way(way, net, windows) for name, way in WAYS.items()}
+        took = {name: seconds for name, (seconds, _) in measured.items()}
+        maps = [found for _, found in measured.values()]
+        same = 'yes' if np.array_equal(*maps) else 'no'
+        for name in WAYS:
+            speed, gain = sizes.scene**2/1e6/took[name], took['in turn']/took[name]
+            size = {'numbers': numbers.name, 'windows': name, 'window, px': windows.side}
+            yield {**size, 'Mpx/s': speed, 'times as fast as in turn': gain, 'the same map': same}
 
-PARTS = dict(training=training, network_alone=network_alone, whole_scene=whole_scene, agreement=agreement, two_streams=two_streams)
+PARTS = dict(
+    training=training,
+    network_alone=network_alone,
+    whole_scene=whole_scene,
+    agreement=agreement,
+    two_streams=two_streams,
+)
 
 def rows_in_time(part, device, sizes, clock):
     "The rows of a part as far as time and memory go, and why some are missing, or None"
@@ -287,7 +320,8 @@ def rows_in_time(part, device, sizes, clock):
         for row in part(device, sizes):
             rows.append(row)
             if clock.left() <= 0: return rows, 'no time left for more'
-    except (ImportError, torch.OutOfMemoryError) as e: return rows, f'{type(e).__name__}: {str(e).splitlines()[0]}'
+    except (ImportError, torch.OutOfMemoryError) as e:
+        return rows, f'{type(e).__name__}: {str(e).splitlines()[0]}'
     return rows, None
 
 def number(value):
@@ -302,12 +336,17 @@ def table(rows):
     lines += [' | '.join(number(row[name]) for name in columns) for row in rows]
     return '\n'.join(f'| {line} |' for line in lines)
 
+def processor_name():
+    "As Linux says it, or as Python does"
+    found = Path('/proc/cpuinfo')
+    lines = found.read_text().splitlines() if found.exists() else []
+    names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or 'a processor'
+
 def device_name(device):
     "What the numbers are of"
     if device.type == 'cuda': return torch.cuda.get_device_name(device)
-    found = Path('/proc/cpuinfo')
-    names = [line.split(':')[1].strip() for line in found.read_text().splitlines() if line.startswith('model name')] if found.exists() else []
-    return f'{(names or [platform.processor() or "a processor"])[0]}, {torch.get_num_threads()} threads'
+    return f'{processor_name()}, {torch.get_num_threads()} threads'
 
 def commit():
     "Of the sources that are measured, or ''"
@@ -318,7 +357,8 @@ def commit():
 def heading(device):
     "The machine, the versions, and what the page is not"
     from landslide_nb import __version__
-    version = f'landslide_nb {__version__}' + f' at {commit()}'*bool(commit())
+    here = commit()
+    version = f'landslide_nb {__version__} at {here}' if here else f'landslide_nb {__version__}'
     words = f'{device_name(device)}; {os.cpu_count()} processor cores, torch {torch.__version__}, {version}.'
     lines = ['# The network on a graphics card', '', words, '']
     if device.type == 'cuda': return lines
@@ -328,25 +368,36 @@ def section(name, rows, missing):
     "One part of the page"
     lines = [f'## {name}', '', PARTS[name].__doc__, '']
     if rows: lines += [table(rows), '']
-    if missing: lines += [f'Not measured{" to its end"*bool(rows)}: {missing}.', '']
-    return lines
+    if not missing: return lines
+    what = 'Not measured to its end' if rows else 'Not measured'
+    return [*lines, f'{what}: {missing}.', '']
 
 def sizes_for(device, quick):
     "How much to measure"
     if quick: return QUICK
     return CARD if device.type == 'cuda' else PROCESSOR
 
-def main(argv=None):
-    p = argparse.ArgumentParser('python -m benchmarks.gpu', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(argv):
+    "What the command line says"
+    how = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser('python -m benchmarks.gpu', description=__doc__, formatter_class=how)
     p.add_argument('parts', nargs='*', metavar='PART', help=f"of {', '.join(PARTS)}; default: all")
     p.add_argument('--quick', action='store_true', help='small sizes')
     p.add_argument('--minutes', type=float, default=6, help='after which no number more is begun (default 6)')
     p.add_argument('--device', help='cuda or cpu (default: cuda where there is a card)')
     p.add_argument('--out', type=Path, help='Markdown file to write, after every part; it is printed as well')
     args = p.parse_args(argv)
-    if unknown := set(args.parts) - set(PARTS): p.error(f"unknown part {', '.join(sorted(unknown))}")
-    device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    sizes, clock, lines = sizes_for(device, args.quick), Clock(60*args.minutes), heading(device)
+    unknown = set(args.parts) - set(PARTS)
+    if unknown: p.error(f"unknown part {', '.join(sorted(unknown))}")
+    return args
+
+def main(argv=None):
+    "Measure part by part, and write the page after each"
+    args = arguments(argv)
+    usual = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = torch.device(args.device or usual)
+    sizes, clock = sizes_for(device, args.quick), Clock(60*args.minutes)
+    lines = heading(device)
     print('\n'.join(lines), flush=True)
     for name in args.parts or PARTS:
         found = section(name, *rows_in_time(PARTS[name], device, sizes, clock))

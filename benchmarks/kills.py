@@ -16,7 +16,7 @@ passes.
 import argparse, hashlib, io, json, multiprocessing, os, platform, random, re, resource, shutil, signal, socket, sqlite3
 import subprocess, sys, tempfile, time, traceback, warnings, zipfile
 from collections.abc import Callable
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +33,7 @@ PATIENCE = 300 # seconds that an undisturbed call may take
 # ---- the steps
 
 def small_chips(folder):
+    "Chips of a made-up landscape, split in space"
     from landslide_nb.data.chips import make_chips
     from landslide_nb.data.split import split_chips
     from landslide_nb.testing import mock_landscape
@@ -67,8 +68,12 @@ def zenodo_files():
 class Zenodo(BaseHTTPRequestHandler):
     "Answers slowly enough to be cut off, and from any byte on"
     files = {}
-    def log_message(self, *_): pass
+
+    def log_message(self, *_):
+        "Say nothing"
+
     def do_GET(self):
+        "Answer with a file, or with the rest of it"
         body, asked = self.files.get(self.path), self.headers.get('Range')
         start = int(asked[6:-1]) if asked else 0
         if body is None: return self.send_error(404)
@@ -77,13 +82,18 @@ class Zenodo(BaseHTTPRequestHandler):
         if start: self.send_header('Content-Range', f'bytes {start}-{len(body)-1}/{len(body)}')
         self.send_header('Content-Length', str(len(body) - start))
         self.end_headers()
+        self.send_slowly(body[start:])
+
+    def send_slowly(self, body):
+        "Send bytes piece by piece"
         try:
-            for k in range(start, len(body), 2**16):
+            for k in range(0, len(body), 2**16):
                 self.wfile.write(body[k:k+2**16])
                 time.sleep(.003)
         except OSError: pass # the one who asked was killed
 
 def serve_zenodo(pipe):
+    "Play Zenodo, and say at which port"
     Zenodo.files = zenodo_files()
     server = ThreadingHTTPServer(('127.0.0.1', 0), Zenodo)
     server.daemon_threads = True
@@ -103,31 +113,37 @@ def served(play, *args):
 
 @contextmanager
 def zenodo(inputs):
+    "A Zenodo on this machine, in a process of its own"
     with served(serve_zenodo) as port:
         (inputs/'url').write_text(f'http://127.0.0.1:{port}')
         yield
 
 def fetch(inputs, home):
+    "Fetch an event"
     from landslide_nb.download import fetch_event
     os.environ['NO_PROXY'] = '127.0.0.1'
     fetch_event('hokkaido', home, (inputs/'url').read_text())
 
 def save_cube(inputs, home):
+    "Write a cube"
     from landslide_nb.data.cube import open_cube, save_cube
     from landslide_nb.testing import mock_cube
     save_cube(open_cube(mock_cube((64, 96))), home/'cube.zarr')
 
 def make_chips(inputs, home):
+    "Cut a landscape into chips"
     from landslide_nb.data.chips import make_chips
     from landslide_nb.testing import mock_landscape
     make_chips(mock_landscape((256, 256)), home/'chips', size=32, step=32)
 
 def split_chips(inputs, home):
+    "Split chips in space"
     from landslide_nb.data.chips import ChipSet
     from landslide_nb.data.split import split_chips
     split_chips(ChipSet(home/'chips'), block=2, seed=0)
 
 def finetune(inputs, home):
+    "Train a small network, calibrate it and write it"
     from landslide_nb.data.chips import ChipSet
     from landslide_nb.learn.data import finetune_dls
     from landslide_nb.learn.finetune import calibrate_learner, finetune_learner
@@ -138,6 +154,7 @@ def finetune(inputs, home):
     export_learner(calibrate_learner(learn), home/'model.safetensors')
 
 def prepare_place(inputs):
+    "An archive of a place, and a model"
     import pandas as pd
     from landslide_nb.data.landscape import REGIONS
     from landslide_nb.data.simulate import simulate_archive
@@ -147,6 +164,7 @@ def prepare_place(inputs):
     small_model(inputs/'model.safetensors')
 
 def adapt(inputs, home):
+    "Adapt a model to a place"
     import pandas as pd
     from landslide_nb.data.pair import make_pair
     from landslide_nb.weights.adapt import adapt_model
@@ -155,7 +173,9 @@ def adapt(inputs, home):
     adapt_model(cube, make_pair(cube, passes=1), home/'here.safetensors', inputs/'model.safetensors', **short)
 
 def study(workers):
+    "A step that does a small study with so many workers"
     def experiment(inputs, home):
+        "Do the study"
         from landslide_nb.study.experiment import run_experiment
         from landslide_nb.study.protocol import ExperimentSpec
         spec = dict(scene=512, size=32, pretrain_size=16, block=1, width=4, epochs=1, epoch_chips=16,
@@ -164,18 +184,21 @@ def study(workers):
     return experiment
 
 def prepare_map(inputs):
+    "A cube and a model"
     from landslide_nb.data.cube import open_cube, save_cube
     from landslide_nb.testing import mock_cube
     save_cube(open_cube(mock_cube((200, 240), passes=3)), inputs/'cube.zarr')
     small_model(inputs/'model.safetensors')
 
 def map_command(inputs, home):
+    "Map a cube by the command"
     from landslide_nb.cli import main
     where = ['--model', inputs/'model.safetensors', '--out', home/'run', '--tile', 64]
     code = main([str(word) for word in ('map', inputs/'cube.zarr', *where)])
     if code: raise Refused # the sentence was printed
 
 def map_cluster(inputs, home):
+    "Map a cube with a cluster"
     from distributed import Client, LocalCluster
     from landslide_nb.mapping.mapping import map_cube
     from landslide_nb.data.cube import open_cube
@@ -201,22 +224,28 @@ def prepare_run(inputs):
     write_labels(every, inputs/'every.gpkg')
     pd.to_pickle(last, inputs/'decision.pickle')
 
-def copied_run(inputs, home): shutil.copytree(inputs/'run', home/'run')
+def copied_run(inputs, home):
+    "Begin with a map"
+    shutil.copytree(inputs/'run', home/'run')
 
 def labelled_run(inputs, home):
+    "Begin with a map and what a person decided about it"
     copied_run(inputs, home)
     shutil.copy(inputs/'labels.gpkg', home/'run'/'labels.gpkg')
 
 def save_labels(inputs, home):
+    "Save one decision more"
     import pandas as pd
     from landslide_nb.labelling.labels import save_decisions
     save_decisions(home/'run', pd.read_pickle(inputs/'decision.pickle'))
 
 def label_next(inputs, home):
+    "Ask by the command for the next chips to label"
     from landslide_nb.cli import main
     if main(['label', str(home/'run'), '--next', '2']): raise Refused
 
 def turn(inputs, home):
+    "Learn from labels, and map anew"
     from landslide_nb.labelling.turn import TurnPlan, take_turn
     take_turn(inputs/'run', inputs/'every.gpkg', home/'run', TurnPlan(str(inputs/'model.safetensors'), epochs=1))
 
@@ -232,9 +261,12 @@ def archive(folder):
     (folder/'words.json').write_text(json.dumps(words))
 
 def serve_archive(pipe, folder):
+    "Play a catalogue of passes, and say where"
     from landslide_nb.loopback import serve_catalog
     with serve_catalog(folder) as api:
-        def a_moment(request): return time.sleep(.01) if '.tiff' in request.path else None # to be cut off in
+        def a_moment(request):
+            "Wait before a picture is sent: time to be cut off in"
+            if '.tiff' in request.path: time.sleep(.01)
         api.faults.append(a_moment)
         pipe.send(api.url)
         signal.pause()
@@ -250,6 +282,7 @@ def catalogue(inputs):
         yield
 
 def build_command(inputs, home):
+    "Build a cube by the command"
     from landslide_nb.cli import main
     os.environ['NO_PROXY'] = '127.0.0.1'
     words = json.loads((inputs/'archive'/'words.json').read_text())
@@ -266,30 +299,47 @@ def wait_for(port):
         except OSError: time.sleep(.1)
 
 def free_port():
+    "A port at which nobody listens"
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
+def add_buttons(content, buttons):
+    "Note the buttons for files that a message brings; whether all are known by now"
+    from benchmarks.app import find
+    for label in SAVED:
+        def has_label(o):
+            "Whether this is the button"
+            return isinstance(o.get('attributes'), dict) and o['attributes'].get('label') == label
+        one = find(content, has_label)
+        if one and 'id' in one: buttons[label] = one['id']
+    return len(buttons) == len(SAVED)
+
+async def pressed(visitor, button):
+    "The bytes of the file that a button brings"
+    from base64 import b64decode
+    from benchmarks.app import find
+    def sent(o):
+        "Whether this holds the file"
+        return o.get('attr') == 'data' and o.get('new') and o['model']['id'] == button
+    change = dict(kind='ModelChanged', model=dict(id=button), attr='clicks', new=1)
+    await visitor.send('PATCH-DOC', dict(events=[change]))
+    patch = await visitor.until('PATCH-DOC', lambda content: find(content, sent))
+    return b64decode(find(patch, sent)['new'].partition('base64,')[2])
+
 async def save_all(port, folder):
     "Come as a visitor, press each button for a file, and keep what comes, as a browser does: whole or not at all"
-    from base64 import b64decode
     from types import SimpleNamespace
-    from benchmarks.app import Visitor, find
+    from benchmarks.app import Visitor
     from landslide_nb.core import atomic
     visitor = await Visitor.open(SimpleNamespace(port=port))
     buttons = {}
-    def look(content):
-        for label in SAVED:
-            one = find(content, lambda o: isinstance(o.get('attributes'), dict) and o['attributes'].get('label') == label)
-            if one and 'id' in one: buttons[label] = one['id']
-        return len(buttons) == len(SAVED)
-    if not look(visitor.doc): await visitor.until('PATCH-DOC', look)
+    def complete(content):
+        "Whether the last button is known with this message"
+        return add_buttons(content, buttons)
+    if not complete(visitor.doc): await visitor.until('PATCH-DOC', complete)
     for label, button in buttons.items():
-        def sent(o): return o.get('attr') == 'data' and o.get('new') and o['model']['id'] == button
-        change = dict(kind='ModelChanged', model=dict(id=button), attr='clicks', new=1)
-        await visitor.send('PATCH-DOC', dict(events=[change]))
-        patch = await visitor.until('PATCH-DOC', lambda content: find(content, sent))
-        body = b64decode(find(patch, sent)['new'].partition('base64,')[2])
+        body = await pressed(visitor, button)
         with atomic(folder/SAVED[label]) as tmp: tmp.write_bytes(body)
 
 def download(inputs, home):
@@ -305,24 +355,37 @@ def download(inputs, home):
     server.stop()
 
 def save_model(inputs, home):
+    "Write a model"
     small_model(home/'model.safetensors', width=16, levels=4)
 
 class Refused(Exception): "A command ended with exit code 1, and so with one sentence"
 
+def nothing(*_):
+    "Do nothing"
+
 @dataclass(frozen=True)
 class Step:
+    "What is killed: a call, what it needs, and what it may leave"
     name:str
     call:Callable               # of inputs and home: what a person calls
-    prepare:Callable=lambda inputs: None # of inputs
-    begin:Callable=lambda inputs, home: None # of inputs and home: what is there before the call
+    prepare:Callable=nothing    # of inputs
+    begin:Callable=nothing      # of inputs and home: what is there before the call
     around:Callable|None=None   # context in which all calls of the step are made
     wholes:tuple=()             # patterns of folders that must appear whole
     passing:tuple=()            # patterns of files that are there only for a while, while the work goes on
     cluster:bool=False          # takes long to begin
 
-def chips_before(inputs, home): make_chips(inputs, home)
+def chips_before(inputs, home):
+    "Begin with chips"
+    make_chips(inputs, home)
+
+def prepare_chips(inputs):
+    "Chips, split in space"
+    small_chips(inputs/'chips')
+
+JOURNAL = 'run/labels.gpkg-journal' # of SQLite; who opens the file to write undoes the half change
 RUN = dict(prepare=prepare_map, wholes=('run',))
-LABELLED = dict(prepare=prepare_run, passing=('run/labels.gpkg-journal',)) # SQLite's own; who opens the file to write undoes the half change
+LABELLED = dict(prepare=prepare_run, passing=(JOURNAL,))
 STUDY = dict(wholes=('study/chips/*', 'study/runs/*'), passing=('study/stage1/*.npy',))
 STEPS = {step.name: step for step in (
     Step('fetch', fetch, around=zenodo, wholes=(f'{NAME}.zarr',)),
@@ -330,7 +393,7 @@ STEPS = {step.name: step for step in (
     Step('make_chips', make_chips, wholes=('chips',)),
     Step('split_chips', split_chips, begin=chips_before),
     Step('save_model', save_model),
-    Step('finetune', finetune, prepare=lambda inputs: small_chips(inputs/'chips')),
+    Step('finetune', finetune, prepare=prepare_chips),
     Step('adapt', adapt, prepare=prepare_place),
     Step('experiment', study(1), **STUDY),
     Step('experiment_workers', study(2), **STUDY),
@@ -357,12 +420,15 @@ def watch(home, at, act):
     counted, below = [0], str(home)
     kinds = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.truncate', 'os.chmod', 'shutil.rmtree')
     def count(_=None):
+        "Count one more, and act when it is its turn"
         counted[0] += 1
         if counted[0] == at: act()
     def hook(event, args):
+        "Count what happens below the folder"
         if event in kinds and str(args[0]).startswith(below): count()
     connect = sqlite3.connect
     def traced(*args, **options):
+        "Open a database whose statements are counted"
         db = connect(*args, **options)
         db.set_trace_callback(count) # each statement is one
         return db
@@ -370,7 +436,9 @@ def watch(home, at, act):
     sys.addaudithook(hook)
     return counted
 
-def kill_self(): os.kill(os.getpid(), signal.SIGKILL)
+def kill_self():
+    "End this process at once"
+    os.kill(os.getpid(), signal.SIGKILL)
 
 def obey_permissions():
     "Give up the right of root to write where it may not"
@@ -404,16 +472,20 @@ class Terms:
     memory:int=0             # bytes that it may take in addition; 0: any
     rights:bool=True         # False: permissions hold, also for root
 
+def take_at_most(memory):
+    "Let this process take so many bytes more and no others"
+    have = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (have + memory,)*2)
+
 def child(pipe, function, args, terms, tmp):
+    "Do what a child process is for, send how it ended, and end"
     global _pipe
     _pipe = pipe
     tempfile.tempdir = os.environ['TMPDIR'] = str(tmp)
     import torch
     torch.set_num_threads(1)
     if not terms.rights: obey_permissions()
-    if terms.memory:
-        have = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (have + terms.memory,)*2)
+    if terms.memory: take_at_most(terms.memory)
     counted = watch(args[-1], terms.at, terms.act)
     ended, result, printed = quiet_call(function, args)
     pipe.send((ended, result, printed[-3000:], counted[0]))
@@ -422,6 +494,7 @@ def child(pipe, function, args, terms, tmp):
 
 @dataclass
 class Ending:
+    "How a call ended"
     how:str           # done | said | crashed | killed
     result:object=None
     printed:str=''
@@ -431,6 +504,7 @@ class Ending:
 class Child:
     "A function in a forked process"
     def __init__(self, function, *args, terms=Terms(), tmp=None, cluster=False):
+        "Begin at once"
         self.pipe, there = FORK.Pipe()
         tmp = tmp or Path(tempfile.gettempdir())
         self.process = FORK.Process(target=child, args=(there, function, args, terms, tmp))
@@ -440,14 +514,17 @@ class Child:
         if cluster: self.wait_ready()
 
     def wait_ready(self):
+        "Wait until the work itself begins"
         if self.pipe.poll(PATIENCE): self.first = self._receive()
         self.began = time.perf_counter()
 
     def _receive(self):
+        "What the child sends next; None: it has ended without a word"
         try: return self.pipe.recv()
         except EOFError: return None
 
     def end(self, after=None): # seconds until it is killed; None: let it end
+        "Wait for the end or bring it about, and say how it was"
         import psutil
         first = getattr(self, 'first', None)
         message = first if isinstance(first, tuple) else None
@@ -467,8 +544,9 @@ class Child:
 def in_child(function, *args, **options):
     "What a function returns in a process of its own"
     end = Child(function, *args, **options).end()
-    if end.how != 'done': raise RuntimeError(f'{getattr(function, "__name__", function)} {end.how}: {end.result}\n{end.printed}')
-    return end.result
+    if end.how == 'done': return end.result
+    name = getattr(function, '__name__', function)
+    raise RuntimeError(f'{name} {end.how}: {end.result}\n{end.printed}')
 
 # ---- what lies in a folder, free of clocks
 
@@ -516,6 +594,7 @@ def content(path):
     return path.read_bytes()
 
 def digest(path):
+    "A short sum of what a file holds, or what else it is"
     if path.is_dir(): return 'folder'
     try: found = content(path)
     except Exception as e: return f'unreadable: {type(e).__name__} {e}'[:100]
@@ -526,9 +605,13 @@ def listing(home):
     "name -> digest of everything below a folder, hidden or not, but for the temporary folder of the system"
     return {str(p.relative_to(home)): digest(p) for p in sorted(home.rglob('*'))}
 
-def hidden(name): return any(part.startswith('.') for part in Path(name).parts)
+def hidden(name):
+    "Whether a file is hidden, or lies in a hidden folder"
+    return any(part.startswith('.') for part in Path(name).parts)
 
-def passing(step, name): return any(Path(name).match(pattern) for pattern in step.passing)
+def passing(step, name):
+    "Whether a file is there only for a while"
+    return any(Path(name).match(pattern) for pattern in step.passing)
 
 def roots(names):
     "Names that lie in none of the others"
@@ -538,9 +621,9 @@ def roots(names):
 def half_made(step, found, wanted, before):
     "Sentences about what is visible under its final name and is not whole"
     for name, digest in found.items():
-        if name.endswith('.part') or passing(step, name): continue
-        if name in wanted and digest not in (wanted[name], before.get(name)) and not hidden(name): yield f'{name} differs or is {digest[:40]}'
-        if name not in wanted and not hidden(name): yield f'{name} is not part of the result'
+        if name.endswith('.part') or passing(step, name) or hidden(name): continue
+        if name not in wanted: yield f'{name} is not part of the result'
+        elif digest not in (wanted[name], before.get(name)): yield f'{name} differs or is {digest[:40]}'
     for name in found:
         if hidden(name) or not any(Path(name).match(pattern) for pattern in step.wholes): continue
         inside = {other for other in found if other.startswith(f'{name}/')}
@@ -563,12 +646,14 @@ class Bench:
     begun:int=0           # homes
 
     def __post_init__(self):
+        "Make the folders"
         self.inputs = self.work/'inputs'
         self.inputs.mkdir()
         (self.work/'tmp').mkdir()
         for folder in (self.work, self.work/'tmp'): folder.chmod(0o777)
 
     def home(self):
+        "A new folder with what is there before the call"
         self.begun += 1
         parent = self.work/f'{self.begun}'
         home = parent/'home'
@@ -578,25 +663,38 @@ class Bench:
         return home
 
     def call(self, home, **terms):
-        return Child(self.step.call, self.inputs, home, terms=Terms(**terms), tmp=self.work/'tmp', cluster=self.step.cluster)
+        "The call of the step, begun, under these terms"
+        place = dict(tmp=self.work/'tmp', cluster=self.step.cluster)
+        return Child(self.step.call, self.inputs, home, terms=Terms(**terms), **place)
 
-    def listing(self, home): return in_child(listing, home.parent)
-    def half(self, home): return [f'half made: {s}' for s in half_made(self.step, self.listing(home), self.wanted, self.before)]
+    def listing(self, home):
+        "What lies in a home and beside it"
+        return in_child(listing, home.parent)
+
+    def half(self, home):
+        "Sentences about what is half made"
+        found = half_made(self.step, self.listing(home), self.wanted, self.before)
+        return [f'half made: {sentence}' for sentence in found]
 
     def undisturbed(self):
+        "Prepare the step and do it twice; the result must be the same"
         in_child(self.step.prepare, self.inputs, tmp=self.work/'tmp')
         for _ in range(2): # the second one is faster: what is loaded late is loaded
             home = self.home()
             self.before = self.listing(home)
             end = self.call(home).end()
-            if end.how != 'done': raise RuntimeError(f'{self.step.name} undisturbed {end.how}: {end.result}\n{end.printed}')
-            self.wanted, once = self.listing(home), self.wanted
+            if end.how != 'done':
+                raise RuntimeError(f'{self.step.name} undisturbed {end.how}: {end.result}\n{end.printed}')
+            once, self.wanted = self.wanted, self.listing(home)
         if once != self.wanted:
             odd = [n for n in {*once, *self.wanted} if once.get(n) != self.wanted.get(n)]
             raise RuntimeError(f'{self.step.name} does not repeat itself: {odd[:5]}')
-        self.seconds, self.operations, self.bytes = end.seconds, end.operations, listing_bytes(home)
+        self.seconds, self.operations = end.seconds, end.operations
+        self.bytes = listing_bytes(home)
 
-    def left_in_tmp(self): return sorted(p.name for p in (self.work/'tmp').iterdir())
+    def left_in_tmp(self):
+        "What all calls left in the temporary folder of the system"
+        return sorted(p.name for p in (self.work/'tmp').iterdir())
 
     def finish(self, home, **terms):
         "Call once more, undisturbed; returns sentences about what is not as it should be"
@@ -612,12 +710,12 @@ class Bench:
 
 @dataclass
 class Tally:
+    "What was killed, and what was wrong then"
     kills:int=0
     clock:int=0
     operation:int=0
     again:int=0    # killed a second time before the last call
     late:int=0     # had ended before it was killed
-    moments:list=field(default_factory=list)
     problems:list=field(default_factory=list) # (moment, sentence)
 
 def killed_once(bench, home, rng, by_clock):
@@ -634,6 +732,7 @@ def killed_once(bench, home, rng, by_clock):
     return moment if end.how == 'killed' else None
 
 def kill_round(bench, rng, by_clock, tally):
+    "Kill a call once or twice in a new folder, then finish it; whether a kill was in time"
     home = bench.home()
     moments = []
     for _ in range(2 if rng.random() < .3 else 1):
@@ -681,6 +780,7 @@ def used_bytes(place):
     return (disk.f_blocks - disk.f_bfree)*disk.f_frsize
 
 def full_disk(bench):
+    "A disk that is too small by half of the result"
     home = bench.home()
     began = listing_bytes(home)
     shutil.move(home, home.parent/'before')
@@ -696,12 +796,16 @@ def full_disk(bench):
         return problems + bench.finish(home)
     finally: subprocess.run(['umount', '-l', str(home)], check=True)
 
-def listing_bytes(home): return sum(p.stat().st_size for p in home.rglob('*') if p.is_file())
+def listing_bytes(home):
+    "What all files below a folder hold"
+    return sum(p.stat().st_size for p in home.rglob('*') if p.is_file())
 
 def set_mode(home, mode):
+    "Set the permissions of a folder and of all folders in it"
     for folder in (home, *(p for p in home.rglob('*') if p.is_dir())): folder.chmod(mode)
 
 def read_only_folder(bench):
+    "A folder that may not be written"
     home = bench.home()
     before = bench.listing(home)
     set_mode(home, 0o555)
@@ -712,8 +816,11 @@ def read_only_folder(bench):
     return problems + bench.finish(home)
 
 def permission_lost(bench):
+    "A folder that may not be written any more, from the middle of the call on"
     home = bench.home()
-    def lose(): set_mode(home, 0o555)
+    def lose():
+        "Take the permission away"
+        set_mode(home, 0o555)
     end = bench.call(home, at=max(1, bench.operations//2), act=lose, rights=False).end()
     problems = []
     if end.how != 'done': problems = list(ends_in_a_sentence(bench, home, end)) # what was opened before may be written
@@ -721,6 +828,7 @@ def permission_lost(bench):
     return problems + bench.finish(home)
 
 def clock_set_back(bench):
+    "Files of a killed call that seem to be of long ago or of the future"
     problems = []
     for year in (1971, 2099): # what lies there is far too old, or from the future
         home = bench.home()
@@ -730,18 +838,23 @@ def clock_set_back(bench):
         problems += bench.finish(home)
     return problems
 
-def two_at_once(bench):
-    home = bench.home()
+def two_calls(bench, home):
+    "Call twice at the same time; sentences about an end without a result and without a sentence"
     both = [bench.call(home), bench.call(home)]
     ends = [one.end() for one in both]
-    problems = [f'{end.how}: {end.result}' for end in ends if end.how not in ('done', 'said')]
+    return [f'{end.how}: {end.result}' for end in ends if end.how not in ('done', 'said')]
+
+def two_at_once(bench):
+    "Two calls on one folder at the same time"
+    home = bench.home()
+    problems = two_calls(bench, home)
     return problems + bench.finish(home)
 
 def two_after_a_kill(bench):
+    "Two calls at the same time on what a killed one left"
     home = bench.home()
     bench.call(home, at=max(1, 2*bench.operations//3)).end()
-    both = [bench.call(home), bench.call(home)]
-    problems = [f'{end.how}: {end.result}' for end in [one.end() for one in both] if end.how not in ('done', 'said')]
+    problems = two_calls(bench, home)
     return problems + bench.finish(home)
 
 OWN_WORDS = (r'\w*MemoryError|(RuntimeError|OSError).*(allocate memory|start new thread)|.*Unable to allocate'
@@ -771,7 +884,8 @@ def worker_killed(bench):
     import psutil
     home = bench.home()
     running = bench.call(home)
-    parent, workers, end_at = psutil.Process(running.process.pid), [], time.time() + 60
+    parent, workers = psutil.Process(running.process.pid), []
+    end_at = time.time() + 60
     while not workers and time.time() < end_at and running.process.is_alive():
         time.sleep(.05)
         workers = [p for p in parent.children(recursive=True) if 'spawn_main' in ' '.join(p.cmdline())]
@@ -806,16 +920,22 @@ def group(problems):
         counts[text] = counts.get(text, 0) + 1
     return [f'{text} ({n} times)' if n > 1 else text for text, n in counts.items()]
 
-def cell(value): return str(value).replace('|', '/').replace('\n', ' ')
+def cell(value):
+    "A value as a cell of a table can hold it"
+    return str(value).replace('|', '/').replace('\n', ' ')
 
 def table(rows):
+    "Dicts with the same keys as markdown"
     names = list(rows[0])
     lines = [names, ['---']*len(names), *[[cell(row[n]) for n in names] for row in rows]]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 def kill_row(bench, tally, seconds):
-    counted = [s for _, s in tally.problems]
-    def of(start): return sum(s.startswith(start) for s in counted)
+    "The row of a step in the table of kills"
+    sentences = [sentence for _, sentence in tally.problems]
+    def of(start):
+        "How many sentences begin so"
+        return sum(sentence.startswith(start) for sentence in sentences)
     return {'step': bench.step.name, 'kills': tally.kills, 'by the clock': tally.clock,
         'before a file operation': tally.operation, 'killed twice': tally.again,
         'ended before the kill': tally.late, 'half made': of('half made'), 'next call failed': of('next call'),
@@ -835,36 +955,44 @@ def page(words, kills, cases, details):
     if details: out += ['## What failed', '', *[f'- {line}' for line in details], '']
     return '\n'.join(out)
 
-def begun(step, work):
-    bench = Bench(step, work)
-    bench.undisturbed()
-    return bench
+def killed(bench, args, start):
+    "Kill a step; its row, and lines about what failed"
+    tally = kill_step(bench, args.times, args.seed)
+    row = kill_row(bench, tally, time.perf_counter() - start)
+    lines = group(f'{sentence}' for _, sentence in tally.problems)
+    first = {sentence: moment for moment, sentence in reversed(tally.problems)}
+    examples = [f'for example {moment}: {sentence}' for sentence, moment in list(first.items())[:2]]
+    return row, [f'{bench.step.name}: {line}' for line in [*lines, *examples]]
+
+def disturbed(bench, name):
+    "Disturb a step in one other way; its row, what was found, and lines about what failed"
+    step, (case, _) = bench.step.name, CASES[name]
+    try: found = case(bench)
+    except Exception as e: found = [f'the case itself failed: {type(e).__name__} {e}']
+    skipped = isinstance(found, str)
+    lines = [] if skipped else [f'{name}, {step}: {line}' for line in group(found)]
+    if skipped: verdict = found
+    else: verdict = f'{len(found)} complaints' if found else 'held'
+    return {'case': name, 'step': step, 'outcome': verdict}, found, lines
 
 def do_step(step, args, say):
     "Kill a step, then disturb it otherwise; returns its rows and what failed"
-    kills, cases, details, start = [], [], [], time.perf_counter()
-    from contextlib import nullcontext
+    start = time.perf_counter()
+    kills, cases = [], []
+    details = []
     with tempfile.TemporaryDirectory(prefix='kills-') as folder:
-        work = Path(folder)
-        bench = Bench(step, work)
+        bench = Bench(step, Path(folder))
         with step.around(bench.inputs) if step.around else nullcontext():
             bench.undisturbed()
             if args.times and step.name != 'experiment_workers':
-                tally = kill_step(bench, args.times, args.seed)
-                kills.append(kill_row(bench, tally, time.perf_counter() - start))
-                lines = group(f'{s}' for _, s in tally.problems)
-                first = {s: moment for moment, s in reversed(tally.problems)}
-                details += [f'{step.name}: {line}' for line in lines]
-                details += [f'{step.name}: for example {m}: {s}' for s, m in list(first.items())[:2]]
+                row, details = killed(bench, args, start)
+                kills.append(row)
             say(*kills, *details)
-            for name, (case, steps) in CASES.items():
-                if step.name not in steps or name not in args.case: continue
-                try: found = case(bench)
-                except Exception as e: found = [f'the case itself failed: {type(e).__name__} {e}']
-                verdict = found if isinstance(found, str) else 'held' if not found else f'{len(found)} complaints'
-                cases.append({'case': name, 'step': step.name, 'outcome': verdict})
-                if not isinstance(found, str): details += [f'{name}, {step.name}: {line}' for line in group(found)]
-                say(cases[-1], found)
+            for name in [name for name in CASES if name in args.case and step.name in CASES[name][1]]:
+                row, found, lines = disturbed(bench, name)
+                cases.append(row)
+                details += lines
+                say(row, found)
     return kills, cases, details
 
 def import_all():
@@ -872,10 +1000,12 @@ def import_all():
     import psutil, torch # noqa: F401
     import pyarrow.parquet, safetensors.torch, xarray.backends.zarr, zarr.storage # noqa: F401
     import landslide_nb.all # noqa: F401
-    import landslide_nb.app, landslide_nb.cli, landslide_nb.download, landslide_nb.study.experiment, landslide_nb.weights.adapt # noqa: F401
+    import landslide_nb.app, landslide_nb.cli, landslide_nb.download # noqa: F401
+    import landslide_nb.study.experiment, landslide_nb.weights.adapt # noqa: F401
     torch.set_num_threads(1)
 
-def main(argv=None):
+def read_args(argv):
+    "What the command line asks for"
     p = argparse.ArgumentParser('python -m benchmarks.kills', description=__doc__.split('\n')[0])
     p.add_argument('steps', nargs='*', metavar='STEP', help=', '.join(STEPS))
     p.add_argument('--times', type=int, default=20, help='kills of each step (default 20)')
@@ -887,16 +1017,24 @@ def main(argv=None):
     if args.case is None: args.case = list(CASES)
     unknown = set(args.steps) - set(STEPS)
     if unknown: p.error(f'unknown steps {", ".join(unknown)}; known are {", ".join(STEPS)}')
+    return args
+
+def say(*things):
+    "Print what is known so far, a thing a line"
+    print(*things, sep='\n', flush=True)
+
+def main(argv=None):
+    "Do all steps, and write the page anew after each"
+    args = read_args(argv)
     import_all()
-    kills, cases, details = [], [], []
     words = ' '.join(sys.argv[1:] if argv is None else map(str, argv))
-    def say(*things): print(*things, sep='\n', flush=True)
+    found = [], [], [] # rows of kills, rows of cases, what failed
     for name in args.steps or STEPS:
         try: more = do_step(STEPS[name], args, say)
         except Exception as e: more = [], [], [f'{name}: not run: {type(e).__name__} {e}']
-        kills, cases, details = kills + more[0], cases + more[1], details + more[2]
-        args.out.write_text(page(words, kills, cases, details))
+        for so_far, new in zip(found, more): so_far.extend(new)
+        args.out.write_text(page(words, *found))
     print('\n' + args.out.read_text())
-    return len(details)
+    return len(found[2])
 
 if __name__ == '__main__': sys.exit(min(1, main()))

@@ -10,34 +10,48 @@ from pathlib import Path
 
 root = Path(__file__).parents[1]
 FUZZED = ('test_fuzz.py', 'test_fuzz_archive.py')
-FILES = ('test_bad_input.py', 'test_doors.py', 'test_kinds.py', 'test_netcdf.py', 'test_dead_ends.py', 'test_fuzz.py', 'test_security.py')
-
+FILES = (
+    'test_bad_input.py',
+    'test_doors.py',
+    'test_kinds.py',
+    'test_netcdf.py',
+    'test_dead_ends.py',
+    'test_fuzz.py',
+    'test_security.py',
+)
 
 def parsed(file):
     "The code of a file of tests"
     return ast.parse((root/'tests'/file).read_text())
 
+def campaign_calls(code):
+    "The calls of `campaign` in some code"
+    calls = [node for node in ast.walk(code) if isinstance(node, ast.Call)]
+    return [call for call in calls if getattr(call.func, 'id', '') == 'campaign']
 
 def doors():
     "The names of the campaigns"
-    calls = [n for file in FUZZED for n in ast.walk(parsed(file)) if isinstance(n, ast.Call)]
-    return [c.args[0].value for c in calls if getattr(c.func, 'id', '') == 'campaign']
+    return [call.args[0].value for file in FUZZED for call in campaign_calls(parsed(file))]
 
 def campaigns():
     "The tests that are campaigns"
-    tests = [n for file in FUZZED for n in parsed(file).body if isinstance(n, ast.FunctionDef)]
-    return {t.name for t in tests if any(getattr(getattr(n, 'func', None), 'id', '') == 'campaign' for n in ast.walk(t))}
+    tests = [node for file in FUZZED for node in parsed(file).body if isinstance(node, ast.FunctionDef)]
+    return {test.name for test in tests if campaign_calls(test)}
 
 def kinds(file):
     "The tests of a file, with their parameters"
-    words = [sys.executable, '-m', 'pytest', '--collect-only', '-q', '-n', '0', '-p', 'no:cacheprovider', root/'tests'/file]
+    options = ['--collect-only', '-q', '-n', '0', '-p', 'no:cacheprovider']
+    words = [sys.executable, '-m', 'pytest', *options, root/'tests'/file]
     out = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=300)
     found = [line.partition('::')[2] for line in out.stdout.splitlines() if '::' in line]
-    return [name for name in found if name.partition('[')[0] not in campaigns()]
+    left_out = campaigns()
+    return [name for name in found if name.partition('[')[0] not in left_out]
 
 def main():
+    "Count, and print"
     counted = {file: len(kinds(file)) for file in FILES}
-    print(f'{len(doors())} doors fuzzed: {", ".join(doors())}')
+    names = doors()
+    print(f'{len(names)} doors fuzzed: {", ".join(names)}')
     print(f'{sum(counted.values())} kinds of malformed input')
     for file, count in counted.items(): print(f'  {count:4} tests/{file}')
 

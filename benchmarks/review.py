@@ -39,8 +39,8 @@ def make_run(folder):
 
 def tree(pid):
     "A process and all that it started"
-    children = [int(o) for task in Path(f'/proc/{pid}/task').iterdir() for o in (task/'children').read_text().split()]
-    return [pid, *(o for child in children for o in tree(child))]
+    import psutil
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 def cpu_seconds(pids):
     "User and system time that processes have used"
@@ -51,21 +51,52 @@ def cpu_seconds(pids):
         ticks += int(fields[11]) + int(fields[12])
     return ticks/os.sysconf('SC_CLK_TCK')
 
+def press(page, key):
+    "Press a key once, and wait for the next item"
+    before = page.evaluate(f'() => {SHOWN}')
+    page.keyboard.press(key)
+    page.wait_for_function(f'before => ({SHOWN}) != before', arg=before, timeout=20_000)
+    page.wait_for_timeout(400) # a second press at once decides nothing
+
+def used_cpu(server):
+    "CPU seconds of the server, and of all that this process started"
+    return cpu_seconds(tree(server.process.pid)), cpu_seconds(tree(os.getpid())[1:])
+
 def pressed(page, key, server):
     "Seconds by the clock, a press each, and CPU seconds a press of the server and of Chromium"
     page.evaluate('() => { window.took.length = 0 }')
-    def used(): return cpu_seconds(tree(server.process.pid)), cpu_seconds(tree(os.getpid())[1:])
-    ours, both = used()
-    for _ in range(PRESSES):
-        before = page.evaluate(f'() => {SHOWN}')
-        page.keyboard.press(key)
-        page.wait_for_function(f'before => ({SHOWN}) != before', arg=before, timeout=20_000)
-        page.wait_for_timeout(400) # a second press at once decides nothing
-    end = used()
-    server_cpu = (end[0] - ours)/PRESSES
-    return np.array(page.evaluate('() => window.took'))/1000, server_cpu, (end[1] - both)/PRESSES - server_cpu
+    server_before, all_before = used_cpu(server)
+    for _ in range(PRESSES): press(page, key)
+    server_after, all_after = used_cpu(server)
+    server_cpu = (server_after - server_before)/PRESSES
+    all_cpu = (all_after - all_before)/PRESSES
+    took = np.array(page.evaluate('() => window.took'))/1000
+    return took, server_cpu, all_cpu - server_cpu
+
+def open_review(browser, port):
+    "The page of the review of all chips, by somebody with a name"
+    page = browser.new_page(viewport=dict(width=1366, height=768))
+    page.goto(f'http://127.0.0.1:{port}/?run={RUN}&tab=review', timeout=90_000)
+    page.wait_for_function(f'() => {SHOWN}', timeout=60_000)
+    name = page.get_by_placeholder('Your name')
+    name.fill('ida')
+    name.press('Enter')
+    page.locator('h1').click()
+    page.get_by_role('button', name='All chips', exact=True).click()
+    page.wait_for_timeout(2000)
+    page.evaluate(HOOK)
+    return page
+
+def print_table(page, server):
+    "Measure each key and print its row"
+    print('| key | median, s | slowest, s | CPU of the server, s | of Chromium, s |\n| --- | --- | --- | --- | --- |')
+    for key, what in (('n', 'N: next'), ('r', 'R: none, and next')):
+        took, ours, chromium = pressed(page, key, server)
+        assert len(took) == PRESSES, took
+        print(f'| {what} | {np.median(took):.2f} | {took.max():.2f} | {ours:.2f} | {chromium:.2f} |', flush=True)
 
 def main():
+    "Make the run, serve it, and press the keys"
     from playwright.sync_api import sync_playwright
     p = argparse.ArgumentParser('python -m benchmarks.review', description=__doc__)
     p.add_argument('--folder', type=Path, required=True)
@@ -73,22 +104,9 @@ def main():
     args = p.parse_args()
     make_run(args.folder)
     with Server(args.folder, 600) as server, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=args.chromium, args=['--headless', '--no-sandbox', '--disable-gpu'])
-        page = browser.new_page(viewport=dict(width=1366, height=768))
-        page.goto(f'http://127.0.0.1:{server.port}/?run={RUN}&tab=review', timeout=90_000)
-        page.wait_for_function(f'() => {SHOWN}', timeout=60_000)
-        name = page.get_by_placeholder('Your name')
-        name.fill('ida')
-        name.press('Enter')
-        page.locator('h1').click()
-        page.get_by_role('button', name='All chips', exact=True).click()
-        page.wait_for_timeout(2000)
-        page.evaluate(HOOK)
-        print('| key | median, s | slowest, s | CPU of the server, s | of Chromium, s |\n| --- | --- | --- | --- | --- |')
-        for key, what in (('n', 'N: next'), ('r', 'R: none, and next')):
-            took, ours, chromium = pressed(page, key, server)
-            assert len(took) == PRESSES, took
-            print(f'| {what} | {np.median(took):.2f} | {took.max():.2f} | {ours:.2f} | {chromium:.2f} |', flush=True)
+        headless = ['--headless', '--no-sandbox', '--disable-gpu']
+        browser = play.chromium.launch(executable_path=args.chromium, args=headless)
+        print_table(open_review(browser, server.port), server)
         browser.close()
 
 if __name__ == '__main__': main()

@@ -37,11 +37,16 @@ PLACES = 16   # simulated places
 SIDE = 192    # of a simulated place, pixels
 STRENGTHS = (1, 2, 2, 1) # times its change, of each landslide injected into a real pair
 LATER = np.timedelta64(5*365 + 1, 'D') # than a simulated event
+YEAR, DAY = np.timedelta64(365, 'D'), np.timedelta64(1, 'D')
 LEVEL = 3.    # dB, from which the log-ratio averaged over 5 x 5 pixels counts as a false alarm
+
+def prob(model, pair):
+    "The map of a model, with no place in it"
+    return predict_scene(pair, *model, progress=False).values
 
 def both_scores(model, pair):
     "{scorer: scores of each pixel} of a pair"
-    return dict(model=predict_scene(pair, *model, progress=False).values, log_ratio=log_ratio(pair, size=5).score.values)
+    return dict(model=prob(model, pair), log_ratio=log_ratio(pair, size=5).score.values)
 
 def scores_by_rule(model, pairs):
     "{rule: {scorer: scores}} of the pairs of each rule, and of the lower of two"
@@ -54,7 +59,10 @@ def pairs_of(cube, event):
     pairs = {rule: make_pair(cube, event, before=rule) for rule in BEFORES if rule != 'each'}
     return pairs | dict(more=make_pair(cube, event, passes=len(pairs['both'].passes_pre)))
 
-def share(scores, threshold): return float((scores[np.isfinite(scores)] >= threshold).mean())
+def share(scores, threshold):
+    "The share of the valid pixels that reach a threshold"
+    valid = scores[np.isfinite(scores)]
+    return float((valid >= threshold).mean())
 
 def placed(p, nulls, own):
     "(probabilities, threshold) of the place, or of the model where there is no null pair"
@@ -74,14 +82,28 @@ def both_null_pairs(cube, pairs):
 
 def null_maps(model, cube, pairs):
     "{rule: maps of its null pairs}"
-    def prob(pair): return predict_scene(pair, *model, progress=False).values
-    found = {rule: [prob(null) for null in null_pairs(cube, pair)] for rule, pair in pairs.items()}
-    return found | dict(each=[np.minimum(*map(prob, nulls)) for nulls in both_null_pairs(cube, pairs)])
+    found = {rule: [prob(model, null) for null in null_pairs(cube, pair)] for rule, pair in pairs.items()}
+    both = both_null_pairs(cube, pairs)
+    found['each'] = [np.minimum(prob(model, last), prob(model, season)) for last, season in both]
+    return found
 
 def f1_of(truth, p, threshold):
     "F1 of the pixels that a map shows"
     found, slides = p >= threshold, truth == 1
     return 2*(found & slides).sum()/(found.sum() + slides.sum())
+
+def ranking(scorer, scores, events, own):
+    "False alarms where nothing slid, and how well landslides are ranked; `events`: (scores, truth) of each"
+    level = own if scorer == 'model' else LEVEL
+    ap = [average_precision(found, truth, scores=scorer != 'model') for found, truth in events]
+    return dict(alarms=share(scores, level), auprc=float(np.mean(ap)))
+
+def outlining(p, nulls, events, event_nulls, own):
+    "What the place makes of a map in which nothing slid, and F1 of events; `events`: (probabilities, truth) of each"
+    by_place, threshold = placed(p, nulls, own)
+    f1 = [f1_of(truth, *placed(found, event_nulls, own)) for found, truth in events]
+    facts = dict(expected=float(np.nanmean(by_place)), alarms_placed=share(by_place, threshold))
+    return dict(facts, nulls=len(nulls), f1=float(np.mean(f1)))
 
 def rows_of(key, model, cube, quiet, events, later=None):
     "A row a rule and scorer; `events`: ({rule: pair with landslides}, truth) of each; `later`: the cube of the events, if it is another"
@@ -91,12 +113,9 @@ def rows_of(key, model, cube, quiet, events, later=None):
     event_nulls = nulls if later is None else null_maps(model, later, events[0][0])
     for rule, scorers in still.items():
         for name, scores in scorers.items():
-            ap = [average_precision(found[rule][name], truth, scores=name != 'model') for found, truth in ranked]
-            row = dict(key, before=rule, scorer=name, alarms=share(scores, own if name == 'model' else LEVEL), auprc=float(np.mean(ap)))
-            if name == 'model':
-                p, threshold = placed(scores, nulls[rule], own)
-                of_events = [f1_of(truth, *placed(found[rule][name], event_nulls[rule], own)) for found, truth in ranked]
-                row |= dict(expected=float(np.nanmean(p)), alarms_placed=share(p, threshold), nulls=len(nulls[rule]), f1=float(np.mean(of_events)))
+            of_events = [(found[rule][name], truth) for found, truth in ranked]
+            row = dict(key, before=rule, scorer=name) | ranking(name, scores, of_events, own)
+            if name == 'model': row |= outlining(scores, nulls[rule], of_events, event_nulls[rule], own)
             yield row
 
 def simulated_places():
@@ -105,39 +124,57 @@ def simulated_places():
     clear = [(seed, region) for seed, region in drawn if region.contrast > .7][:PLACES]
     for k, (seed, region) in enumerate(clear): yield str(seed), region, seed, k % 2 == 1
 
+def simulated_cube(region, seed, smooth):
+    "Four years of a region, later than they are drawn, so that none of them is before Sentinel-1"
+    cube = simulate_archive(region, seed, SIDE, years=4, passes=(10, 4), orbits=('ascending',))
+    if smooth: cube = despeckled(cube, .3)
+    return cube.assign_coords(time=cube.time + LATER)
+
 def around(cube, day, after):
     "A cube up to some passes after a day, without those of this year that lie later"
     last = np.flatnonzero(cube.time.values > day)[:after]
     return cube.isel(time=[*np.flatnonzero(cube.time.values <= day), *last])
+
+def simulated_rows(key, model, cube):
+    "Rows of a simulated place: the year before the event is still, the landslides come a year later"
+    start, end = (np.datetime64(cube.attrs[f'event_{word}']) + LATER for word in ('start', 'end'))
+    still = around(cube, start + DAY - YEAR, key['after'])
+    slid = around(cube, start + DAY, key['after'])
+    quiet = pairs_of(still, (str(start - YEAR), str(end - YEAR)))
+    event = pairs_of(slid, (str(start), str(end))), cube.landslides.values
+    return rows_of(key, model, still, quiet, [event], slid)
 
 def simulated(model, done):
     "Rows of simulated places"
     for name, region, seed, smooth in tqdm(list(simulated_places()), unit='place'):
         keys = [dict(place=name, smooth=smooth, after=after) for after in (1, 3)]
         if all(done(key) for key in keys): continue
-        cube = simulate_archive(region, seed, SIDE, years=4, passes=(10, 4), orbits=('ascending',))
-        if smooth: cube = despeckled(cube, .3)
-        cube = cube.assign_coords(time=cube.time + LATER) # so that none of its years is before Sentinel-1
-        start, end = (np.datetime64(cube.attrs[f'event_{word}']) + LATER for word in ('start', 'end'))
-        year = np.timedelta64(365, 'D')
-        for key in keys:
-            still = around(cube, start + np.timedelta64(1, 'D') - year, key['after'])
-            slid = around(cube, start + np.timedelta64(1, 'D'), key['after'])
-            quiet = pairs_of(still, (str(start - year), str(end - year)))
-            yield key, rows_of(key, model, still, quiet, [(pairs_of(slid, (str(start), str(end))), cube.landslides.values)], slid)
+        cube = simulated_cube(region, seed, smooth)
+        for key in keys: yield key, simulated_rows(key, model, cube)
 
 def real_events(times):
     "(first pass after, passes after) of the events with three passes of the same season before and an earlier year"
     for part in seasons(times):
         for k in part[3:]:
-            early = times[:part[0]]
-            if not len(early): continue
-            yield from ((k, after) for after in (1, 3) if k + after - 1 <= part[-1])
+            if part[0] == 0: continue # no earlier year
+            for after in (1, 3):
+                if k + after - 1 <= part[-1]: yield k, after
+
+def real_rows(key, model, cube, event, changes):
+    "Rows of a real pair; `cube`: up to its last pass; `event`: last day before and first day after"
+    quiet = pairs_of(cube, event)
+    height, width = cube.sizes['y'], cube.sizes['x']
+    events = []
+    for (change, truth), strength in zip(changes, STRENGTHS):
+        laid = {rule: injected(pair, change*strength, truth, key['smooth'])[0] for rule, pair in quiet.items()}
+        events.append((laid, truth[:height, :width]))
+    return rows_of(key, model, cube, quiet, events)
 
 def real(model, done, data):
     "Rows of the land crops of California"
     changes = regions(100, len(STRENGTHS))
-    jobs = [(folder, smooth) for folder in sorted((data/'opera_rtc_s1').iterdir())[1:] for smooth in (False, True)] # the first is the sea
+    folders = sorted((data/'opera_rtc_s1').iterdir())[1:] # the first is the sea
+    jobs = [(folder, smooth) for folder in folders for smooth in (False, True)]
     for folder, smooth in tqdm(jobs, unit='crop'):
         cube = open_cube(folder).load()
         if smooth: cube = despeckled(cube, TV)
@@ -146,12 +183,7 @@ def real(model, done, data):
             key = dict(place=f'{folder.name[-10:]} {days[k]}', smooth=smooth, after=after)
             if done(key): continue
             some = cube.isel(time=slice(0, k + after))
-            quiet = pairs_of(some, (days[k - 1], days[k]))
-            events = []
-            for (change, truth), strength in zip(changes, STRENGTHS):
-                laid = {rule: injected(pair, change*strength, truth, smooth)[0] for rule, pair in quiet.items()}
-                events.append((laid, truth[:cube.sizes['y'], :cube.sizes['x']]))
-            yield key, rows_of(key, model, some, quiet, events)
+            yield key, real_rows(key, model, some, (days[k - 1], days[k]), changes)
 
 def complete(found, out):
     "Add rows to a table until all are there"
@@ -160,38 +192,57 @@ def complete(found, out):
         table.to_csv(out, index=False)
     return read(out)
 
-def read(out): return pd.read_csv(out, dtype=dict(place=str)) if out.exists() else pd.DataFrame(columns=['place', 'smooth', 'after'])
+def read(out):
+    "The table so far"
+    if not out.exists(): return pd.DataFrame(columns=['place', 'smooth', 'after'])
+    return pd.read_csv(out, dtype=dict(place=str))
 
 def summary(table, by):
     "Means and the worst over places"
     groups = table.groupby([*by, 'scorer', 'before'], sort=False)
     means = groups[['alarms', 'alarms_placed', 'expected', 'auprc', 'f1']].mean()
-    return means.assign(worst=groups.alarms.max(), worst_placed=groups.alarms_placed.max(), nulls=groups.nulls.mean(), pairs=groups.size())
+    worst = dict(worst=groups.alarms.max(), worst_placed=groups.alarms_placed.max())
+    return means.assign(**worst, nulls=groups.nulls.mean(), pairs=groups.size())
+
+MEASURES = ['auprc', 'f1', 'alarms', 'alarms_placed']
+
+def less_last(wide, measure, rule):
+    "A row a scorer: how a rule differs from the last passes"
+    difference = (wide[measure, rule] - wide[measure, 'last']).dropna()
+    by_place = difference.groupby(['scorer', 'place']).mean().groupby('scorer')
+    errors = by_place.sem()
+    for scorer, mean in by_place.mean().items():
+        higher = difference.xs(scorer, level='scorer') > 0
+        facts = dict(measure=measure, before=rule, scorer=scorer)
+        yield dict(facts, more=mean, error=errors[scorer], better=float(higher.mean()))
 
 def paired(table):
     "Each rule less the last passes, pair by pair: mean difference of AUPRC, F1 and false alarms, and its standard error over places"
-    wide = table.pivot_table(index=['place', 'smooth', 'after', 'scorer'], columns='before', values=['auprc', 'f1', 'alarms', 'alarms_placed'])
+    wide = table.pivot_table(index=['place', 'smooth', 'after', 'scorer'], columns='before', values=MEASURES)
     rows = []
-    for measure in ('auprc', 'f1', 'alarms', 'alarms_placed'):
+    for measure in MEASURES:
         for rule in ('season', 'both', 'each', 'more'):
-            if (measure, rule) not in wide: continue
-            difference = (wide[measure, rule] - wide[measure, 'last']).dropna()
-            by_place = difference.groupby(['scorer', 'place']).mean().groupby('scorer')
-            for scorer, mean in by_place.mean().items():
-                rows.append(dict(measure=measure, before=rule, scorer=scorer, more=mean, error=by_place.sem()[scorer], better=float((difference.xs(scorer, level='scorer') > 0).mean())))
+            if (measure, rule) in wide: rows += less_last(wide, measure, rule)
     return pd.DataFrame(rows)
 
-def main():
+def arguments():
+    "What the command line says"
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=['simulated', 'real'])
     p.add_argument('--data', type=Path, help='folder of the real images')
     p.add_argument('--model', default='base')
     p.add_argument('--out', type=Path, required=True, help='table of all pairs')
-    args = p.parse_args()
+    return p.parse_args()
+
+def main():
+    "Complete the table that is asked for, and print what it says"
+    args = arguments()
     model = load_model(args.model)
-    there = read(args.out)
-    there = set(zip(there.place, there.smooth.astype(bool), there.after))
-    def done(key): return tuple(key.values()) in there
+    before = read(args.out)
+    there = set(zip(before.place, before.smooth.astype(bool), before.after))
+    def done(key):
+        "Whether a pair is in the table already"
+        return tuple(key.values()) in there
     found = simulated(model, done) if args.what == 'simulated' else real(model, done, args.data)
     table = complete(found, args.out)
     print(summary(table, ['after']).round(4).to_string())

@@ -23,24 +23,47 @@ def event_chips(event, folder):
     from landslide_nb.study.protocol import quick_spec, region_chips
     from landslide_nb.weights.base import random_pair
     where, spec = folder/'chips'/event, quick_spec()
-    if event.isdigit() and not where.exists(): make_chips(random_pair(int(event), 2048), where, size=spec.size, step=spec.size)
+    missing = event.isdigit() and not where.exists()
+    if missing: make_chips(random_pair(int(event), 2048), where, size=spec.size, step=spec.size)
     return region_chips(event, spec, folder)
+
+def is_enough(chips):
+    "Whether each part has enough chips with landslides"
+    return all(len(chips.rows(part, positive=True)) >= least for part, least in ENOUGH.items())
 
 def region_names(folder, n):
     "The first random regions with enough landslides in each part"
     from landslide_nb.weights.base import random_region
     found, seed = [], FIRST
     while len(found) < n:
-        if random_region(seed).contrast:
-            chips = event_chips(str(seed), folder)
-            if all(len(chips.rows(part, positive=True)) >= least for part, least in ENOUGH.items()): found.append(str(seed))
+        name = str(seed)
+        if random_region(seed).contrast and is_enough(event_chips(name, folder)): found.append(name)
         seed += 1
     return found
 
 def some_rows(chips, part, n):
     "Chips of a part, spread over it, half of them with landslides as far as there are"
     from landslide_nb.data.split import draw_budget
-    return np.sort(draw_budget(chips, min(n, 2*len(chips.rows(part, positive=True))), 0, part))
+    most = 2*len(chips.rows(part, positive=True))
+    return np.sort(draw_budget(chips, min(n, most), 0, part))
+
+def features_of(net, inputs):
+    "Means and spreads of what the trunk of a network sees in a chip"
+    import torch
+    from landslide_nb.learn.networks import stack_moments
+    features = net.trunk(stack_moments(inputs))[0].float().flatten(1)
+    return torch.cat([features.mean(1), features.std(1)]).numpy()
+
+def chip_views(net, eight, calibration):
+    "What a network says of a chip, given its eight views, the first as it lies"
+    import torch
+    from landslide_nb.learn.calibration import calibrate
+    embedding = features_of(net, eight[0])
+    views = [net(one)[0].float() for one in eight]
+    sums = np.array([float(torch.sigmoid(view).nansum()) for view in views])
+    p = calibrate(views[0].numpy(), calibration)
+    return dict(expected=np.nansum(p), doubt=np.nansum(p*(1 - p)), views=np.std(np.log(sums + 1)),
+                most=np.nanmax(p), embedding=embedding)
 
 def base_views(event, chips, folder, model='base'):
     "What the weights say of every chip: probabilities, and how far the eight views disagree"
@@ -48,23 +71,16 @@ def base_views(event, chips, folder, model='base'):
     if path.exists(): return dict(np.load(path))
     import torch
     from landslide_nb.core import atomic
-    from landslide_nb.learn.calibration import calibrate
     from landslide_nb.learn.models import dihedral, load_model, normalize_pair
-    from landslide_nb.learn.networks import stack_moments
     net, meta = load_model(model)
     spec, found = meta['input'], []
     pixelwise = {k: v for k, v in meta['calibration'].items() if k != 'around'}
     with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
         for row in range(len(chips)):
             pair = torch.from_numpy(np.array(chips.chips[row])).float()
-            features = net.trunk(stack_moments(normalize_pair(pair[None], spec['stats'], spec['change'])))
-            views = [net(normalize_pair(dihedral(pair, k)[None], spec['stats'], spec['change']))[0].float() for k in range(8)]
-            sums = [float(torch.sigmoid(v).nansum()) for v in views]
-            p = calibrate(views[0].numpy(), pixelwise)
-            f = features[0].float().flatten(1)
-            found.append(dict(expected=np.nansum(p), doubt=np.nansum(p*(1 - p)), views=np.std(np.log(np.array(sums) + 1)),
-                              most=np.nanmax(p), embedding=torch.cat([f.mean(1), f.std(1)]).numpy()))
-    out = {k: np.stack([o[k] for o in found]) for k in found[0]}
+            eight = [normalize_pair(dihedral(pair, k)[None], spec['stats'], spec['change']) for k in range(8)]
+            found.append(chip_views(net, eight, pixelwise))
+    out = {name: np.stack([one[name] for one in found]) for name in found[0]}
     with atomic(path) as tmp: np.savez(open(tmp, 'wb'), **out)
     return out
 
@@ -85,11 +101,11 @@ def choose(rule, chips, seen, n, seed):
     from landslide_nb.labelling.suggest import CHIP_RULES, largest
     if rule == 'random': return draw_budget(chips, n, seed)
     rng = np.random.default_rng(seed)
-    pool = rng.permutation(chips.rows('train'))
-    pool = np.sort(pool[:round(POOL*len(pool))])
-    if rule == 'views': order = largest(seen['views'][pool], n)
-    else: order = CHIP_RULES['random' if rule == 'anywhere' else rule](known(chips, seen, pool), n, (), rng)
-    return pool[np.array(order)]
+    mixed = rng.permutation(chips.rows('train'))
+    pool = np.sort(mixed[:round(POOL*len(mixed))])
+    if rule == 'views': return pool[np.array(largest(seen['views'][pool], n))]
+    of_map = CHIP_RULES['random' if rule == 'anywhere' else rule]
+    return pool[np.array(of_map(known(chips, seen, pool), n, (), rng))]
 
 def both_ends(learn):
     "All weights before a training, and those after it once it is over"
@@ -97,13 +113,15 @@ def both_ends(learn):
     from landslide_nb.learn.training import weights_of
     ends = [weights_of(learn.model)]
     class Ends(Callback):
+        "Keeps the weights of the end"
         order = learn.keep_best.order - 1 # before `KeepBlend` goes back
         def after_fit(self): # also after each of its validations
+            "Keep the weights, the first time"
             if len(ends) == 1: ends.append(weights_of(self.model))
     learn.add_cb(Ends())
     return ends
 
-def train(chips, rows, seed, args, held=None):
+def train(chips, rows, seed, args):
     "Go on from the weights with some chips; the learner, and all weights before and after"
     from landslide_nb.data.chips import ChipStack
     from landslide_nb.learn.data import BatchPlan, NormalizePair, TruthBlock, chip_dls
@@ -112,8 +130,8 @@ def train(chips, rows, seed, args, held=None):
     stack, spec = ChipStack(chips), read_header(args.model)['input']
     plan = BatchPlan(8, args.chips, None, True, seed)
     norm = NormalizePair(spec['stats'], spec['change'])
-    held = some_rows(chips, 'valid', HELD) if held is None else held
-    dls = chip_dls(stack, dict(train=rows, valid=held), TruthBlock(stack), norm, plan)
+    parts = dict(train=rows, valid=some_rows(chips, 'valid', HELD))
+    dls = chip_dls(stack, parts, TruthBlock(stack), norm, plan)
     learn = continued_learner(dls, args.model, lr=args.lr, seed=seed)
     ends = both_ends(learn)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1)
@@ -136,31 +154,33 @@ def auprc(learn, chips, rows):
     spec, found = meta['input'], []
     for some in np.array_split(rows, len(rows)//8):
         pairs = normalize_pair(torch.from_numpy(chips.chips[some]).float(), spec['stats'], spec['change'])
-        with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16): found.append(net(pairs).float())
+        with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
+            found.append(net(pairs).float())
     return average_precision(torch.cat(found).numpy(), truth_of(chips, rows).numpy(), scores=True)
 
 def trial(event, rule, budget, seed, chips, seen, args):
     "One training and its scores: with the weights that held-out chips chose (auprc), and with those of a turn without any (turn)"
     start = time.time()
-    rows = choose(rule, chips, seen, budget, seed) if budget else []
     tested = some_rows(chips, 'test', TESTED)
     facts = dict(event=event, rule=rule, budget=budget, seed=seed, model=Path(args.model).stem)
-    if not budget:
+    if not budget: # the weights as they are
         score = auprc(args.model, chips, tested)
         return dict(facts, auprc=score, turn=score)
+    rows = choose(rule, chips, seen, budget, seed)
     learn, ends = train(chips, rows, seed, args)
     facts['share'] = learn.keep_best.share
     facts['positive'] = int(chips.is_positive[rows].sum())
     facts['auprc'] = auprc(learn, chips, tested)
-    return dict(facts, turn=auprc(as_a_turn(learn, ends, budget), chips, tested), seconds=round(time.time() - start, 1))
+    facts['turn'] = auprc(as_a_turn(learn, ends, budget), chips, tested)
+    return dict(facts, seconds=round(time.time() - start, 1))
 
 def plan(args, events):
     "Trials in order of what they tell: the two rules of the goal first"
-    jobs = [(e, 'none', 0, 0) for e in events]
-    regions = args.events == ['regions']
-    pairs = list(enumerate(events)) if regions else [(seed, e) for seed in range(args.seeds) for e in events]
+    jobs = [(event, 'none', 0, 0) for event in events]
+    pairs = [(seed, event) for seed in range(args.seeds) for event in events]
+    if args.events == ['regions']: pairs = list(enumerate(events)) # one a seed
     for rules in (args.rules[:2], args.rules[2:]):
-        jobs += [(e, rule, b, seed) for seed, e in pairs for b in args.budgets for rule in rules]
+        jobs += [(event, rule, budget, seed) for seed, event in pairs for budget in args.budgets for rule in rules]
     return jobs
 
 def found_in(folder, model):
@@ -172,8 +192,11 @@ def found_in(folder, model):
 def interval(values, decimals=3):
     "Mean and 95 % interval over seeds (t)"
     v = np.asarray(values, float)
-    mean, step = v.mean(), student.ppf(.975, len(v) - 1)*v.std(ddof=1)/len(v)**.5 if len(v) > 1 else np.nan
-    return f'{mean:+.{decimals}f} [{mean - step:+.{decimals}f}, {mean + step:+.{decimals}f}]'
+    n, mean = len(v), v.mean()
+    step = np.nan # one seed says nothing
+    if n > 1: step = student.ppf(.975, n - 1)*v.std(ddof=1)/n**.5
+    low, high = mean - step, mean + step
+    return f'{mean:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]'
 
 def per_seed(found, places, score):
     "Mean over places: rows (rule, seed), columns budgets"
@@ -194,25 +217,43 @@ def chips_needed(curve, goal):
 def rows_of(table):
     "Lines of a table as markdown"
     table = table.reset_index()
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in [table.columns, ['---']*table.shape[1], *table.values])
+    lines = [table.columns, ['---']*table.shape[1], *table.values]
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+def print_means(found, places, score):
+    "Mean AUPRC by place, rule and budget"
+    by_rule = ['place', 'rule']
+    some = found[found.place.isin(places)]
+    means = some.pivot_table(score, by_rule, 'budget').round(3)
+    counts = some.pivot_table('seed', by_rule, 'budget', 'count')
+    most = counts.iloc[:, 1:].max().max()
+    print(f'mean AUPRC ({score}), {most:.0f} seeds at most\n{rows_of(means.fillna(""))}\n')
+
+def less_random(of_rule, random):
+    "What a rule gains on random chips, with its interval: at the same budgets, and with 5 chips on 20 random ones"
+    less = (of_rule - random).dropna(how='all')
+    gained = {budget: less[budget].dropna() for budget in less}
+    line = {f'{budget} less {budget} random': interval(each) for budget, each in gained.items() if len(each)}
+    if {5, 20} <= set(of_rule.columns): line['5 less 20 random'] = interval((of_rule[5] - random[20]).dropna())
+    return line
+
+def needed_each_seed(of_rule, random):
+    "How many chips of a rule reach 20 random ones, seed by seed"
+    seeds = of_rule.dropna().index.intersection(random.dropna().index)
+    return [round(chips_needed(of_rule.loc[seed], random.loc[seed, 20]), 1) for seed in seeds]
 
 def tables(found, places, score):
     "What is there: mean AUPRC by place, rule and budget; each rule less random at the same budget and at 20; chips needed"
-    means = found[found.place.isin(places)].pivot_table(score, ['place', 'rule'], 'budget').round(3)
-    counts = found[found.place.isin(places)].pivot_table('seed', ['place', 'rule'], 'budget', 'count')
-    print(f'mean AUPRC ({score}), {counts.iloc[:, 1:].max().max():.0f} seeds at most\n{rows_of(means.fillna(""))}\n')
+    print_means(found, places, score)
     each = per_seed(found, places, score)
-    if 'random' not in each.index.get_level_values(0): return
+    rules = each.index.get_level_values(0).unique()
+    if 'random' not in rules: return
     random = each.loc['random']
-    lines = {}
-    for rule in each.index.get_level_values(0).unique().drop('random'):
-        less = (each.loc[rule] - random).dropna(how='all')
-        lines[rule] = {f'{b} less {b} random': interval(less[b].dropna()) for b in less if len(less[b].dropna())}
-        if {5, 20} <= set(each.columns): lines[rule]['5 less 20 random'] = interval((each.loc[rule][5] - random[20]).dropna())
+    others = rules.drop('random')
+    lines = {rule: less_random(each.loc[rule], random) for rule in others}
     print(rows_of(pd.DataFrame(lines).T.rename_axis('rule')), '\n')
-    for rule in lines:
-        whole = each.loc[rule].dropna().index.intersection(random.dropna().index)
-        print(rule, 'chips that reach 20 random ones, each seed:', [round(chips_needed(each.loc[rule, k], random.loc[k, 20]), 1) for k in whole])
+    for rule in others:
+        print(rule, 'chips that reach 20 random ones, each seed:', needed_each_seed(each.loc[rule], random))
 
 @cache
 def prepared(event, folder, model):
@@ -220,32 +261,50 @@ def prepared(event, folder, model):
     chips = event_chips(event, folder)
     return chips, base_views(event, chips, folder, model)
 
-def main():
+RULES = 'random', 'turns', 'spread', 'area', 'cover', 'doubt', 'anywhere', 'views'
+
+def words(text):
+    "Words with commas between them"
+    return text.split(',')
+
+def numbers(text):
+    "Whole numbers with commas between them"
+    return [int(word) for word in words(text)]
+
+def read_args():
+    "What the command line asks for"
     p = argparse.ArgumentParser('python -m benchmarks.suggest', description=__doc__)
     p.add_argument('--folder', type=Path, required=True)
     p.add_argument('--model', default='base', help='weights to go on from: base, or a file')
-    p.add_argument('--events', type=lambda s: s.split(','), default=list(EVENTS), help='embedded events, or regions')
+    p.add_argument('--events', type=words, default=list(EVENTS), help='embedded events, or regions')
     p.add_argument('--seeds', type=int, default=5)
-    p.add_argument('--budgets', type=lambda s: [int(o) for o in s.split(',')], default=list(BUDGETS))
-    p.add_argument('--rules', type=lambda s: s.split(','), default=['random', 'turns', 'spread', 'area', 'cover', 'doubt', 'anywhere', 'views'])
+    p.add_argument('--budgets', type=numbers, default=list(BUDGETS))
+    p.add_argument('--rules', type=words, default=list(RULES))
     p.add_argument('--chips', type=int, default=256, help='chips a training passes')
     p.add_argument('--lr', type=float, default=1e-3)
     p.add_argument('--table', action='store_true')
-    args = p.parse_args()
-    places = ['regions'] if args.events == ['regions'] else args.events
+    return p.parse_args()
+
+def do_trial(job, args):
+    "Do one trial of the plan, unless its file is there"
+    name = '-'.join(map(str, (*job, args.chips, args.lr, Path(args.model).stem)))
+    path = args.folder/'trials'/f'{name}.json'
+    if path.exists(): return
+    row = trial(*job, *prepared(job[0], args.folder, args.model), args)
+    half = path.with_suffix('.half')
+    half.write_text(json.dumps(row))
+    os.replace(half, path)
+    print(row, flush=True)
+
+def main():
+    "Do all trials of the plan, or print what is there"
+    args = read_args()
     if args.table:
-        for score in ('auprc', 'turn'): tables(found_in(args.folder, args.model), places, score)
+        found = found_in(args.folder, args.model)
+        for score in ('auprc', 'turn'): tables(found, args.events, score)
         return
     (args.folder/'trials').mkdir(parents=True, exist_ok=True)
-    events = region_names(args.folder, args.seeds) if places == ['regions'] else args.events
-    for event, rule, budget, seed in plan(args, events):
-        name = '-'.join(map(str, (event, rule, budget, seed, args.chips, args.lr, Path(args.model).stem)))
-        path = args.folder/'trials'/f'{name}.json'
-        if path.exists(): continue
-        row = trial(event, rule, budget, seed, *prepared(event, args.folder, args.model), args)
-        half = path.with_suffix('.half')
-        half.write_text(json.dumps(row))
-        os.replace(half, path)
-        print(row, flush=True)
+    events = region_names(args.folder, args.seeds) if args.events == ['regions'] else args.events
+    for job in plan(args, events): do_trial(job, args)
 
 if __name__ == '__main__': main()

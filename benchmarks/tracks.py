@@ -37,19 +37,27 @@ from landslide_nb.mapping.scene import predict_scene
 from landslide_nb.weights.base import _outlines, despeckle, random_preparation, random_region
 from landslide_nb.weights.tracks import LEAST, TRACK_VIEW, TrackSet, track_view
 
-SIDE = 256                            # of a scene, px
-FIT, CHOOSE, HELD = range(500_000, 500_300), range(500_300, 500_400), range(600_000, 600_100)
-DEMO = range(600_000, 600_012)        # of each demo region
-MINUTES, RATE, BATCH, CROP = 2, 3e-3, 8, 96
-UNKNOWN = .2                          # share of crops in which the facing is not known
-
-BEFORE = 9 # passes before the event, as many as `random_preparation` draws at most
+SIDE = 256                     # of a scene, px
+FIT = range(500_000, 500_300)  # seeds of the regions that the network learns from
+CHOOSE = range(500_300, 500_400) # of those that say how often the model's threshold keeps to few false alarms
+HELD = range(600_000, 600_100) # of those that are scored
+DEMO = range(600_000, 600_012) # of each demo region
+MINUTES = 2                    # of processor time, for the fit
+RATE = 3e-3                    # highest learning rate
+BATCH = 8                      # crops a step
+CROP = 96                      # side of a crop, px
+UNKNOWN = .2                   # share of crops in which the facing is not known
+BEFORE = 9                     # passes before the event, as many as `random_preparation` draws at most
+CHIP = 128                     # side of a chip in which false alarms are counted, px
+FEW = 20                       # landslide pixels, below which a scene ranks nothing
 
 def names(seeds, demo=()):
     "(kind, seed) of scenes"
     return [('random', seed) for seed in seeds] + [(region, seed) for seed in demo for region in REGIONS]
 
-def scene_path(folder, kind, seed): return Path(folder)/f'{kind}_{seed}.npz'
+def scene_path(folder, kind, seed):
+    "Where a scene is kept"
+    return Path(folder)/f'{kind}_{seed}.npz'
 
 def tracks_of(kind, seed):
     "The passes of each direction, the truth, and the region of a scene"
@@ -58,25 +66,34 @@ def tracks_of(kind, seed):
     cube = simulate_event(region, seed, SIDE, passes=(BEFORE, 4))
     for pol in POLARISATIONS:
         cube[pol].values[:] = [despeckle(power, how_made.speckle_filter, how_made.weight) for power in cube[pol].values]
-    own = [cube.isel(time=cube.orbit.values == orbit).isel(time=slice(0, BEFORE + how_made.after)) for orbit in DIRECTIONS]
-    return own, how_made, _outlines(region, how_made, cube.landslides.values).astype('uint8'), region
+    passes = slice(0, BEFORE + how_made.after)
+    own = [cube.isel(time=cube.orbit.values == orbit).isel(time=passes) for orbit in DIRECTIONS]
+    truth = _outlines(region, how_made, cube.landslides.values).astype('uint8')
+    return own, how_made, truth, region
 
 def null_logit(cube, pair, model):
     "The logit that two in a thousand pixels of the latest null pair reach; NaN without one"
     nulls = null_pairs(cube, pair)
     if not nulls: return np.nan
-    return float(logit(np.quantile(predict_scene(nulls[-1], *model, progress=False).clip(LEAST, 1 - LEAST), .998)))
+    prob = predict_scene(nulls[-1], *model, progress=False)
+    return float(logit(np.quantile(prob.clip(LEAST, 1 - LEAST), .998)))
+
+def latest_pair(cube, before):
+    "The pair of a track, of the last passes before the event and all after it"
+    latest = cube.isel(time=slice(BEFORE - before, None))
+    return make_pair(latest, passes=None).assign(dem=cube.dem)
 
 def write_scene(folder, kind, seed, model):
     "Simulate a scene and look at it from either direction"
     path = scene_path(folder, kind, seed)
     if path.exists(): return
     own, how_made, truth, region = tracks_of(kind, seed)
-    pairs = [make_pair(cube.isel(time=slice(BEFORE - how_made.before, None)), passes=None).assign(dem=cube.dem) for cube in own]
+    pairs = [latest_pair(cube, how_made.before) for cube in own]
     views = [track_view(pair, predict_scene(pair, *model, progress=False)).values for pair in pairs]
     null = [null_logit(cube, pair, model) for cube, pair in zip(own, pairs)]
+    fields = region.plot_px != REGIONS['demo_a'].plot_px
     with atomic(path) as tmp, open(tmp, 'wb') as f:
-        np.savez_compressed(f, views=np.stack(views).astype('f2'), truth=truth, null=null, fields=region.plot_px != REGIONS['demo_a'].plot_px)
+        np.savez_compressed(f, views=np.stack(views).astype('f2'), truth=truth, null=null, fields=fields)
 
 def read_scene(folder, kind, seed):
     "(track, channel, y, x) float32 views, (y, x) truth, null logits, whether it has wide fields"
@@ -84,27 +101,40 @@ def read_scene(folder, kind, seed):
     return scene['views'].astype('f4'), scene['truth'], scene['null'], bool(scene['fields'])
 
 def simulate(args):
+    "Make all scenes that are not there"
     torch.set_num_threads(1)
     model = load_model('base')
     Path(args.scenes).mkdir(parents=True, exist_ok=True)
     wanted = names([*FIT, *CHOOSE, *HELD], DEMO)
     for kind, seed in tqdm(wanted, desc='simulate', unit='scene'): write_scene(args.scenes, kind, seed, model)
 
+def draw_crop(views, truth, rng):
+    "A crop of a scene and its truth, turned and mirrored, perhaps without the facing"
+    y, x = rng.integers(0, SIDE - CROP + 1, 2)
+    rows, cols = slice(y, y + CROP), slice(x, x + CROP)
+    turn, mirror = rng.integers(4), rng.integers(2)*2 - 1
+    crop = np.rot90(views[:, :, rows, cols], turn, (2, 3))[..., ::mirror].astype('f4')
+    if rng.random() < UNKNOWN: crop[:, TRACK_VIEW.index('facing')] = 0
+    return crop, np.rot90(truth[rows, cols], turn)[:, ::mirror].astype('f4')
+
 def draw_crops(views, truth, rng):
     "A batch of crops, turned and mirrored"
-    crops, targets = [], []
-    for k in rng.integers(0, len(views), BATCH):
-        y, x = rng.integers(0, SIDE - CROP + 1, 2)
-        turn, mirror = rng.integers(4), rng.integers(2)*2 - 1
-        part = np.rot90(views[k, :, :, y:y+CROP, x:x+CROP], turn, (2, 3))[..., ::mirror]
-        crops.append(part.astype('f4'))
-        if rng.random() < UNKNOWN: crops[-1][:, TRACK_VIEW.index('facing')] = 0
-        targets.append(np.rot90(truth[k, y:y+CROP, x:x+CROP], turn)[:, ::mirror].astype('f4'))
+    drawn = [draw_crop(views[k], truth[k], rng) for k in rng.integers(0, len(views), BATCH)]
+    crops, targets = zip(*drawn)
     return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(targets))
 
 def rate(done):
     "The learning rate after a share of the time: warm up, then along a cosine"
-    return RATE*min(1, done/.02)*(.02 + .49*(1 + np.cos(np.pi*done)))
+    warm = min(1, done/.02)
+    return RATE*warm*(.02 + .49*(1 + np.cos(np.pi*done)))
+
+def take_step(net, optimiser, crops, targets):
+    "One step of the fit; its loss"
+    loss = nn.functional.binary_cross_entropy_with_logits(net(crops), targets)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return loss.item()
 
 def train(views, truth, minutes, seed=0):
     "Fit the network"
@@ -113,32 +143,37 @@ def train(views, truth, minutes, seed=0):
     rng, net = np.random.default_rng(seed), TrackSet()
     optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3)
     start, steps = process_time(), 0
-    while (done := (process_time() - start)/60/minutes) < 1:
+    def share_done():
+        "How much of the time is gone"
+        return (process_time() - start)/60/minutes
+    done = share_done()
+    while done < 1:
         for group in optimiser.param_groups: group['lr'] = rate(done)
-        crops, targets = draw_crops(views, truth, rng)
-        loss = nn.functional.binary_cross_entropy_with_logits(net(crops), targets)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        loss = take_step(net, optimiser, *draw_crops(views, truth, rng))
         steps += 1
-        if steps % 500 == 0: print(f'{steps} steps, {done:.0%}, loss {loss.item():.4f}', flush=True)
+        if steps % 500 == 0: print(f'{steps} steps, {done:.0%}, loss {loss:.4f}', flush=True)
+        done = share_done()
     return net.eval(), steps
 
 def together(net, views):
     "What the network says of all tracks"
     with torch.inference_mode(): return net(torch.from_numpy(np.ascontiguousarray(views))[None])[0].numpy()
 
-def mean_logit(views): return views[:, 0].mean(0)
+def mean_logit(views):
+    "The mean of the tracks' log odds"
+    return views[:, 0].mean(0)
 
 def chips(images):
     "Scenes as chips of 128 px, and the scene of each"
-    n, k = len(images), SIDE//128
-    cut = np.stack(images).reshape(n, k, 128, k, 128).swapaxes(2, 3).reshape(-1, 128, 128)
+    n, k = len(images), SIDE//CHIP
+    cut = np.stack(images).reshape(n, k, CHIP, k, CHIP).swapaxes(2, 3).reshape(-1, CHIP, CHIP)
     return cut, np.repeat(np.arange(n), k*k)
 
 def fit(args):
-    scenes = [read_scene(args.scenes, *name)[:2] for name in names(FIT)]
-    views, truth = (np.stack([scene[k] for scene in scenes]) for k in (0, 1))
+    "Fit the network that fuses, and write it with what other regions say of it"
+    scenes = [read_scene(args.scenes, *name) for name in names(FIT)]
+    views = np.stack([scene[0] for scene in scenes])
+    truth = np.stack([scene[1] for scene in scenes])
     net, steps = train(views.astype('f2'), truth, args.minutes)
     facts = dict(scenes=len(FIT), steps=steps, command='python -m benchmarks.tracks fit', **facts_of(net, args.scenes))
     save_file(net.half().state_dict(), str(args.out), metadata=dict(fusion=json.dumps(facts)))
@@ -157,8 +192,9 @@ def facts_of(net, folder):
     views, truth, *_ = zip(*(read_scene(folder, *name) for name in names(CHOOSE)))
     fused = [expit(together(net, one)) for one in views]
     alone = [keeps([expit(one[k, 0]) for one in views], truth, threshold) for k in (0, 1)]
-    share = float(np.sum(fused)/sum((one == 1).sum() for one in truth))
-    return dict(other_scenes=len(CHOOSE), expected_over_true=share, keeps=keeps(fused, truth, threshold), keeps_alone=alone)
+    true = sum((one == 1).sum() for one in truth)
+    kept = dict(keeps=keeps(fused, truth, threshold), keeps_alone=alone)
+    return dict(other_scenes=len(CHOOSE), expected_over_true=float(np.sum(fused)/true), **kept)
 
 def null_weighted(views, null):
     "Log odds weighted by how little each track sees where nothing slid; the plain mean without null pairs"
@@ -174,9 +210,10 @@ def stacked(views):
 def logistic(folder):
     "A logistic regression on the logits of both tracks and their neighbours"
     from sklearn.linear_model import LogisticRegression
-    rng, features, truths = np.random.default_rng(0), [], []
+    rng = np.random.default_rng(0)
+    features, truths = [], []
     for name in names(FIT):
-        views, truth = read_scene(folder, *name)[:2]
+        views, truth, *_ = read_scene(folder, *name)
         k = rng.choice(truth.size, 2000, replace=False)
         features.append(stacked(views)[k])
         truths.append(truth.ravel()[k] == 1)
@@ -188,21 +225,46 @@ def covers(prob, truth, calibration):
     low, high = area_interval(prob.sum(), prob.size, record)
     return bool(low <= (truth == 1).sum() <= high)
 
+def without_heights(views):
+    "Views without the facing, for which heights are needed"
+    return np.concatenate([views[:, :3], 0*views[:, 3:]], 1)
+
+def rule_maps(views, null, net, regression):
+    "{rule: scores} of a scene"
+    return dict(
+        mean=mean_logit(views),
+        highest=views[:, 0].max(0),
+        null_weighted=null_weighted(views, null),
+        logistic=(stacked(views) @ regression.coef_[0]).reshape(views.shape[-2:]),
+        network=together(net, views),
+        network_without_heights=together(net, without_heights(views)),
+    )
+
+def areas(views, fused, truth, calibration):
+    "True and expected landslide pixels, together and of one track, and whether the intervals hold the true number"
+    p, alone = expit(fused), expit(views[:, 0])
+    return dict(
+        true=int((truth == 1).sum()),
+        expected=float(p.sum()),
+        expected_alone=float(alone.sum()/2),
+        covered=covers(p, truth, calibration),
+        covered_alone=np.mean([covers(one, truth, calibration) for one in alone]),
+    )
+
 def score_scene(folder, name, net, regression, calibration):
     "AUPRC of each rule in a scene, and how far the expected area is off; areas also of scenes without landslides"
     views, truth, null, fields = read_scene(folder, *name)
-    few = (truth == 1).sum() < 20
-    def ap(score): return np.nan if few else average_precision(score.astype('f4'), truth, scores=True)
-    fused = together(net, views)
+    few = (truth == 1).sum() < FEW
+    def ap(score):
+        "Its AUPRC, NaN where there are too few landslides"
+        return np.nan if few else average_precision(score.astype('f4'), truth, scores=True)
     alone = {f'{orbit} alone': ap(view[0]) for orbit, view in zip(DIRECTIONS, views)}
-    area = dict(true=int((truth == 1).sum()), expected=float(expit(fused).sum()),
-                expected_alone=float(expit(views[:, 0]).sum()/2), covered=covers(expit(fused), truth, calibration),
-                covered_alone=np.mean([covers(expit(view[0]), truth, calibration) for view in views]))
-    rules = dict(mean=ap(mean_logit(views)), highest=ap(views[:, 0].max(0)), null_weighted=ap(null_weighted(views, null)),
-                 logistic=ap((stacked(views) @ regression.coef_[0]).reshape(truth.shape)), network=ap(fused), network_without_heights=ap(together(net, np.concatenate([views[:, :3], 0*views[:, 3:]], 1))),
-                 network_of_one_track=np.mean([ap(together(net, views[k:k+1])) for k in (0, 1)]))
-    kind = 'wide fields' if fields else name[0]
-    return dict(kind=kind, seed=name[1], **alone, better=max(alone.values()), **rules, **area)
+    maps = rule_maps(views, null, net, regression)
+    rules = {rule: ap(score) for rule, score in maps.items()}
+    of_one_track = np.mean([ap(together(net, views[k:k+1])) for k in (0, 1)])
+    scene = dict(kind='wide fields' if fields else name[0], seed=name[1])
+    measured = dict(alone, better=max(alone.values()), **rules, network_of_one_track=of_one_track)
+    return scene | measured | areas(views, maps['network'], truth, calibration)
 
 def paired(table, rule, draws=2000, seed=0):
     "Ratio of the mean AUPRC of a rule to that of the better track, with a 95 % interval over regions"
@@ -212,29 +274,43 @@ def paired(table, rule, draws=2000, seed=0):
     low, high = np.quantile(a[rows].mean(1)/b[rows].mean(1), [.025, .975])
     return f'{a.mean()/b.mean() - 1:+.1%} [{low - 1:+.1%}, {high - 1:+.1%}]'
 
-def score(args):
+def read_net(path):
+    "The network that `fit` wrote, in float32"
     net = TrackSet()
-    net.load_state_dict({name: values.float() for name, values in load_file(args.weights).items()})
-    net.eval()
-    regression = logistic(args.scenes)
+    net.load_state_dict({name: values.float() for name, values in load_file(path).items()})
+    return net.eval()
+
+def score(args):
+    "Score all rules in scenes that nothing was fitted to or chosen by"
+    net, regression = read_net(args.weights), logistic(args.scenes)
     calibration = load_model('base')[1]['calibration']
     wanted = tqdm(names(HELD, DEMO), desc='score', unit='scene')
     table = pd.DataFrame([score_scene(args.scenes, name, net, regression, calibration) for name in wanted])
     table.to_csv(args.out, index=False)
     say_scores(table)
 
+ALONE = ['ascending alone', 'descending alone', 'better']
+RULES = ['mean', 'highest', 'null_weighted', 'logistic', 'network', 'network_without_heights', 'network_of_one_track']
+
+def say_kind(kind, whole):
+    "Print what the table says of a kind of scenes"
+    part = whole.dropna()
+    means = ', '.join(f'{name} {part[name].mean():.3f}' for name in [*ALONE, *RULES])
+    print(f'{kind} ({len(part)} scenes with landslides):', means)
+    for rule in RULES:
+        higher = (part[rule] >= part.better).mean()
+        print(f'    {rule}: {paired(part, rule)} against the better track, higher in {higher:.0%}')
+    true = whole.true.sum()
+    fused, alone = whole.expected.sum()/true, whole.expected_alone.sum()/true
+    print(f'    expected over true area: fused {fused:.2f}, one track {alone:.2f}; interval holds the true area: '
+          f'fused {whole.covered.mean():.0%}, one track {whole.covered_alone.mean():.0%} of {len(whole)} scenes')
+
 def say_scores(table):
     "Print what the table says"
-    rules = ['mean', 'highest', 'null_weighted', 'logistic', 'network', 'network_without_heights', 'network_of_one_track']
-    for kind, whole in [*table.groupby('kind'), ('all', table)]:
-        part = whole.dropna()
-        print(f'{kind} ({len(part)} scenes with landslides):', ', '.join(f'{name} {part[name].mean():.3f}' for name in ['ascending alone', 'descending alone', 'better', *rules]))
-        for rule in rules: print(f'    {rule}: {paired(part, rule)} against the better track, higher in {(part[rule] >= part.better).mean():.0%}')
-        true = whole.true.sum()
-        print(f'    expected over true area: fused {whole.expected.sum()/true:.2f}, one track {whole.expected_alone.sum()/true:.2f}; '
-              f'interval holds the true area: fused {whole.covered.mean():.0%}, one track {whole.covered_alone.mean():.0%} of {len(whole)} scenes')
+    for kind, whole in [*table.groupby('kind'), ('all', table)]: say_kind(kind, whole)
 
 def main():
+    "Do what the command line says"
     parser = argparse.ArgumentParser('benchmarks.tracks')
     commands = parser.add_subparsers(required=True)
     for run in (simulate, fit, score):
