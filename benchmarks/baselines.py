@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from landslide_nb.core import EVENTS
+from benchmarks.first_map import mulitaka_cube, with_passes_after
 from landslide_nb.data.baselines import BASELINES, SIZES, baseline_score, baseline_title
-from landslide_nb.data.cube import open_cube
 from landslide_nb.data.events import event_cube
 from landslide_nb.data.pair import box_mean, log_ratio, make_pair, with_ratio_std
 from landslide_nb.learn.metrics import average_precision
@@ -31,8 +30,9 @@ def ranked(score, truth):
 
 def baseline_row(cube, passes=3, event=None):
     "Average precision of every baseline on a cube with truth"
-    pair = with_ratio_std(make_pair(cube, event, passes=passes), cube)
-    return {baseline_title(one, size): ranked(baseline_score(one, pair, size).values, cube.landslides.values) for one in BASELINES for size in SIZES}
+    pair, truth = with_ratio_std(make_pair(cube, event, passes=passes), cube), cube.landslides.values
+    scores = {baseline_title(one, size): baseline_score(one, pair, size).values for one in BASELINES for size in SIZES}
+    return {title: ranked(score, truth) for title, score in scores.items()}
 
 def events():
     "A row an embedded event and number of passes before it"
@@ -43,21 +43,23 @@ def events():
 
 def landslide(data):
     "A row a number of passes after the real landslide"
-    cube, rows = open_cube(data/'png_2024'/'png_landslide_2024_track9.nc').load(), {}
-    after = EVENTS['mulitaka'].is_post(cube.time.values)
+    cube, rows = mulitaka_cube(data).load(), {}
     for name, n in (('first pass after', 1), ('three passes after', 3), ('all passes after', 99)):
-        some = cube.isel(time=np.flatnonzero(~after | (np.cumsum(after) <= n)))
+        some = with_passes_after(cube, n)
         for passes in (3, None): rows[name, f'{passes or "all"} a side'] = baseline_row(some, passes, 'mulitaka')
     return pd.DataFrame(rows).T
+
+def both_ranked(name, smoothed, score, truth):
+    "Average precision of a score, and of its mean over 5 x 5 pixels"
+    return {name: ranked(score, truth), smoothed: ranked(box_mean(score, 5), truth)}
 
 def floor_row(cube):
     "Average precision with each floor on one region, and how much its pixels usually vary"
     pair, truth = with_ratio_std(make_pair(cube), cube), cube.landslides.values
     change, deviation = log_ratio(pair).score.values, pair.ratio_std.values
-    row = dict(usual=float(np.nanmedian(deviation)), **{'log-ratio': ranked(change, truth), 'log-ratio 5 x 5': ranked(box_mean(change, 5), truth)})
-    for least in FLOORS:
-        score = change/(deviation + least)
-        row |= {f'{least} dB': ranked(score, truth), f'{least} dB, 5 x 5': ranked(box_mean(score, 5), truth)}
+    row = dict(usual=float(np.nanmedian(deviation)))
+    row |= both_ranked('log-ratio', 'log-ratio 5 x 5', change, truth)
+    for least in FLOORS: row |= both_ranked(f'{least} dB', f'{least} dB, 5 x 5', change/(deviation + least), truth)
     return row
 
 def floor(regions):
@@ -71,13 +73,18 @@ def floor(regions):
     table = pd.DataFrame(rows).groupby('before')
     return table.mean().assign(usual=table.usual.median(), regions=table.size()).T
 
+def table_of(args):
+    "The table that is asked for"
+    if args.what == 'events': return events()
+    if args.what == 'landslide': return landslide(args.data)
+    return floor(args.regions)
+
 def main():
+    "Print the table that is asked for"
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=['events', 'landslide', 'floor'])
     p.add_argument('--data', type=Path, help='folder of the real images')
     p.add_argument('--regions', type=int, default=80, help='random regions drawn; those without a landslide are left out')
-    args = p.parse_args()
-    table = dict(events=events, landslide=lambda: landslide(args.data), floor=lambda: floor(args.regions))[args.what]()
-    print(table.round(4).to_string())
+    print(table_of(p.parse_args()).round(4).to_string())
 
 if __name__ == '__main__': main()

@@ -38,8 +38,10 @@ def simulate(path):
 def mirrored(da, copies):
     "An array of dims (..., y, x), side by side with its mirror images"
     import dask.array
-    def block(y, x): return da[..., ::1 - 2*(y % 2), ::1 - 2*(x % 2)]
-    return dask.array.block([[block(y, x) for x in range(copies)] for y in range(copies)])
+    def row(y):
+        "A row of copies; every other one is mirrored"
+        return [da[..., ::1 - 2*(y % 2), ::1 - 2*(x % 2)] for x in range(copies)]
+    return dask.array.block([row(y) for y in range(copies)])
 
 def laid_out(path, rows, columns=None):
     "The simulated scene at any size, lazy; square without a number of columns"
@@ -47,19 +49,25 @@ def laid_out(path, rows, columns=None):
     small = xr.open_zarr(path)
     columns = columns or rows
     copies = -(-max(rows, columns)//SIDE)
-    layers = {name: (band.dims, mirrored(band.data, copies)[..., :rows, :columns]) for name, band in small.data_vars.items() if name != 'spatial_ref'}
+    bands = {name: band for name, band in small.data_vars.items() if name != 'spatial_ref'}
+    layers = {name: (band.dims, mirrored(band.data, copies)[..., :rows, :columns]) for name, band in bands.items()}
     axes = dict(y=float(small.y[0]) - np.arange(rows)*10., x=float(small.x[0]) + np.arange(columns)*10.)
     kept = {name: small[name] for name in ('time', 'orbit', 'track', 'platform') if name in small.coords}
     return xr.Dataset(layers, {**axes, **kept}, small.attrs).rio.write_crs(small.rio.crs)
 
-def now(): return time.perf_counter(), time.process_time()
+def now():
+    "Seconds by the clock, and in CPU time of all threads"
+    return time.perf_counter(), time.process_time()
 
-def since(start): return [end - begin for begin, end in zip(start, now())] # by the clock, and in CPU time of all threads
+def since(start):
+    "Seconds since then, by the clock and in CPU time of all threads"
+    return [end - begin for begin, end in zip(start, now())]
 
 def timed(function, phase, seconds):
     "A function whose seconds are counted, and the most memory that the process held meanwhile"
     @wraps(function)
     def counted(*args, **kwargs):
+        "Run it between two looks at the clock"
         forget_peak()
         start = now()
         try: return function(*args, **kwargs)
@@ -112,8 +120,8 @@ def network(cube, folder, options):
 def child(what, source, size, options, work):
     "Do one of both in a process of its own"
     rows, columns = size
-    words = [sys.executable, '-W', 'ignore', '-m', 'benchmarks.map', '--child', what, str(source), '--size', str(rows), '--columns', str(columns),
-             '--options', json.dumps(options), '--work', str(work)]
+    words = [sys.executable, '-W', 'ignore', '-m', 'benchmarks.map', '--child', what, str(source),
+             '--size', str(rows), '--columns', str(columns), '--options', json.dumps(options), '--work', str(work)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode: raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
@@ -124,31 +132,44 @@ def run_child(what, source, size, options, work):
     one_arena() # as the command does
     import torch
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', os.cpu_count())))
-    print(json.dumps(dict(whole=whole, network=network)[what](laid_out(source, *size), work, options)))
+    measure = dict(whole=whole, network=network)[what]
+    print(json.dumps(measure(laid_out(source, *size), work, options)))
+
+def phase_rows(phases, clock, cpu):
+    "A row a phase, and one of the rest"
+    rows = [f'| {name} | {s:.1f} | {c:.1f} | {c/cpu:.0%} | {mb:,.0f} |' for name, (s, c, mb) in phases.items()]
+    seconds, cpu_seconds, _ = zip(*phases.values())
+    rest, cpu_rest = clock - sum(seconds), cpu - sum(cpu_seconds)
+    return [*rows, f'| everything else | {rest:.1f} | {cpu_rest:.1f} | {cpu_rest/cpu:.0%} | |']
 
 def phases_page(size, found):
     "The table of the whole map"
+    rows, columns = size
     clock, cpu = found['whole']
-    phases = found['phases']
-    other = [total - sum(of) for total, of in zip(found['whole'], zip(*phases.values()))]
-    rows = [f"| {name} | {s:.1f} | {c:.1f} | {c/cpu:.0%} | {mb:,.0f} |" for name, (s, c, mb) in phases.items()]
-    rows.append('| everything else | {:.1f} | {:.1f} | {:.0%} | |'.format(*other, other[1]/cpu))
-    peak, mpx = max(mb for *_, mb in phases.values()), size[0]*size[1]/1e6
+    peak = max(mb for *_, mb in found['phases'].values())
     return '\n'.join([
-        f"{size[0]:,} x {size[1]:,} px, {found['polygons']:,} polygons, load {os.getloadavg()[0]:.1f}: {mpx/clock:.2f} Mpx/s. "
-        f"Memory: {peak:,.0f} MB at the peak, {found['mb_before']:,.0f} MB before the map.", '',
-        '| phase | s | CPU s | share of it | MB at the peak |', '|---|---:|---:|---:|---:|', *rows,
-        f"| **whole map** | {clock:.1f} | {cpu:.1f} | | {peak:,.0f} |"])
+        f"{rows:,} x {columns:,} px, {found['polygons']:,} polygons, load {os.getloadavg()[0]:.1f}: "
+        f"{rows*columns/1e6/clock:.2f} Mpx/s. "
+        f"Memory: {peak:,.0f} MB at the peak, {found['mb_before']:,.0f} MB before the map.",
+        '',
+        '| phase | s | CPU s | share of it | MB at the peak |',
+        '|---|---:|---:|---:|---:|',
+        *phase_rows(found['phases'], clock, cpu),
+        f'| **whole map** | {clock:.1f} | {cpu:.1f} | | {peak:,.0f} |'])
 
 def network_page(found, alone):
     "The network alone, and the ratio"
-    ratios = [whole/own for whole, own in zip(found['whole'], alone['whole'])]
+    clock, cpu = found['whole']
+    own_clock, own_cpu = alone['whole']
     return '\n'.join([
-        '| the network alone, float32 | {:.1f} | {:.1f} | | |'.format(*alone['whole']), '',
-        f"The whole map takes {ratios[0]:.2f} times as long as the network alone in float32, {ratios[1]:.2f} times in CPU time."])
+        f'| the network alone, float32 | {own_clock:.1f} | {own_cpu:.1f} | | |',
+        '',
+        f'The whole map takes {clock/own_clock:.2f} times as long as the network alone in float32, {cpu/own_cpu:.2f} times in CPU time.'])
 
-def main():
-    p = argparse.ArgumentParser('python -m benchmarks.map', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments():
+    "The words of the command"
+    p = argparse.ArgumentParser(
+        'python -m benchmarks.map', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--size', type=int, default=2048, help='side of the scene, px (default 2048)')
     p.add_argument('--columns', type=int, help='width of the scene, px (default: as --size)')
     p.add_argument('--threads', type=int, default=os.cpu_count(), help='threads of the network and of GDAL (default: all cores)')
@@ -157,7 +178,11 @@ def main():
     p.add_argument('--scene', type=Path, help='where the simulated scene is kept; default: made anew')
     p.add_argument('--work', type=Path, help='where the map grows, and stays; default: a folder that is removed')
     p.add_argument('--child', nargs=2, help=argparse.SUPPRESS)
-    args = p.parse_args()
+    return p.parse_args()
+
+def main():
+    "Map the scene in processes of their own, and print where the seconds went"
+    args = arguments()
     size = args.size, args.columns or args.size
     if args.child: return run_child(*args.child, size, args.options, args.work)
     os.environ |= dict(OMP_NUM_THREADS=str(args.threads), GDAL_NUM_THREADS=str(args.threads))

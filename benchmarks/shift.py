@@ -23,48 +23,81 @@ from landslide_nb.learn.models import BASE_WEIGHTS, load_model, read_header
 from landslide_nb.data.landscape import REGIONS
 from landslide_nb.data.simulate import simulate_event
 
-SCENES = read_header(BASE_WEIGHTS)['calibration']['area']['scenes'] # errors of the shipped weights from one random region to the next
-SIZE, CHIP, BLOCK, TIMES = 1536, 128, 384, (1/3, 1, 3) # px, px, px; share of landslides against the region's own
+# errors of the shipped weights from one random region to the next
+SCENES = read_header(BASE_WEIGHTS)['calibration']['area']['scenes']
+SIZE = 1536 # side of a place, px
+CHIP = 128  # side of a chip, px
+BLOCK = 384 # side of a block of chips, px
+TIMES = (1/3, 1, 3) # share of landslides against the region's own
+FIRST = 11 # seed of the first place
+
+def place_pair(region, times, seed):
+    "The pair of a place of a region, with some times its landslides"
+    own = REGIONS[region]
+    changed = replace(own, share=own.share*times, extent=min(1., own.extent*max(1, times)))
+    return make_pair(simulate_event(changed, seed, SIZE, passes=3, orbits=('ascending',)), passes=3)
 
 def place(region, times, seed, model):
     "A place of a region as a model sees it: (logits, truth, block), (n, H, W) each and (n,)"
-    r = REGIONS[region]
-    r = replace(r, share=r.share*times, extent=min(1., r.extent*max(1, times)))
-    pair = make_pair(simulate_event(r, seed, SIZE, passes=3, orbits=('ascending',)), passes=3)
+    pair = place_pair(region, times, seed)
     with TemporaryDirectory() as tmp:
         chips = make_chips(pair, f'{tmp}/chips', CHIP, CHIP)
-        rows, corner = range(len(chips)), chips.table[['row', 'col']].to_numpy()//BLOCK
-        return predict_chips(model, chips, list(rows)).numpy(), truth_of(chips, rows).numpy(), corner[:, 0]*1000 + corner[:, 1]
+        rows = list(range(len(chips)))
+        row, col = chips.table[['row', 'col']].to_numpy().T//BLOCK
+        return predict_chips(model, chips, rows).numpy(), truth_of(chips, rows).numpy(), row*1000 + col
 
-def coverage(calibration, place):
-    "How often intervals of chips, and of the place as a whole, hold the truth: as calibrated, with `errors_at_place`, and with the errors for another event"
-    prob = calibrate(place[0], calibration)
-    c = chip_counts(prob, place[1])
-    out = dict(true_px=int(c.true.sum()), expected_px=round(float(c.predicted.sum())), ece=expected_calibration_error(prob, place[1]))
-    here = errors_at_place(calibration['area'], c.predicted, c.pixels)
-    for name, record in (('calibrated', calibration['area']), ('place', here), ('elsewhere', {**here, 'scenes': SCENES})):
-        low, high = area_interval(c.predicted, c.pixels, record)
-        if name != 'elsewhere': out |= {f'{name}_held': ((low <= c.true) & (c.true <= high)).mean(), f'{name}_width_px': (high - low).mean()}
-        low, high = area_interval(c.predicted.sum(), c.pixels.sum(), record)
-        out[f'{name}_scene_held'] = float(low <= c.true.sum() <= high)
-    return out
+def chips_held(name, counts, errors):
+    "How often intervals of chips hold the truth, and how wide they are"
+    low, high = area_interval(counts.predicted, counts.pixels, errors)
+    held = (low <= counts.true) & (counts.true <= high)
+    return {f'{name}_held': held.mean(), f'{name}_width_px': (high - low).mean()}
+
+def scene_held(name, counts, errors):
+    "Whether the interval of the place as a whole holds the truth: 1 or 0"
+    low, high = area_interval(counts.predicted.sum(), counts.pixels.sum(), errors)
+    return {f'{name}_scene_held': float(low <= counts.true.sum() <= high)}
+
+def coverage(calibration, seen):
+    "How often intervals of chips, and of a place as a whole, hold the truth: as calibrated, with `errors_at_place`, and with the errors for another event"
+    logits, truth, _ = seen
+    prob = calibrate(logits, calibration)
+    counts = chip_counts(prob, truth)
+    here = errors_at_place(calibration['area'], counts.predicted, counts.pixels)
+    elsewhere = {**here, 'scenes': SCENES}
+    out = dict(true_px=int(counts.true.sum()), expected_px=round(float(counts.predicted.sum())))
+    out['ece'] = expected_calibration_error(prob, truth)
+    for name, errors in (('calibrated', calibration['area']), ('place', here)):
+        out |= chips_held(name, counts, errors) | scene_held(name, counts, errors)
+    return out | scene_held('elsewhere', counts, elsewhere)
+
+def rows_of(name, calibration, places, own=None):
+    "A row a place that a calibration is used in, but for the one it was fitted on"
+    rows = []
+    for key, seen in places.items():
+        if key == own: continue
+        region, times, seed = key
+        where = region
+        if own: where = 'same region' if region == own[0] else 'other region'
+        row = dict(calibrated_on=name, place=where, times=round(times, 2), seed=seed)
+        rows.append(row | coverage(calibration, seen))
+    return rows
 
 def study(model, seeds=2):
     "A row a calibration and a place it was used in"
     from tqdm import tqdm
-    net = load_model(model)
-    names = list(product(REGIONS, TIMES, range(11, 11 + seeds)))
-    places = {n: place(*n, net) for n in tqdm(names, desc='places')}
+    net, seeds = load_model(model), range(FIRST, FIRST + seeds)
+    keys = list(product(REGIONS, TIMES, seeds))
+    places = {key: place(*key, net) for key in tqdm(keys, desc='places')}
     rows = []
-    for region, seed in product(REGIONS, range(11, 11 + seeds)):
-        calibration = fit_chips(*places[region, 1, seed])
-        rows += [dict(calibrated_on=f'{region}, seed {seed}', place='same region' if r == region else 'other region', times=round(t, 2), seed=s, **coverage(calibration, p))
-                 for (r, t, s), p in places.items() if (r, t, s) != (region, 1, seed)]
+    for region, seed in product(REGIONS, seeds):
+        own = region, 1, seed
+        rows += rows_of(f'{region}, seed {seed}', fit_chips(*places[own]), places, own)
     shipped = net[1].get('calibration') or {}
-    if shipped.get('area'): rows += [dict(calibrated_on='shipped', place=r, times=round(t, 2), seed=s, **coverage(shipped, p)) for (r, t, s), p in places.items()]
+    if shipped.get('area'): rows += rows_of('shipped', shipped, places)
     return pd.DataFrame(rows)
 
 def main():
+    "Write all rows, and print their means"
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--model', default=str(BASE_WEIGHTS), help='stage-2 model (default: the shipped one)')
     p.add_argument('--seeds', type=int, default=2, help='places of each kind')
@@ -73,6 +106,7 @@ def main():
     table = study(args.model, args.seeds)
     table.to_csv(args.out, index=False)
     kind = table.calibrated_on.str.replace(', seed.*', '', regex=True)
-    print(table.groupby([kind, 'place', 'times']).mean(numeric_only=True).drop(columns='seed').round(3).to_string())
+    means = table.groupby([kind, 'place', 'times']).mean(numeric_only=True)
+    print(means.drop(columns='seed').round(3).to_string())
 
 if __name__ == '__main__': main()

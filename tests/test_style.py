@@ -5,7 +5,9 @@ import pytest
 
 root = Path(__file__).parents[1]
 modules = sorted(p for p in (root/'landslide_nb').rglob('*.py') if p.name not in ('_modidx.py', '__init__.py'))
+beside = sorted(p for folder in ('benchmarks', 'tests') for p in (root/folder).glob('*.py')) # no chapters, but read, too
 named = pytest.mark.parametrize('path', modules, ids=lambda p: str(p.relative_to(root/'landslide_nb')))
+all_named = pytest.mark.parametrize('path', [*modules, *beside], ids=lambda p: str(p.relative_to(root)))
 
 def written(path):
     "The lines a person wrote, without what the export adds"
@@ -30,7 +32,7 @@ def characters_in_strings(text):
             inside[k] = inside.get(k, 0) + last - first
     return inside
 
-@named
+@all_named
 def test_lines_are_short_but_for_prose(path):
     "A line may be longer than 120 characters only where a sentence (a string, or the comment beside a parameter) makes it so"
     text = path.read_text()
@@ -39,7 +41,7 @@ def test_lines_are_short_but_for_prose(path):
             if len(line) > 120 and not line.startswith(('# %%', '__all__'))]
     assert [k for k in long if inside.get(k, 0) < 40] == []
 
-@named
+@all_named
 def test_one_statement_a_line(path):
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
     assert [t.start[0] for t in tokens if t.type == tokenize.OP and t.string == ';'] == []
