@@ -96,7 +96,7 @@ def simulated_place(region, seed, after, smooth):
     cube = simulate_archive(region, seed, 512, passes=4, orbits=ORBIT)
     cube = cube.isel(time=slice(len(cube.time) - 4 + after)) # it ends with four passes after the event
     year = simulate_event(region, seed, 512, passes=4, orbits=ORBIT, year=-4)
-    year = year.assign_coords(time=year.time + np.timedelta64(4*365, 'D')) # days before 2014 are refused
+    year = year.assign_coords(time=year.time + np.timedelta64(4*365, 'D')) # as if it followed the archive
     if smooth: cube, year = despeckled(cube, .3), despeckled(year, .3)
     return cube, pair_between(year, range(1, 4), range(4, 4 + after))
 
