@@ -5,7 +5,7 @@ import pytest
 
 root = Path(__file__).parents[1]
 modules = sorted(p for p in (root/'landslide_nb').rglob('*.py') if p.name not in ('_modidx.py', '__init__.py'))
-beside = sorted(p for folder in ('benchmarks', 'tests') for p in (root/folder).glob('*.py')) # no chapters, but read, too
+beside = sorted(p for folder in ('benchmarks', 'tests') for p in (root/folder).glob('*.py')) # no chapters, but read
 named = pytest.mark.parametrize('path', modules, ids=lambda p: str(p.relative_to(root/'landslide_nb')))
 all_named = pytest.mark.parametrize('path', [*modules, *beside], ids=lambda p: str(p.relative_to(root)))
 

@@ -117,7 +117,8 @@ def draw_scale(
     metres, _ = ground_metres(place)
     length = scale_length((right - left)*metres)
     width, height = axis_points(ax)
-    start, share, level = CORNER/width, length/((right - left)*metres), CORNER/height
+    start, level = CORNER/width, CORNER/height
+    share = length/((right - left)*metres)
     bar = dict(transform=ax.transAxes, solid_capstyle='butt', zorder=8)
     for color, linewidth in (('white', 6), ('black', 3)):
         ax.plot([start, start + share], [level]*2, color=color, linewidth=linewidth, **bar)
