@@ -36,8 +36,7 @@ def mapped(name, folder):
     "Expected and true landslide area of each chip of an event or region, m2; kept in a folder"
     path = folder/f'{name}.npz'
     if path.exists():
-        kept = np.load(path)
-        return kept['expected'], kept['truth']
+        with np.load(path) as kept: return kept['expected'], kept['truth']
     expected, truth = areas_of(*pair_of(name))
     np.savez(path, expected=expected, truth=truth)
     return expected, truth

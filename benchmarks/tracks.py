@@ -97,8 +97,8 @@ def write_scene(folder, kind, seed, model):
 
 def read_scene(folder, kind, seed):
     "(track, channel, y, x) float32 views, (y, x) truth, null logits, whether it has wide fields"
-    scene = np.load(scene_path(folder, kind, seed))
-    return scene['views'].astype('f4'), scene['truth'], scene['null'], bool(scene['fields'])
+    with np.load(scene_path(folder, kind, seed)) as scene:
+        return scene['views'].astype('f4'), scene['truth'], scene['null'], bool(scene['fields'])
 
 def simulate(args):
     "Make all scenes that are not there"
