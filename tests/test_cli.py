@@ -142,3 +142,14 @@ def test_a_budget_larger_than_the_scene(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     one_sentence(command('map', 'demo_a', '--out', '/proc/nowhere', cwd=tmp_path), 'Cannot write')
+
+def test_any_librarys_error_about_memory_is_a_sentence_and_others_are_shown_whole(monkeypatch, capsys):
+    from pyarrow.lib import ArrowException
+    from landslide_nb import cli
+    def ends_with(error):
+        def run(args): raise error
+        monkeypatch.setattr(cli, 'run_settled', run)
+        return cli.main(['app', 'runs'])
+    assert ends_with(ArrowException('Unknown error: Failed to launch worker thread')) == 1
+    assert capsys.readouterr().err.startswith('landslide-nb: out of memory; close other programs')
+    with pytest.raises(ArrowException, match='Unknown error: x'): ends_with(ArrowException('Unknown error: x'))
